@@ -1,0 +1,14 @@
+//! The contract between the daemon and the hub, and the hub itself.
+//!
+//! The portable half ([`path`], [`tree`], [`wire`], [`receive`], [`restart`], [`lease`]) is pure: no
+//! clock, no files, no sockets; time and events are handed in, effects come out. The Linux half
+//! ([`server`], feature `server`) performs those effects.
+
+pub mod lease;
+pub mod path;
+pub mod receive;
+pub mod restart;
+#[cfg(feature = "server")]
+pub mod server;
+pub mod tree;
+pub mod wire;

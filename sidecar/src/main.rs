@@ -1,0 +1,3 @@
+//! The `e2ek-sidecar` binary.
+
+fn main() {}

@@ -1,0 +1,14 @@
+//! e2ek-sync: the daemon and every command.
+
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod daemon;
+pub mod engine;
+pub mod error;
+pub mod filter;
+pub mod report;
+pub mod scan;
+pub mod transfer;
+pub mod transport;
+pub mod watch;

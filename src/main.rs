@@ -1,0 +1,3 @@
+//! The `e2ek-sync` binary.
+
+fn main() {}

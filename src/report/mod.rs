@@ -1,0 +1,1 @@
+//! Everything that can be said, and the only place that says it.

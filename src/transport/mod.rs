@@ -1,0 +1,3 @@
+//! Carriers of one byte stream to a hub.
+
+pub mod process;
