@@ -7,7 +7,7 @@ greeting=Hello
 name=world
 
 load() {
-    while IFS='=' read -r key value; do
+    while IFS='=' read -r key value || [ -n "$key" ]; do
         case $key in
             greeting) greeting=$value ;;
             name) name=$value ;;
