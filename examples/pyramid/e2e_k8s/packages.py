@@ -1,11 +1,13 @@
 """Brings in what requirements.txt names, once, with nothing but Python and pip.
 
-The packages go to `.packages/<python and digest of requirements.txt>` beside the file, never into
-the machine's Python, and need neither `venv` nor rights. A directory appears there whole or not at
+The packages go to `.packages/<python and digest of requirements.txt>` beside the file (or below
+$E2E_K8S_PACKAGES, which many copies of the app may share), never into the machine's Python, and need
+neither `venv` nor rights. A directory appears there whole or not at
 all, so an interrupted install is simply done again. `python3 -m e2e_k8s.packages` only installs:
 the restart rule for requirements.txt runs it while the old process still answers.
 """
 
+import fcntl
 import hashlib
 import importlib.metadata
 import importlib.util
@@ -37,7 +39,8 @@ def ensure():
         return
     python = f"py{sys.version_info.major}{sys.version_info.minor}"
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    home = REQUIREMENTS.parent / ".packages" / f"{python}-{digest}"
+    shared = os.environ.get("E2E_K8S_PACKAGES")
+    home = Path(shared or REQUIREMENTS.parent / ".packages") / f"{python}-{digest}"
     if not home.is_dir():
         install(home)
     site.addsitedir(str(home))
@@ -64,25 +67,29 @@ def installed(text):
 
 
 def install(home):
-    """Runs pip into a directory beside `home`, then gives it its name."""
+    """Runs pip into a directory beside `home`, then gives it its name. One start at a time does."""
     if importlib.util.find_spec("pip") is None:
         sys.exit(NO_PIP)
-    part = home.with_name(home.name + ".part")
+    home.parent.mkdir(parents=True, exist_ok=True)
+    with open(home.with_suffix(".lock"), "w", encoding="ascii") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not home.is_dir():
+            run_pip(home, lock)
+
+
+def run_pip(home, lock):
+    """Fills and names `home`. pip inherits the lock: should we be killed, the next start waits for it."""
+    part = home.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
     print(f"e2e_k8s: installing requirements.txt into {home} (once)", flush=True)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "install",
            "--quiet", "--root-user-action=ignore", "--target", str(part), "-r", str(REQUIREMENTS)]
-    code = subprocess.run(pip, stdin=subprocess.DEVNULL, check=False).returncode
+    code = subprocess.run(pip, stdin=subprocess.DEVNULL, pass_fds=[lock.fileno()]).returncode
     if code != 0:
         shutil.rmtree(part, ignore_errors=True)
         sys.exit(f"e2e_k8s: pip ended with {code}; its message stands above. "
                  "Is the network there? Start again to try again.")
-    try:
-        os.rename(part, home)
-    except OSError:
-        if not home.is_dir():
-            raise
-        shutil.rmtree(part, ignore_errors=True)  # Another start was first.
+    os.rename(part, home)
 
 
 if __name__ == "__main__":
