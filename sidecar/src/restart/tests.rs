@@ -100,9 +100,7 @@ impl World {
         let strays = std::mem::take(&mut self.strays);
         if self.child {
             self.child_ends(status);
-        } else if strays {
-            self.input(Input::AllGone);
-        } else if matches!(self.machine.state(), State::Stopping) {
+        } else if strays || matches!(self.machine.state(), State::Stopping) {
             self.input(Input::AllGone);
         }
     }
