@@ -31,7 +31,7 @@ const KILL_AGAIN_FIRST: Duration = Duration::from_millis(50);
 const KILL_AGAIN_MAX: Duration = Duration::from_secs(2);
 
 /// How the command is to be treated. Constant for the life of a machine.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Policy {
     /// Asks the command, its group and its strays to end.
     pub stop_signal: Signal,
@@ -56,7 +56,7 @@ impl Default for Policy {
 }
 
 /// What to do when the command ends by itself.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub enum OnExit {
     /// Show the exit and wait for the next request. Processes that it left behind go on until then.
     Hold,
@@ -308,10 +308,7 @@ impl RestartMachine {
     fn trigger(&mut self, now: Instant, generation: u64, out: &mut Vec<Effect>) {
         self.generation = self.generation.max(generation);
         match self.phase {
-            Phase::Stopped
-            | Phase::Ending {
-                then: Then::Stop, ..
-            } => {}
+            Phase::Stopped | Phase::Ending { then: Then::Stop, .. } => {}
             // The start that follows covers it.
             Phase::Ending { .. } => self.restart(now, out),
             _ if self.policy.debounce.is_zero() => self.restart(now, out),
@@ -322,10 +319,7 @@ impl RestartMachine {
     /// Starts the command as soon as nothing of the old run is left.
     fn restart(&mut self, now: Instant, out: &mut Vec<Effect>) {
         match &mut self.phase {
-            Phase::Stopped
-            | Phase::Ending {
-                then: Then::Stop, ..
-            } => return,
+            Phase::Stopped | Phase::Ending { then: Then::Stop, .. } => return,
             Phase::Ending { then, .. } => *then = Then::Start,
             _ if self.lives => self.end(now, Then::Start, out),
             _ => self.spawn(now, out),
@@ -338,19 +332,12 @@ impl RestartMachine {
         out.push(Effect::Signal(self.policy.stop_signal));
         let kill_at = now + self.policy.kill_after;
         let again = Duration::ZERO;
-        self.phase = Phase::Ending {
-            kill_at,
-            again,
-            then,
-        };
+        self.phase = Phase::Ending { kill_at, again, then };
     }
 
     fn spawn(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let generation = self.generation;
-        self.phase = Phase::Running {
-            since: now,
-            generation,
-        };
+        self.phase = Phase::Running { since: now, generation };
         self.lives = true;
         self.due = None;
         out.push(Effect::Spawn { generation });
@@ -378,11 +365,7 @@ impl RestartMachine {
 
     /// How long to wait before the next start.
     fn count_failure(&mut self, short: bool) -> Duration {
-        self.failures = if short {
-            self.failures.saturating_add(1)
-        } else {
-            0
-        };
+        self.failures = if short { self.failures.saturating_add(1) } else { 0 };
         match self.failures {
             0 | 1 => Duration::ZERO,
             n => doubled(BACKOFF_FIRST, n - 2).min(BACKOFF_MAX),

@@ -9,19 +9,11 @@ fn policy() -> Policy {
 }
 
 fn restarting() -> Policy {
-    Policy {
-        on_exit: OnExit::Restart {
-            pause: Duration::ZERO,
-        },
-        ..policy()
-    }
+    Policy { on_exit: OnExit::Restart { pause: Duration::ZERO }, ..policy() }
 }
 
 fn debounced() -> Policy {
-    Policy {
-        debounce: 500 * MS,
-        ..policy()
-    }
+    Policy { debounce: 500 * MS, ..policy() }
 }
 
 /// A machine, its clock, and a world in which processes obey, or do not.
@@ -133,10 +125,7 @@ trait NowForTests {
 }
 
 impl NowForTests for Instant {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "an origin; only differences count"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "an origin; only differences count")]
     fn now_for_tests() -> Instant {
         Instant::now()
     }
@@ -341,13 +330,7 @@ fn some_policy() -> impl Strategy<Value = Policy> {
         stop_signal: Signal::INT,
         kill_after: 700 * MS * kill,
         debounce: 300 * MS * debounce,
-        on_exit: if hold {
-            OnExit::Hold
-        } else {
-            OnExit::Restart {
-                pause: 500 * MS * pause,
-            }
-        },
+        on_exit: if hold { OnExit::Hold } else { OnExit::Restart { pause: 500 * MS * pause } },
     })
 }
 
