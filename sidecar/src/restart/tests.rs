@@ -291,6 +291,23 @@ fn a_failed_start_holds_or_backs_off() {
 }
 
 #[test]
+fn no_policy_from_the_wire_overflows_the_clock() {
+    let forever = Duration::MAX;
+    let mut world = World::started(Policy {
+        kill_after: forever,
+        debounce: forever,
+        on_exit: OnExit::Restart { pause: forever },
+        ..policy()
+    });
+    world.trigger(2);
+    world.child_ends(Status::Code(1));
+    world.input(Input::Restart);
+    world.obedient = false;
+    world.input(Input::Stop);
+    assert_eq!(world.machine.state(), State::Stopping);
+}
+
+#[test]
 fn shell_codes() {
     assert_eq!(Status::Code(7).shell_code(), 7);
     assert_eq!(Status::Signal(Signal::INT).shell_code(), 130);
