@@ -30,9 +30,7 @@ impl TargetRoot {
     /// [`RootErrorKind::NotFound`], [`RootErrorKind::IsDirectory`] (either end),
     /// [`RootErrorKind::MountPoint`] (either end), [`RootErrorKind::CrossesMounts`]: copy then.
     pub fn rename(&self, from: &SyncPath, to: &SyncPath) -> Result<Stamp, RootError> {
-        let (source, name) = self
-            .parent(from)
-            .map_err(|fault| fault.at("rename", from))?;
+        let (source, name) = self.parent(from).map_err(|fault| fault.at("rename", from))?;
         let (goal, new_name) = self.parent(to).map_err(|fault| fault.at("rename", to))?;
         let (source, goal) = (source.as_fd(), goal.as_fd());
         let moved = look(source, name)
@@ -70,8 +68,7 @@ impl TargetRoot {
     /// # Errors
     /// [`RootErrorKind::UnsafeLink`] (see [`Links`]), and as [`TargetRoot::put`].
     pub fn make_symlink(&self, path: &SyncPath, target: &[u8]) -> Result<Stamp, RootError> {
-        self.make_link(path, target)
-            .map_err(|fault| fault.at("make link", path))
+        self.make_link(path, target).map_err(|fault| fault.at("make link", path))
     }
 
     /// Sets or clears the executable bit of a regular file; the other bits stay. A file with
@@ -91,8 +88,7 @@ impl TargetRoot {
     /// [`RootErrorKind::IsDirectory`], [`RootErrorKind::NotRegular`] and
     /// [`RootErrorKind::MountPoint`] for what must stay; else what the kernel says.
     pub fn remove_file(&self, path: &SyncPath) -> Result<Removed, RootError> {
-        self.remove(path, movable, AtFlags::empty())
-            .map_err(|fault| fault.at("remove", path))
+        self.remove(path, movable, AtFlags::empty()).map_err(|fault| fault.at("remove", path))
     }
 
     /// Removes a directory if it is empty.
@@ -139,10 +135,7 @@ impl TargetRoot {
         let directory = directory.as_fd();
         let old = look(directory, name)?;
         match old.as_ref() {
-            Some(Found {
-                kind: FoundKind::Directory,
-                ..
-            }) => return Ok(()),
+            Some(Found { kind: FoundKind::Directory, .. }) => return Ok(()),
             Some(found) => movable(found)?,
             None => {}
         }
@@ -199,18 +192,15 @@ impl TargetRoot {
         let old = look(directory, name)?;
         match old.as_ref() {
             Some(found) if found.mount_root => return Err(RootErrorKind::MountPoint.into()),
-            Some(Found {
-                kind: FoundKind::Other,
-                ..
-            }) => {
+            Some(Found { kind: FoundKind::Other, .. }) => {
                 return Err(RootErrorKind::NotRegular.into());
             }
             _ => {}
         }
         let (uid, gid) = self.owner_in(directory)?;
-        let (place, staged, ()) = match self.place_for(path, |place, staged| {
-            rustix::fs::symlinkat(target, place, staged)
-        }) {
+        let (place, staged, ()) = match self
+            .place_for(path, |place, staged| rustix::fs::symlinkat(target, place, staged))
+        {
             Err(fault) if old.is_none() && fault.kind == RootErrorKind::Denied => {
                 rustix::fs::symlinkat(target, directory, name)?;
                 return stamp_of(directory, name);
@@ -270,11 +260,7 @@ impl TargetRoot {
     ) -> Result<Stamp, RootError> {
         let (staged, _) = self.copy_to_stage(path, path)?;
         let mtime_ns = Some(found.stamp.mtime_ns);
-        let meta = PutMeta {
-            executable,
-            mode: None,
-            mtime_ns,
-        };
+        let meta = PutMeta { executable, mode: None, mtime_ns };
         Ok(self.put(path, staged, &meta)?.stamp)
     }
 }
@@ -351,11 +337,7 @@ mod tests {
             ("d/l", "a/../../b", false),
         ] {
             let path = SyncPath::try_from(path).unwrap();
-            assert_eq!(
-                is_safe(&path, target.as_bytes()),
-                safe,
-                "{path} -> {target}"
-            );
+            assert_eq!(is_safe(&path, target.as_bytes()), safe, "{path} -> {target}");
         }
     }
 }
