@@ -105,11 +105,7 @@ fn typed(word: &OsStr) -> String {
 
 impl Error {
     fn new(kind: Kind, message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            message: message.into(),
-            hints: Vec::new(),
-        }
+        Self { kind, message: message.into(), hints: Vec::new() }
     }
 
     fn hint(mut self, hint: impl Into<String>) -> Self {
@@ -142,24 +138,15 @@ impl Error {
             _ => Kind::Failure,
         };
         let full = error.kind() == io::ErrorKind::StorageFull;
-        Self::new(
-            kind,
-            format!("cannot {doing} {}: {}", shown(path), reason(error)),
-        )
-        .hint_if(
-            full,
-            "free some space; what is missing is then written by itself",
-        )
+        Self::new(kind, format!("cannot {doing} {}: {}", shown(path), reason(error)))
+            .hint_if(full, "free some space; what is missing is then written by itself")
     }
 }
 
 /// The kernel's words without Rust's "(os error N)".
 fn reason(error: &io::Error) -> String {
     let text = error.to_string();
-    text.split(" (os error")
-        .next()
-        .unwrap_or(&text)
-        .to_lowercase()
+    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
 }
 
 /// What was typed.
@@ -167,21 +154,14 @@ impl Error {
     /// The command line does not parse; `hints` are the parser's own.
     #[must_use]
     pub fn usage(message: impl Into<String>, hints: Vec<String>) -> Self {
-        Self {
-            kind: Kind::Usage,
-            message: message.into(),
-            hints,
-        }
+        Self { kind: Kind::Usage, message: message.into(), hints }
     }
 
     /// A word that the contract keeps free for a later version.
     #[must_use]
     pub fn not_built(what: &str) -> Self {
-        Self::new(
-            Kind::Usage,
-            format!("`{what}` is not built in this version"),
-        )
-        .hint("e2ek-sync --help lists what is")
+        Self::new(Kind::Usage, format!("`{what}` is not built in this version"))
+            .hint("e2ek-sync --help lists what is")
     }
 
     /// `watch` and its kin need something to sync, and neither the command line nor e2ek.toml names it.
@@ -191,22 +171,16 @@ impl Error {
             Some(file) => format!("{} names no target", shown(file)),
             None => "there is no e2ek.toml here or above".to_owned(),
         };
-        Self::new(
-            Kind::Usage,
-            format!("`{command}` needs a source and a target: {why}"),
-        )
-        .hint(format!("e2ek-sync {command} . /tmp/copy"))
-        .hint("or add a [[target]] with `to = \"...\"` to e2ek.toml")
+        Self::new(Kind::Usage, format!("`{command}` needs a source and a target: {why}"))
+            .hint(format!("e2ek-sync {command} . /tmp/copy"))
+            .hint("or add a [[target]] with `to = \"...\"` to e2ek.toml")
     }
 
-    /// `wait` without anything to wait for.
+    /// The current directory has been removed.
     #[must_use]
-    pub fn nothing_to_wait_for() -> Self {
-        Self::new(
-            Kind::Usage,
-            "`wait` needs one of --gen N, --synced, --ready",
-        )
-        .hint("e2ek-sync wait --synced --timeout 30s")
+    pub fn no_directory(error: &io::Error) -> Self {
+        Self::new(Kind::Failure, format!("the current directory is gone: {}", reason(error)))
+            .hint("cd to one that exists")
     }
 
     /// No target in e2ek.toml has the name given with `--target`.
@@ -226,25 +200,16 @@ impl Error {
     /// SRC does not exist.
     #[must_use]
     pub fn source_missing(path: &Path) -> Self {
-        Self::new(
-            Kind::Usage,
-            format!("the source {} does not exist", shown(path)),
-        )
-        .hint("SRC is a directory on this machine and comes first: e2ek-sync watch SRC TARGET")
+        Self::new(Kind::Usage, format!("the source {} does not exist", shown(path)))
+            .hint("SRC is a directory on this machine and comes first: e2ek-sync watch SRC TARGET")
     }
 
     /// SRC is a file.
     #[must_use]
     pub fn source_not_a_directory(path: &Path) -> Self {
         let parent = path.parent().unwrap_or(path);
-        Self::new(
-            Kind::Usage,
-            format!("the source {} is not a directory", shown(path)),
-        )
-        .hint(format!(
-            "give the directory it lies in: {}",
-            typed(parent.as_os_str())
-        ))
+        Self::new(Kind::Usage, format!("the source {} is not a directory", shown(path)))
+            .hint(format!("give the directory it lies in: {}", typed(parent.as_os_str())))
     }
 
     /// The target is the source or lies inside it: every write would be a new save.
@@ -263,22 +228,16 @@ impl Error {
     #[must_use]
     pub fn source_inside_target(source: &Path, target: &Path) -> Self {
         let (target, source) = (shown(target), shown(source));
-        Self::new(
-            Kind::Usage,
-            format!("the source {source} lies inside the target {target}"),
-        )
-        .hint("choose a target that does not hold the source")
+        Self::new(Kind::Usage, format!("the source {source} lies inside the target {target}"))
+            .hint("choose a target that does not hold the source")
     }
 
     /// The target's directory is not there, and its parent is not either.
     #[must_use]
     pub fn target_missing(path: &Path) -> Self {
         let parent = path.parent().unwrap_or(path);
-        Self::new(
-            Kind::NotFound,
-            format!("the target {} does not exist", shown(path)),
-        )
-        .hint(format!("mkdir -p {}", typed(parent.as_os_str())))
+        Self::new(Kind::NotFound, format!("the target {} does not exist", shown(path)))
+            .hint(format!("mkdir -p {}", typed(parent.as_os_str())))
     }
 
     /// The process of a `pid/N:/path` target is gone.
@@ -291,33 +250,24 @@ impl Error {
     /// This user may not enter the root of the process.
     #[must_use]
     pub fn process_forbidden(pid: u32) -> Self {
-        Self::new(
-            Kind::Forbidden,
-            format!("the root of process {pid} is closed to this user"),
-        )
-        .hint("run e2ek-sync as the process's own user, or as root")
+        Self::new(Kind::Forbidden, format!("the root of process {pid} is closed to this user"))
+            .hint("run e2ek-sync as the process's own user, or as root")
     }
 
     /// The target cannot be written.
     #[must_use]
     pub fn target_forbidden(path: &Path, error: &io::Error) -> Self {
         let (path, why) = (shown(path), reason(error));
-        Self::new(
-            Kind::Forbidden,
-            format!("the target {path} cannot be written: {why}"),
-        )
+        Self::new(Kind::Forbidden, format!("the target {path} cannot be written: {why}"))
     }
 
     /// Another workspace holds the right to write to this target.
     #[must_use]
     pub fn owned_by_other(target: &str, owner: &str) -> Self {
         let (target, owner) = (Escaped(target.as_bytes()), Escaped(owner.as_bytes()));
-        Self::new(
-            Kind::Conflict,
-            format!("{target} is being written by {owner}"),
-        )
-        .hint("end that session; its lease ends 15 s after its last sign of life")
-        .hint("or take the target from it with --take-over")
+        Self::new(Kind::Conflict, format!("{target} is being written by {owner}"))
+            .hint("end that session; its lease ends 15 s after its last sign of life")
+            .hint("or take the target from it with --take-over")
     }
 
     /// The target root is nested in, or holds, a target root that somebody else writes.
@@ -351,12 +301,9 @@ impl Error {
     #[must_use]
     pub fn held_root_replaced(source: &Path, why: &str) -> Self {
         let (source, why) = (shown(source), Escaped(why.as_bytes()));
-        Self::new(
-            Kind::Conflict,
-            format!("held: {source} is not the directory it was: {why}"),
-        )
-        .hint("put it back and it goes on by itself")
-        .hint("if it is meant, forget what was synced and compare anew: e2ek-sync reset")
+        Self::new(Kind::Conflict, format!("held: {source} is not the directory it was: {why}"))
+            .hint("put it back and it goes on by itself")
+            .hint("if it is meant, forget what was synced and compare anew: e2ek-sync reset")
     }
 
     /// One change would delete more than the budget allows.
@@ -367,9 +314,7 @@ impl Error {
             format!("held: {deletes} of {of} paths would be deleted, the budget is {budget}"),
         )
         .hint("see which: e2ek-sync plan")
-        .hint(format!(
-            "if they are meant: e2ek-sync sync --once --delete-budget {deletes}"
-        ))
+        .hint(format!("if they are meant: e2ek-sync sync --once --delete-budget {deletes}"))
     }
 
     /// Somebody asked for a flush or a wait while the session is paused.
@@ -413,21 +358,15 @@ impl Error {
     /// No daemon runs for the workspace.
     #[must_use]
     pub fn no_daemon(workspace: &Path) -> Self {
-        Self::new(
-            Kind::NoDaemon,
-            format!("nothing is watching {}", shown(workspace)),
-        )
-        .hint("start it: e2ek-sync watch")
-        .hint("or name the workspace with -C DIR")
+        Self::new(Kind::NoDaemon, format!("nothing is watching {}", shown(workspace)))
+            .hint("start it: e2ek-sync watch")
+            .hint("or name the workspace with -C DIR")
     }
 
     /// The daemon that this command followed has ended.
     #[must_use]
     pub fn daemon_ended() -> Self {
-        Self::new(
-            Kind::NoDaemon,
-            "the e2ek-sync watch that was followed has ended",
-        )
+        Self::new(Kind::NoDaemon, "the e2ek-sync watch that was followed has ended")
     }
 
     /// The two ends speak protocol versions with nothing in common. The older end is the one to
@@ -456,11 +395,8 @@ impl Error {
     #[must_use]
     pub fn not_a_hub(said: &[u8]) -> Self {
         let said = Escaped(&said[..said.len().min(80)]);
-        Self::new(
-            Kind::Failure,
-            format!("the far end is no e2ek hub; it said: {said}"),
-        )
-        .hint("what starts it must print nothing on stdout: look at shell start-up files")
+        Self::new(Kind::Failure, format!("the far end is no e2ek hub; it said: {said}"))
+            .hint("what starts it must print nothing on stdout: look at shell start-up files")
     }
 
     /// CMD could not be started.
@@ -468,24 +404,15 @@ impl Error {
     pub fn command_not_started(program: &OsStr, error: &io::Error) -> Self {
         let program = Escaped(program.as_bytes());
         let missing = error.kind() == io::ErrorKind::NotFound;
-        Self::new(
-            Kind::Failure,
-            format!("`{program}` cannot be started: {}", reason(error)),
-        )
-        .hint_if(
-            missing,
-            "it is looked up in PATH at the target, in the target's directory",
-        )
+        Self::new(Kind::Failure, format!("`{program}` cannot be started: {}", reason(error)))
+            .hint_if(missing, "it is looked up in PATH at the target, in the target's directory")
     }
 
     /// A socket or state directory belongs to another user, or others may write to it.
     #[must_use]
     pub fn directory_not_private(path: &Path, why: &str) -> Self {
-        Self::new(
-            Kind::Forbidden,
-            format!("{} is not private: {why}", shown(path)),
-        )
-        .hint("choose another place with --state-dir, or remove it")
+        Self::new(Kind::Forbidden, format!("{} is not private: {why}", shown(path)))
+            .hint("choose another place with --state-dir, or remove it")
     }
 
     /// Ctrl-C.
@@ -514,19 +441,10 @@ impl From<ConfigError> for Error {
         use ConfigError as C;
         match error {
             C::Io { doing, path, error } => Self::io(doing, &path, &error),
-            C::UnknownKey {
-                at,
-                key,
-                table,
-                nearest,
-                known,
-            } => Self::unknown_key(&at.to_string(), &key, &table, nearest, &known),
-            C::BadChoice {
-                from,
-                key,
-                value,
-                choices,
-            } => {
+            C::UnknownKey { at, key, table, nearest, known } => {
+                Self::unknown_key(&at.to_string(), &key, &table, nearest, &known)
+            }
+            C::BadChoice { from, key, value, choices } => {
                 let message = format!("{}`{key}` cannot be `{value}`", place(&from));
                 Self::new(Kind::Usage, message).hint(format!("it is one of {}", choices.join(", ")))
             }
@@ -544,12 +462,11 @@ impl From<ConfigError> for Error {
                 Self::new(Kind::Usage, message)
                     .hint("give each pair a place of its own; exclude what should not go along")
             }
-            C::TargetPathMissing { from } => Self::new(
-                Kind::Usage,
-                format!("{}the target has no path", place(&from)),
-            )
-            .hint("add it after a colon, as in pid/1234:/srv/app")
-            .hint("or give pairs with an absolute DST: --path SRC:/srv/app"),
+            C::TargetPathMissing { from } => {
+                Self::new(Kind::Usage, format!("{}the target has no path", place(&from)))
+                    .hint("add it after a colon, as in pid/1234:/srv/app")
+                    .hint("or give pairs with an absolute DST: --path SRC:/srv/app")
+            }
             C::TargetName { from, name } => {
                 let message = format!("{}`{name}` cannot be a target's name", place(&from));
                 Self::new(Kind::Usage, message)
@@ -560,19 +477,14 @@ impl From<ConfigError> for Error {
             C::ForeignFile { path, uid } => Self::foreign_file(&path, uid),
             C::SourceMissing(path) => Self::source_missing(&path),
             C::SourceNotADirectory(path) => Self::source_not_a_directory(&path),
-            C::TargetInsideSource {
-                target,
-                source_root,
-            } => Self::target_inside_source(&target, &source_root),
-            C::SourceInsideTarget {
-                source_root,
-                target,
-            } => Self::source_inside_target(&source_root, &target),
-            C::NoHome => Self::new(
-                Kind::Usage,
-                "HOME is not set, so there is no place for state",
-            )
-            .hint("name one: --state-dir DIR"),
+            C::TargetInsideSource { target, source_root } => {
+                Self::target_inside_source(&target, &source_root)
+            }
+            C::SourceInsideTarget { source_root, target } => {
+                Self::source_inside_target(&source_root, &target)
+            }
+            C::NoHome => Self::new(Kind::Usage, "HOME is not set, so there is no place for state")
+                .hint("name one: --state-dir DIR"),
             error @ (C::Syntax { .. }
             | C::WrongType { .. }
             | C::MissingKey { .. }
@@ -619,24 +531,15 @@ impl Error {
             TargetSpec::Kube { .. } => "a workload in a cluster",
             _ => "an SSH host",
         };
-        Self::new(
-            Kind::Usage,
-            format!("`{target}` is {what}, which is not built in this version"),
-        )
-        .hint("a directory (./copy) and a process (pid/1234:/srv/app) on this machine are")
-        .hint("any other place can be reached by a program: --transport-cmd 'PROG ARGS'")
+        Self::new(Kind::Usage, format!("`{target}` is {what}, which is not built in this version"))
+            .hint("a directory (./copy) and a process (pid/1234:/srv/app) on this machine are")
+            .hint("any other place can be reached by a program: --transport-cmd 'PROG ARGS'")
     }
 
     fn foreign_file(path: &Path, uid: u32) -> Self {
         let shown = shown(path);
-        Self::new(
-            Kind::Forbidden,
-            format!("{shown} belongs to another user ({uid})"),
-        )
-        .hint("it may name commands to run, so it is used only when asked for")
-        .hint(format!(
-            "read it, then: --config {}",
-            typed(path.as_os_str())
-        ))
+        Self::new(Kind::Forbidden, format!("{shown} belongs to another user ({uid})"))
+            .hint("it may name commands to run, so it is used only when asked for")
+            .hint(format!("read it, then: --config {}", typed(path.as_os_str())))
     }
 }

@@ -7,6 +7,7 @@ use std::path::Path;
 use e2ek_sidecar::path::Escaped;
 
 use super::quantity::show_duration;
+use super::settings::show_action;
 use super::value::{Location, Source, Value};
 use super::{Config, Target};
 
@@ -49,21 +50,15 @@ struct Account(Vec<Setting>);
 impl Account {
     fn line<T>(&mut self, name: impl Into<String>, value: &Value<T>, show: impl Fn(&T) -> String) {
         let source = value.source.clone();
-        self.0.push(Setting {
-            name: name.into(),
-            value: show(&value.value),
-            source,
-        });
+        self.0.push(Setting { name: name.into(), value: show(&value.value), source });
     }
 
     fn target(&mut self, target: &Target) {
         let name = |key: &str| format!("target.{}.{key}", target.name.value);
         self.line(name("to"), &target.spec, ToString::to_string);
         for pair in &target.pairs {
-            let value = Value::new(
-                format!("{} -> {}", path(&pair.from), pair.to),
-                pair.source.clone(),
-            );
+            let value =
+                Value::new(format!("{} -> {}", path(&pair.from), pair.to), pair.source.clone());
             self.line(name("paths"), &value, Clone::clone);
         }
         if let Some(transport) = &target.transport {
@@ -91,11 +86,7 @@ impl Config {
             account.line("workspace.include", line, text);
         }
         account.line("workspace.mode", &self.sync.mode, ToString::to_string);
-        account.line(
-            "workspace.delete-budget",
-            &self.sync.delete_budget,
-            ToString::to_string,
-        );
+        account.line("workspace.delete-budget", &self.sync.delete_budget, ToString::to_string);
         account.line("workspace.write", &self.sync.write, ToString::to_string);
         account.line("workspace.poll", &self.sync.poll, |poll| {
             poll.map_or_else(|| "never".to_owned(), show_duration)
@@ -104,28 +95,14 @@ impl Config {
             account.target(target);
         }
         account.line("restart.signal", &self.restart.signal, ToString::to_string);
-        account.line("restart.kill-after", &self.restart.kill_after, |d| {
-            show_duration(*d)
-        });
-        account.line("restart.debounce", &self.restart.debounce, |d| {
-            show_duration(*d)
-        });
-        account.line(
-            "restart.default",
-            &self.restart.default,
-            ToString::to_string,
-        );
+        account.line("restart.kill-after", &self.restart.kill_after, |d| show_duration(*d));
+        account.line("restart.debounce", &self.restart.debounce, |d| show_duration(*d));
+        account.line("restart.default", &self.restart.default, show_action);
         for rule in &self.restart.rules {
             account.line("restart.rule", &rule.action, |action| {
-                let run = rule
-                    .run
-                    .as_ref()
-                    .map(|run| format!("run {}, ", words(&run.value)));
-                format!(
-                    "{}: {}{action}",
-                    words(&rule.paths),
-                    run.unwrap_or_default()
-                )
+                let run = rule.run.as_ref().map(|run| format!("run {}, ", words(&run.value)));
+                let action = show_action(action);
+                format!("{}: {}{action}", words(&rule.paths), run.unwrap_or_default())
             });
         }
         account.line("state-dir", &self.places.state, |dir| path(dir));
@@ -145,11 +122,7 @@ impl Config {
         let mut found = Vec::new();
         let mut add = |purpose: String, argv: Vec<OsString>, source: &Source| {
             if let Source::File(at) = source {
-                found.push(FileCommand {
-                    purpose,
-                    argv,
-                    at: at.clone(),
-                });
+                found.push(FileCommand { purpose, argv, at: at.clone() });
             }
         };
         for target in &self.targets {
@@ -161,12 +134,7 @@ impl Config {
                 add(of("command"), argv.value.clone(), &argv.source);
             }
         }
-        for run in self
-            .restart
-            .rules
-            .iter()
-            .filter_map(|rule| rule.run.as_ref())
-        {
+        for run in self.restart.rules.iter().filter_map(|rule| rule.run.as_ref()) {
             let argv = run.value.iter().map(OsString::from).collect();
             add("run of a restart rule".to_owned(), argv, &run.source);
         }

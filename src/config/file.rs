@@ -11,11 +11,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use e2ek_sidecar::path::Escaped;
+use e2ek_sidecar::restart::{Action, Signal};
 use toml::de::DeTable;
 
 use super::error::ConfigError;
-use super::quantity::{DeleteBudget, QuantityError, Signal, parse_duration};
-use super::settings::{Action, Mode, Ready, Rule, WriteMode};
+use super::quantity::{DeleteBudget, QuantityError, parse_duration};
+use super::settings::{ACTIONS, Mode, Ready, Rule, WriteMode};
 use super::table::{Table, Text, bad_choice};
 use super::target::{PairSpec, TargetSpec};
 use super::value::Value;
@@ -64,17 +65,11 @@ pub(super) struct RestartLayer {
 impl File {
     /// Reads the text of the file at `path`.
     pub(super) fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
-        let text = Text {
-            path: Arc::new(path.to_owned()),
-            text,
-        };
+        let text = Text { path: Arc::new(path.to_owned()), text };
         let document = DeTable::parse(text.text).map_err(|error| {
             let at = text.at(error.span().map_or(0, |span| span.start));
             let message = error.message().lines().collect::<Vec<_>>().join(", ");
-            ConfigError::Syntax {
-                at,
-                message: Escaped(message.as_bytes()).to_string(),
-            }
+            ConfigError::Syntax { at, message: Escaped(message.as_bytes()).to_string() }
         })?;
         let start = text.at(0);
         let mut table = Table::new(text, "e2ek.toml", start, document.into_inner());
@@ -85,10 +80,7 @@ impl File {
             let at = inner.location();
             let target = target(inner)?;
             if !names.insert(target.name.value.clone()) {
-                return Err(ConfigError::DuplicateTarget {
-                    at,
-                    name: target.name.value,
-                });
+                return Err(ConfigError::DuplicateTarget { at, name: target.name.value });
             }
             targets.push(target);
         }
@@ -108,22 +100,14 @@ fn quantity<T>(
     text: Option<Value<String>>,
     read: impl FnOnce(&str) -> Result<T, QuantityError>,
 ) -> Result<Option<Value<T>>, ConfigError> {
-    let Some(Value {
-        value: text,
-        source,
-    }) = text
-    else {
+    let Some(Value { value: text, source }) = text else {
         return Ok(None);
     };
     match read(&text) {
         Ok(value) => Ok(Some(Value::new(value, source))),
         Err(error) => {
             let text = Escaped(text.as_bytes()).to_string();
-            Err(ConfigError::Quantity {
-                from: source,
-                text,
-                error,
-            })
+            Err(ConfigError::Quantity { from: source, text, error })
         }
     }
 }
@@ -152,26 +136,16 @@ fn target(mut table: Table<'_>) -> Result<TargetLayer, ConfigError> {
     let text = &name.value;
     if text.is_empty() || text.starts_with('-') || !text.bytes().all(printable) {
         let name_shown = Escaped(text.as_bytes()).to_string();
-        return Err(ConfigError::TargetName {
-            from: name.source,
-            name: name_shown,
-        });
+        return Err(ConfigError::TargetName { from: name.source, name: name_shown });
     }
     let to = required(&table.location(), "to", table.string("to")?)?;
     let to = match TargetSpec::parse(OsStr::new(&to.value)) {
         Ok(spec) => Value::new(spec, to.source),
         Err(error) => {
-            return Err(ConfigError::Target {
-                from: to.source,
-                error,
-            });
+            return Err(ConfigError::Target { from: to.source, error });
         }
     };
-    let pairs = table
-        .tables("paths")?
-        .into_iter()
-        .map(pair)
-        .collect::<Result<_, _>>()?;
+    let pairs = table.tables("paths")?.into_iter().map(pair).collect::<Result<_, _>>()?;
     let layer = TargetLayer {
         name,
         to,
@@ -189,11 +163,7 @@ fn required<T>(
     key: &'static str,
     value: Option<Value<T>>,
 ) -> Result<Value<T>, ConfigError> {
-    let missing = || ConfigError::MissingKey {
-        at: at.clone(),
-        key,
-        table: "[[target]]".into(),
-    };
+    let missing = || ConfigError::MissingKey { at: at.clone(), key, table: "[[target]]".into() };
     value.ok_or_else(missing)
 }
 
@@ -203,40 +173,33 @@ fn pair(mut table: Table<'_>) -> Result<Value<PairSpec>, ConfigError> {
     let source = super::value::Source::File(table.location());
     table.finish()?;
     let path = |end: Option<Value<String>>| PathBuf::from(end.map_or(".".into(), |end| end.value));
-    Ok(Value::new(
-        PairSpec {
-            from: path(from),
-            to: path(to),
-        },
-        source,
-    ))
+    Ok(Value::new(PairSpec { from: path(from), to: path(to) }, source))
 }
 
 fn ready(mut table: Table<'_>) -> Result<Value<Ready>, ConfigError> {
     let at = table.location();
     let tcp = table.string("tcp")?;
     let http = table.string("http")?;
-    let (read, text): (fn(&str) -> Result<Ready, QuantityError>, _) = match (tcp, http) {
-        (Some(tcp), None) => (Ready::tcp, tcp),
-        (None, Some(http)) => (Ready::http, http),
-        _ => return Err(ConfigError::ReadyChoice { at }),
-    };
     table.finish()?;
-    let read = quantity(Some(text), read)?;
-    read.ok_or(ConfigError::ReadyChoice { at })
+    let ready = match (tcp, http) {
+        (tcp @ Some(_), None) => quantity(tcp, Ready::tcp)?,
+        (None, http @ Some(_)) => quantity(http, Ready::http)?,
+        _ => None,
+    };
+    ready.ok_or(ConfigError::ReadyChoice { at })
+}
+
+fn signal(text: &str) -> Result<Signal, QuantityError> {
+    text.parse().map_err(|_| QuantityError::Signal)
 }
 
 fn restart(mut table: Table<'_>) -> Result<RestartLayer, ConfigError> {
     let layer = RestartLayer {
-        signal: quantity(table.string("signal")?, Signal::from_str)?,
+        signal: quantity(table.string("signal")?, signal)?,
         kill_after: quantity(table.string("kill-after")?, parse_duration)?,
         debounce: quantity(table.string("debounce")?, parse_duration)?,
         default: action(table.string("default")?, "default")?,
-        rules: table
-            .tables("rule")?
-            .into_iter()
-            .map(rule)
-            .collect::<Result<_, _>>()?,
+        rules: table.tables("rule")?.into_iter().map(rule).collect::<Result<_, _>>()?,
     };
     table.finish()?;
     Ok(layer)
@@ -244,11 +207,8 @@ fn restart(mut table: Table<'_>) -> Result<RestartLayer, ConfigError> {
 
 fn rule(mut table: Table<'_>) -> Result<Rule, ConfigError> {
     let at = table.location();
-    let missing = |key| ConfigError::MissingKey {
-        at: at.clone(),
-        key,
-        table: "[[restart.rule]]".into(),
-    };
+    let missing =
+        |key| ConfigError::MissingKey { at: at.clone(), key, table: "[[restart.rule]]".into() };
     let paths = table.strings("paths")?.unwrap_or_default();
     if paths.is_empty() {
         return Err(missing("paths"));
@@ -273,8 +233,8 @@ fn action(text: Option<Value<String>>, key: &str) -> Result<Option<Value<Action>
         return Ok(Some(text.map(|_| action)));
     }
     if !text.value.starts_with("signal:") {
-        return Err(bad_choice(text, key, Action::NAMES));
+        return Err(bad_choice(text, key, ACTIONS));
     }
-    let name = |text: &str| text.trim_start_matches("signal:").parse();
-    Ok(quantity(Some(text), name)?.map(|signal| signal.map(Action::Signal)))
+    let read = |text: &str| signal(text.trim_start_matches("signal:"));
+    Ok(quantity(Some(text), read)?.map(|signal| signal.map(Action::Signal)))
 }

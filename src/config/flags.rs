@@ -4,7 +4,9 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::quantity::{DeleteBudget, Signal};
+use e2ek_sidecar::restart::Signal;
+
+use super::quantity::DeleteBudget;
 use super::settings::{ColorChoice, Mode, Output, WriteMode};
 
 /// What was typed; `None` and empty mean that it was not.

@@ -23,16 +23,16 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::restart::{Action, Signal};
 
 pub use error::ConfigError;
 pub use explain::{FileCommand, Setting};
 pub use flags::Flags;
-pub use places::{Environment, Places, WorkspaceId, make_private};
+pub use places::{Environment, GitVariables, Places, WorkspaceId, make_private};
 pub use quantity::{
-    DeleteBudget, QuantityError, Signal, parse_command, parse_duration, parse_seconds,
-    show_duration,
+    DeleteBudget, QuantityError, parse_command, parse_duration, parse_seconds, show_duration,
 };
-pub use settings::{Action, ColorChoice, Mode, Output, Ready, Rule, WriteMode};
+pub use settings::{ColorChoice, Mode, Output, Ready, Rule, WriteMode};
 pub use target::{PairSpec, TargetError, TargetSpec};
 pub use value::{Location, Source, Value};
 
@@ -125,7 +125,7 @@ pub struct RestartSettings {
     pub kill_after: Value<Duration>,
     /// How long it must be quiet before a restart.
     pub debounce: Value<Duration>,
-    /// For paths that no rule matches.
+    /// For paths that no rule matches; never [`Action::Run`].
     pub default: Value<Action>,
     /// In the file's order.
     pub rules: Vec<Rule>,

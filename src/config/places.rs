@@ -22,9 +22,12 @@ use super::error::ConfigError;
 use super::value::{Source, Value};
 
 /// Every variable that is ever looked at.
-const VARIABLES: [&str; 10] = [
+const VARIABLES: [&str; 13] = [
     "E2EK_LOG",
     "E2EK_STATE_DIR",
+    "GIT_CONFIG_GLOBAL",
+    "GIT_CONFIG_NOSYSTEM",
+    "GIT_CONFIG_SYSTEM",
     "HOME",
     "LOGNAME",
     "NO_COLOR",
@@ -67,10 +70,7 @@ impl Environment {
             current_dir: std::env::current_dir()?,
             variables,
             uid: rustix::process::geteuid().as_raw(),
-            host: rustix::system::uname()
-                .nodename()
-                .to_string_lossy()
-                .into_owned(),
+            host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             stdout_is_terminal: io::stdout().is_terminal(),
         })
     }
@@ -83,19 +83,34 @@ impl Environment {
 
     /// A directory; relative ones are ignored, as the XDG base directory specification asks.
     fn directory(&self, name: &str) -> Option<PathBuf> {
-        self.variable(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
+        self.variable(name).map(PathBuf::from).filter(|path| path.is_absolute())
     }
 
     /// `user@host`, for people and for the hub's record of who writes.
     pub(super) fn writer(&self) -> String {
         let user = self.variable("USER").or_else(|| self.variable("LOGNAME"));
-        let user = user.map_or_else(
-            || self.uid.to_string(),
-            |u| u.to_string_lossy().into_owned(),
-        );
+        let user = user.map_or_else(|| self.uid.to_string(), |u| u.to_string_lossy().into_owned());
         format!("{user}@{}", self.host)
+    }
+}
+
+/// The variables that say where git keeps its configuration, handed on as they are: what they mean
+/// is `filter`'s to know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GitVariables(BTreeMap<&'static str, OsString>);
+
+impl GitVariables {
+    fn of(environment: &Environment) -> Self {
+        let of_git =
+            |name: &str| name.starts_with("GIT_") || matches!(name, "HOME" | "XDG_CONFIG_HOME");
+        let all = environment.variables.iter().filter(|(name, _)| of_git(name));
+        Self(all.map(|(name, value)| (*name, value.clone())).collect())
+    }
+
+    /// The variable, unless it is unset or empty.
+    #[must_use]
+    pub fn get(&self, name: &str) -> Option<OsString> {
+        self.0.get(name).cloned()
     }
 }
 
@@ -104,8 +119,8 @@ impl Environment {
 pub struct Places {
     /// The user's home, for `~/` and git's own configuration.
     pub home: Option<PathBuf>,
-    /// `$XDG_CONFIG_HOME`, else `~/.config`: where git looks for `git/ignore`.
-    pub config_home: Option<PathBuf>,
+    /// What git's own configuration is found by.
+    pub git: GitVariables,
     /// Holds one directory a workspace.
     pub state: Value<PathBuf>,
     /// Holds the control sockets.
@@ -119,14 +134,8 @@ impl Places {
         environment: &Environment,
     ) -> Result<Self, ConfigError> {
         let home = environment.directory("HOME");
-        let config_home = environment
-            .directory("XDG_CONFIG_HOME")
-            .or_else(|| Some(home.as_ref()?.join(".config")));
         let from_env = environment.variable("E2EK_STATE_DIR").map(|dir| {
-            Value::new(
-                environment.current_dir.join(dir),
-                Source::Env("E2EK_STATE_DIR"),
-            )
+            Value::new(environment.current_dir.join(dir), Source::Env("E2EK_STATE_DIR"))
         });
         let from_xdg = environment
             .directory("XDG_STATE_HOME")
@@ -141,12 +150,7 @@ impl Places {
             .or(from_home)
             .ok_or(ConfigError::NoHome)?;
         let runtime = runtime(&state, environment);
-        Ok(Self {
-            home,
-            config_home,
-            state,
-            runtime,
-        })
+        Ok(Self { home, git: GitVariables::of(environment), state, runtime })
     }
 }
 
@@ -222,10 +226,7 @@ mod tests {
     fn environment(variables: &[(&'static str, &str)]) -> Environment {
         Environment {
             current_dir: "/work".into(),
-            variables: variables
-                .iter()
-                .map(|(name, value)| (*name, value.into()))
-                .collect(),
+            variables: variables.iter().map(|(name, value)| (*name, value.into())).collect(),
             uid: rustix::process::geteuid().as_raw(),
             host: "box".into(),
             stdout_is_terminal: false,
@@ -234,31 +235,17 @@ mod tests {
 
     #[test]
     fn state_is_found_in_the_order_of_the_contract() {
-        let all = [
-            ("E2EK_STATE_DIR", "rel"),
-            ("XDG_STATE_HOME", "/xdg"),
-            ("HOME", "/home/me"),
-        ];
+        let all = [("E2EK_STATE_DIR", "rel"), ("XDG_STATE_HOME", "/xdg"), ("HOME", "/home/me")];
         let state = |typed: Option<&str>, from: usize| {
-            let state = Places::resolve(typed.map(Into::into), &environment(&all[from..]))
-                .unwrap()
-                .state;
-            (
-                state.value.to_str().unwrap().to_owned(),
-                state.source.to_string(),
-            )
+            let state =
+                Places::resolve(typed.map(Into::into), &environment(&all[from..])).unwrap().state;
+            (state.value.to_str().unwrap().to_owned(), state.source.to_string())
         };
         let expected = |path: &str, source: &str| (path.to_owned(), source.to_owned());
         assert_eq!(state(Some("/typed"), 0), expected("/typed", "--state-dir"));
         assert_eq!(state(None, 0), expected("/work/rel", "$E2EK_STATE_DIR"));
-        assert_eq!(
-            state(None, 1),
-            expected("/xdg/e2ek-sync", "$XDG_STATE_HOME")
-        );
-        assert_eq!(
-            state(None, 2),
-            expected("/home/me/.local/state/e2ek-sync", "default")
-        );
+        assert_eq!(state(None, 1), expected("/xdg/e2ek-sync", "$XDG_STATE_HOME"));
+        assert_eq!(state(None, 2), expected("/home/me/.local/state/e2ek-sync", "default"));
         let nowhere = Places::resolve(None, &environment(&[("XDG_STATE_HOME", "relative")]));
         assert!(matches!(nowhere, Err(ConfigError::NoHome)));
     }
@@ -291,17 +278,11 @@ mod tests {
         make_private(&made).unwrap();
         assert_eq!(fs::metadata(&made).unwrap().mode() & 0o777, 0o700);
         fs::set_permissions(&made, fs::Permissions::from_mode(0o750)).unwrap();
-        assert_eq!(
-            make_private(&made).unwrap_err().to_string(),
-            "others may enter it"
-        );
+        assert_eq!(make_private(&made).unwrap_err().to_string(), "others may enter it");
         fs::set_permissions(&made, fs::Permissions::from_mode(0o700)).unwrap();
         let link = room.path().join("link");
         symlink(&made, &link).unwrap();
-        assert_eq!(
-            make_private(&link).unwrap_err().to_string(),
-            "it is not a directory"
-        );
+        assert_eq!(make_private(&link).unwrap_err().to_string(), "it is not a directory");
     }
 
     #[test]

@@ -1,12 +1,10 @@
-//! Owns the notations of durations, budgets and signals: text in, value out, and back.
+//! Owns the notations of durations, budgets and commands: text in, value out, and back.
 //!
 //! A duration always has a unit, so that `--timeout 10` is a question and not a guess.
 
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
-
-use rustix::process::Signal as RawSignal;
 
 /// Why a text is not a quantity. Fragments that follow "`TEXT`: ".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -66,9 +64,7 @@ pub fn parse_duration(text: &str) -> Result<Duration, QuantityError> {
     if text == "0" {
         return Ok(Duration::ZERO);
     }
-    let split = text
-        .find(|c: char| c.is_ascii_alphabetic())
-        .ok_or(QuantityError::Duration)?;
+    let split = text.find(|c: char| c.is_ascii_alphabetic()).ok_or(QuantityError::Duration)?;
     let (amount, unit) = text.split_at(split);
     let factor = match unit {
         "us" => 1e-6,
@@ -96,16 +92,8 @@ pub fn parse_seconds(text: &str) -> Result<Duration, QuantityError> {
 #[must_use]
 pub fn show_duration(duration: Duration) -> String {
     let micros = duration.as_micros();
-    let units = [
-        (3_600_000_000, "h"),
-        (60_000_000, "m"),
-        (1_000_000, "s"),
-        (1_000, "ms"),
-    ];
-    match units
-        .into_iter()
-        .find(|(size, _)| micros >= *size && micros.is_multiple_of(*size))
-    {
+    let units = [(3_600_000_000, "h"), (60_000_000, "m"), (1_000_000, "s"), (1_000, "ms")];
+    match units.into_iter().find(|(size, _)| micros >= *size && micros.is_multiple_of(*size)) {
         Some((size, unit)) => format!("{}{unit}", micros / size),
         None if micros == 0 => "0".to_owned(),
         None => format!("{micros}us"),
@@ -142,10 +130,7 @@ impl FromStr for DeleteBudget {
             return Err(QuantityError::Budget);
         }
         if digits.len() == text.len() {
-            return text
-                .parse()
-                .map(Self::Count)
-                .map_err(|_| QuantityError::Budget);
+            return text.parse().map(Self::Count).map_err(|_| QuantityError::Budget);
         }
         match digits.parse() {
             Ok(percent @ 0..=100) => Ok(Self::Percent(percent)),
@@ -159,77 +144,6 @@ impl fmt::Display for DeleteBudget {
         match self {
             Self::Count(count) => count.fmt(f),
             Self::Percent(percent) => write!(f, "{percent}%"),
-        }
-    }
-}
-
-/// A signal that can be sent, by its number on this machine.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Signal(i32);
-
-const SIGNALS: [(RawSignal, &str); 29] = [
-    (RawSignal::HUP, "HUP"),
-    (RawSignal::INT, "INT"),
-    (RawSignal::QUIT, "QUIT"),
-    (RawSignal::ILL, "ILL"),
-    (RawSignal::TRAP, "TRAP"),
-    (RawSignal::ABORT, "ABRT"),
-    (RawSignal::BUS, "BUS"),
-    (RawSignal::FPE, "FPE"),
-    (RawSignal::KILL, "KILL"),
-    (RawSignal::USR1, "USR1"),
-    (RawSignal::SEGV, "SEGV"),
-    (RawSignal::USR2, "USR2"),
-    (RawSignal::PIPE, "PIPE"),
-    (RawSignal::ALARM, "ALRM"),
-    (RawSignal::TERM, "TERM"),
-    (RawSignal::CHILD, "CHLD"),
-    (RawSignal::CONT, "CONT"),
-    (RawSignal::STOP, "STOP"),
-    (RawSignal::TSTP, "TSTP"),
-    (RawSignal::TTIN, "TTIN"),
-    (RawSignal::TTOU, "TTOU"),
-    (RawSignal::URG, "URG"),
-    (RawSignal::XCPU, "XCPU"),
-    (RawSignal::XFSZ, "XFSZ"),
-    (RawSignal::VTALARM, "VTALRM"),
-    (RawSignal::PROF, "PROF"),
-    (RawSignal::WINCH, "WINCH"),
-    (RawSignal::IO, "IO"),
-    (RawSignal::SYS, "SYS"),
-];
-
-impl Signal {
-    /// Interrupt, what Ctrl-C sends.
-    pub const INT: Self = Self(RawSignal::INT.as_raw());
-
-    /// The number that `kill` takes.
-    #[must_use]
-    pub fn number(self) -> i32 {
-        self.0
-    }
-}
-
-impl FromStr for Signal {
-    type Err = QuantityError;
-    fn from_str(text: &str) -> Result<Self, QuantityError> {
-        let upper = text.to_ascii_uppercase();
-        let name = upper.strip_prefix("SIG").unwrap_or(&upper);
-        let by_name = SIGNALS.iter().find(|(_, known)| *known == name);
-        let by_number = || {
-            let number: i32 = text.parse().ok()?;
-            SIGNALS.iter().find(|(signal, _)| signal.as_raw() == number)
-        };
-        let found = by_name.or_else(by_number).ok_or(QuantityError::Signal)?;
-        Ok(Self(found.0.as_raw()))
-    }
-}
-
-impl fmt::Display for Signal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match SIGNALS.iter().find(|(signal, _)| signal.as_raw() == self.0) {
-            Some((_, name)) => write!(f, "SIG{name}"),
-            None => self.0.fmt(f),
         }
     }
 }
@@ -293,11 +207,7 @@ mod tests {
         assert_eq!(parse_seconds("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_seconds("-0.5"), Err(QuantityError::Negative));
         for text in ["", "x", "nan", "1e1", "."] {
-            assert_eq!(
-                parse_seconds(text),
-                Err(QuantityError::Duration),
-                "{text:?}"
-            );
+            assert_eq!(parse_seconds(text), Err(QuantityError::Duration), "{text:?}");
         }
     }
 
@@ -306,11 +216,7 @@ mod tests {
         assert_eq!("200".parse(), Ok(DeleteBudget::Count(200)));
         assert_eq!("25%".parse(), Ok(DeleteBudget::Percent(25)));
         for text in ["", "%", "-1", "101%", "2.5%", "many", "+3"] {
-            assert_eq!(
-                text.parse::<DeleteBudget>(),
-                Err(QuantityError::Budget),
-                "{text:?}"
-            );
+            assert_eq!(text.parse::<DeleteBudget>(), Err(QuantityError::Budget), "{text:?}");
         }
         assert!(DeleteBudget::Percent(25).allows(25, 100));
         assert!(!DeleteBudget::Percent(25).allows(26, 100));
@@ -319,33 +225,11 @@ mod tests {
     }
 
     #[test]
-    fn signals_have_names_and_numbers() {
-        for text in ["SIGINT", "INT", "int", "sigint", "2"] {
-            assert_eq!(text.parse(), Ok(Signal::INT), "{text}");
-        }
-        assert_eq!("SIGHUP".parse::<Signal>().unwrap().number(), 1);
-        assert_eq!("9".parse::<Signal>().unwrap().to_string(), "SIGKILL");
-        for text in ["", "SIG", "0", "-1", "999", "SIGNOPE"] {
-            assert_eq!(
-                text.parse::<Signal>(),
-                Err(QuantityError::Signal),
-                "{text:?}"
-            );
-        }
-    }
-
-    #[test]
     fn i6_commands_are_split_without_a_shell() {
         let words = |text| parse_command(text).unwrap();
         assert_eq!(words("prog args"), ["prog", "args"]);
-        assert_eq!(
-            words(r#"prog 'a b' "c d" e\ f ''"#),
-            ["prog", "a b", "c d", "e f", ""]
-        );
-        assert_eq!(
-            words("prog $(id) ; rm *"),
-            ["prog", "$(id)", ";", "rm", "*"]
-        );
+        assert_eq!(words(r#"prog 'a b' "c d" e\ f ''"#), ["prog", "a b", "c d", "e f", ""]);
+        assert_eq!(words("prog $(id) ; rm *"), ["prog", "$(id)", ";", "rm", "*"]);
         for text in ["", "  ", "prog 'open", "''"] {
             assert_eq!(parse_command(text), Err(QuantityError::Command), "{text:?}");
         }

@@ -8,13 +8,14 @@ use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
 use e2ek_sidecar::path::{Escaped, SyncPath};
+use e2ek_sidecar::restart::{Action, Signal};
 
 use super::error::ConfigError;
 use super::file::{File, RestartLayer, TargetLayer, WorkspaceLayer};
 use super::flags::Flags;
 use super::places::{Environment, Places, WorkspaceId};
-use super::quantity::{DeleteBudget, Signal};
-use super::settings::{Action, ColorChoice, Mode, Output, WriteMode};
+use super::quantity::DeleteBudget;
+use super::settings::{ColorChoice, Mode, Output, WriteMode};
 use super::target::{PairSpec, TargetSpec};
 use super::value::{Source, Value};
 use super::{Config, PathPair, RestartSettings, Say, SyncSettings, Target, Workspace};
@@ -42,40 +43,22 @@ impl Config {
         let source = source.transpose()?;
         let start = source.as_deref().unwrap_or(&base);
         let file = read_file(flags, &base, start, environment)?;
-        let folder = file
-            .as_ref()
-            .map_or(start, |file| parent(&file.path))
-            .to_owned();
+        let folder = file.as_ref().map_or(start, |file| parent(&file.path)).to_owned();
         let places = Places::resolve(flags.state_dir.as_ref().map(|d| base.join(d)), environment)?;
 
         let (path, workspace, targets, restart) = match file {
             Some(file) => (Some(file.path), file.workspace, file.targets, file.restart),
-            None => (
-                None,
-                WorkspaceLayer::default(),
-                Vec::new(),
-                RestartLayer::default(),
-            ),
+            None => (None, WorkspaceLayer::default(), Vec::new(), RestartLayer::default()),
         };
         let targets = if flags.wants_targets {
             let home = places.home.as_deref();
-            Scene {
-                flags,
-                base: &base,
-                folder: &folder,
-                source: source.as_deref(),
-                home,
-            }
-            .targets(targets)?
+            Scene { flags, base: &base, folder: &folder, source: source.as_deref(), home }
+                .targets(targets)?
         } else {
             Vec::new()
         };
         Ok(Self {
-            workspace: Workspace {
-                id: WorkspaceId::of(&folder),
-                folder,
-                file: path,
-            },
+            workspace: Workspace { id: WorkspaceId::of(&folder), folder, file: path },
             targets,
             sync: sync(flags, workspace),
             restart: restart_settings(flags, restart),
@@ -92,11 +75,7 @@ fn parent(path: &Path) -> &Path {
 
 /// The canonical form of a directory that must exist.
 fn directory(doing: &'static str, path: &Path) -> Result<PathBuf, ConfigError> {
-    let fault = |error| ConfigError::Io {
-        doing,
-        path: path.to_owned(),
-        error,
-    };
+    let fault = |error| ConfigError::Io { doing, path: path.to_owned(), error };
     let canonical = fs::canonicalize(path).map_err(fault)?;
     match canonical.is_dir() {
         true => Ok(canonical),
@@ -113,11 +92,7 @@ fn source_directory(path: &Path, must_exist: bool) -> Result<PathBuf, ConfigErro
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
             Err(ConfigError::SourceMissing(path.to_owned()))
         }
-        Err(error) => Err(ConfigError::Io {
-            doing: "enter",
-            path: path.to_owned(),
-            error,
-        }),
+        Err(error) => Err(ConfigError::Io { doing: "enter", path: path.to_owned(), error }),
     }
 }
 
@@ -128,17 +103,10 @@ fn read_file(
     start: &Path,
     environment: &Environment,
 ) -> Result<Option<File>, ConfigError> {
-    let fault = |path: &Path, error| ConfigError::Io {
-        doing: "read",
-        path: path.into(),
-        error,
-    };
+    let fault = |path: &Path, error| ConfigError::Io { doing: "read", path: path.into(), error };
     let found = match &flags.config {
         Some(path) => Some(base.join(path)),
-        None => start
-            .ancestors()
-            .map(|dir| dir.join(FILE_NAME))
-            .find(|path| path.is_file()),
+        None => start.ancestors().map(|dir| dir.join(FILE_NAME)).find(|path| path.is_file()),
     };
     let Some(path) = found else { return Ok(None) };
     let path = fs::canonicalize(&path).map_err(|error| fault(&path, error))?;
@@ -165,17 +133,12 @@ fn belongs_here(path: &Path, start: &Path, environment: &Environment) -> Result<
     if uid == environment.uid || uid == 0 || uid == owner(start)? {
         return Ok(());
     }
-    Err(ConfigError::ForeignFile {
-        path: path.to_owned(),
-        uid,
-    })
+    Err(ConfigError::ForeignFile { path: path.to_owned(), uid })
 }
 
 fn sync(flags: &Flags, file: WorkspaceLayer) -> SyncSettings {
     let typed = |lines: &[String], name| {
-        let typed = lines
-            .iter()
-            .map(move |line| Value::new(line.clone(), Source::Flag(name)));
+        let typed = lines.iter().map(move |line| Value::new(line.clone(), Source::Flag(name)));
         typed.collect::<Vec<_>>()
     };
     let budget = DeleteBudget::Percent(25);
@@ -204,9 +167,7 @@ fn restart_settings(flags: &Flags, file: RestartLayer) -> RestartSettings {
         signal: Value::layered(Signal::INT, file.signal, "--signal", flags.signal),
         kill_after: Value::layered(grace, file.kill_after, "--kill-after", flags.kill_after),
         debounce: Value::layered(settle, file.debounce, "--debounce", flags.debounce),
-        default: file
-            .default
-            .unwrap_or(Value::new(Action::Restart, Source::Default)),
+        default: file.default.unwrap_or(Value::new(Action::Restart, Source::Default)),
         rules: file.rules,
         patterns: patterns("--patterns", &flags.patterns),
         ignore_patterns: patterns("--ignore-patterns", &flags.ignore_patterns),
@@ -215,16 +176,10 @@ fn restart_settings(flags: &Flags, file: RestartLayer) -> RestartSettings {
 
 fn say(flags: &Flags, environment: &Environment) -> Say {
     let terminal = environment.stdout_is_terminal;
-    let output = if terminal {
-        Output::Human
-    } else {
-        Output::Lines
-    };
+    let output = if terminal { Output::Human } else { Output::Lines };
     let output = Value::layered(output, None, "--output", flags.output);
     let no_color = environment.variable("NO_COLOR").is_some();
-    let dumb = environment
-        .variable("TERM")
-        .is_some_and(|term| term == "dumb");
+    let dumb = environment.variable("TERM").is_some_and(|term| term == "dumb");
     let color = match flags.color {
         Some(ColorChoice::Always) => Value::new(true, Source::Flag("--color")),
         Some(ColorChoice::Never) => Value::new(false, Source::Flag("--color")),
@@ -236,10 +191,7 @@ fn say(flags: &Flags, environment: &Environment) -> Say {
     let log_variable = environment.variable("E2EK_LOG");
     let log_variable = log_variable
         .map(|log| Value::new(log.to_string_lossy().into_owned(), Source::Env("E2EK_LOG")));
-    let typed = flags
-        .log
-        .clone()
-        .map(|log| Value::new(log, Source::Flag("--log")));
+    let typed = flags.log.clone().map(|log| Value::new(log, Source::Flag("--log")));
     Say {
         output,
         color,
@@ -261,42 +213,25 @@ impl Scene<'_> {
     /// The target that was typed, else those of the file that `--target` selects.
     fn targets(&self, mut file: Vec<TargetLayer>) -> Result<Vec<Target>, ConfigError> {
         let Some(word) = &self.flags.target else {
-            let known: Vec<_> = file
-                .iter()
-                .map(|target| target.name.value.clone())
-                .collect();
+            let known: Vec<_> = file.iter().map(|target| target.name.value.clone()).collect();
             let wanted = &self.flags.targets;
             if let Some(name) = wanted.iter().find(|name| !known.contains(name)) {
-                return Err(ConfigError::NoSuchTarget {
-                    name: name.clone(),
-                    known,
-                });
+                return Err(ConfigError::NoSuchTarget { name: name.clone(), known });
             }
             file.retain(|target| wanted.is_empty() || wanted.contains(&target.name.value));
-            return file
-                .into_iter()
-                .map(|target| self.target(target, self.folder))
-                .collect();
+            return file.into_iter().map(|target| self.target(target, self.folder)).collect();
         };
         let from = Source::Flag("TARGET");
-        let spec = TargetSpec::parse(word).map_err(|error| ConfigError::Target {
-            from: from.clone(),
-            error,
-        })?;
+        let spec = TargetSpec::parse(word)
+            .map_err(|error| ConfigError::Target { from: from.clone(), error })?;
         // The one the file describes, if it does: its command and readiness come along.
         let same = |target: &TargetLayer| {
             self.flags.targets.contains(&target.name.value) || target.to.value == spec
         };
-        let known = file
-            .iter()
-            .position(same)
-            .map(|index| file.swap_remove(index));
+        let known = file.iter().position(same).map(|index| file.swap_remove(index));
         if let (None, Some(name)) = (&known, self.flags.targets.first()) {
             let known = file.into_iter().map(|target| target.name.value).collect();
-            return Err(ConfigError::NoSuchTarget {
-                name: name.clone(),
-                known,
-            });
+            return Err(ConfigError::NoSuchTarget { name: name.clone(), known });
         }
         let name = Value::new(spec.to_string(), from.clone());
         let to = Value::new(spec, from);
@@ -331,15 +266,7 @@ impl Scene<'_> {
             pairs.iter().try_for_each(|pair| apart(pair, &root))?;
         }
         let (name, ready) = (layer.name, layer.ready);
-        Ok(Target {
-            name,
-            spec,
-            root,
-            pairs,
-            transport,
-            command,
-            ready,
-        })
+        Ok(Target { name, spec, root, pairs, transport, command, ready })
     }
 
     /// The target with its path made absolute, and that path; `None` when the target has none.
@@ -376,21 +303,13 @@ impl Scene<'_> {
     /// The pairs with canonical sources: `--path`, else SRC, else the file's, else the workspace.
     fn pair_specs(&self, file: Vec<Value<PairSpec>>) -> Result<Vec<Value<PairSpec>>, ConfigError> {
         let whole = |from: &Path, source| {
-            vec![Value::new(
-                PairSpec {
-                    from: from.into(),
-                    to: ".".into(),
-                },
-                source,
-            )]
+            vec![Value::new(PairSpec { from: from.into(), to: ".".into() }, source)]
         };
         let mut pairs = Vec::new();
         for word in &self.flags.paths {
             let source = Source::Flag("--path");
-            let pair = PairSpec::parse(word).map_err(|error| ConfigError::Target {
-                from: source.clone(),
-                error,
-            })?;
+            let pair = PairSpec::parse(word)
+                .map_err(|error| ConfigError::Target { from: source.clone(), error })?;
             let from = self.expand(&pair.from, self.base)?;
             pairs.push(Value::new(PairSpec { from, to: pair.to }, source));
         }
@@ -411,11 +330,7 @@ impl Scene<'_> {
 
 /// Resolves links in the part of an absolute path that exists; the rest is taken as written.
 fn resolve_existing(path: &Path) -> Result<PathBuf, ConfigError> {
-    let fault = |error| ConfigError::Io {
-        doing: "look at",
-        path: path.to_owned(),
-        error,
-    };
+    let fault = |error| ConfigError::Io { doing: "look at", path: path.to_owned(), error };
     for ancestor in path.ancestors() {
         let existing = match fs::canonicalize(ancestor) {
             Ok(existing) => existing,
@@ -427,11 +342,7 @@ fn resolve_existing(path: &Path) -> Result<PathBuf, ConfigError> {
             return Err(fault(io::ErrorKind::NotFound.into()));
         }
         // Joining nothing would leave a slash at the end.
-        return Ok(if rest.as_os_str().is_empty() {
-            existing
-        } else {
-            existing.join(rest)
-        });
+        return Ok(if rest.as_os_str().is_empty() { existing } else { existing.join(rest) });
     }
     Err(fault(io::ErrorKind::NotFound.into()))
 }
@@ -445,41 +356,21 @@ fn place_pairs(
 ) -> Result<(PathBuf, Vec<PathPair>), ConfigError> {
     let root = match root {
         Some(root) => root,
-        None => common(&pairs).ok_or_else(|| ConfigError::TargetPathMissing {
-            from: target.clone(),
-        })?,
+        None => {
+            common(&pairs).ok_or_else(|| ConfigError::TargetPathMissing { from: target.clone() })?
+        }
     };
     let mut placed: Vec<PathPair> = Vec::new();
-    for Value {
-        value: PairSpec { from, to },
-        source,
-    } in pairs
-    {
+    for Value { value: PairSpec { from, to }, source } in pairs {
         let shown = || Escaped(to.as_os_str().as_bytes()).to_string();
-        let below = if to.is_absolute() {
-            to.strip_prefix(&root).ok()
-        } else {
-            Some(&*to)
-        };
+        let below = if to.is_absolute() { to.strip_prefix(&root).ok() } else { Some(&*to) };
         let below = below.and_then(sync_path);
-        let below = below.ok_or_else(|| ConfigError::PairOutside {
-            from: source.clone(),
-            to: shown(),
-        })?;
-        if placed
-            .iter()
-            .any(|p| p.to.starts_with(&below) || below.starts_with(&p.to))
-        {
-            return Err(ConfigError::PairsOverlap {
-                from: source,
-                to: shown(),
-            });
+        let below =
+            below.ok_or_else(|| ConfigError::PairOutside { from: source.clone(), to: shown() })?;
+        if placed.iter().any(|p| p.to.starts_with(&below) || below.starts_with(&p.to)) {
+            return Err(ConfigError::PairsOverlap { from: source, to: shown() });
         }
-        placed.push(PathPair {
-            from,
-            to: below,
-            source,
-        });
+        placed.push(PathPair { from, to: below, source });
     }
     Ok((root, placed))
 }
@@ -499,12 +390,11 @@ fn common(pairs: &[Value<PairSpec>]) -> Option<PathBuf> {
 
 /// A relative path without `.`, or nothing if it climbs with `..`.
 fn sync_path(path: &Path) -> Option<SyncPath> {
-    path.components()
-        .try_fold(SyncPath::root(), |below, part| match part {
-            Component::CurDir => Some(below),
-            Component::Normal(name) => below.join(name.as_bytes()).ok(),
-            _ => None,
-        })
+    path.components().try_fold(SyncPath::root(), |below, part| match part {
+        Component::CurDir => Some(below),
+        Component::Normal(name) => below.join(name.as_bytes()).ok(),
+        _ => None,
+    })
 }
 
 /// Source and destination on one machine may not hold each other.
@@ -513,16 +403,10 @@ fn apart(pair: &PathPair, root: &Path) -> Result<(), ConfigError> {
     target.extend(pair.to.components().map(std::ffi::OsStr::from_bytes));
     let source = pair.from.clone();
     if target.starts_with(&source) {
-        return Err(ConfigError::TargetInsideSource {
-            target,
-            source_root: source,
-        });
+        return Err(ConfigError::TargetInsideSource { target, source_root: source });
     }
     if source.starts_with(&target) {
-        return Err(ConfigError::SourceInsideTarget {
-            source_root: source,
-            target,
-        });
+        return Err(ConfigError::SourceInsideTarget { source_root: source, target });
     }
     Ok(())
 }

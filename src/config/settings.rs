@@ -2,7 +2,9 @@
 
 use std::fmt;
 
-use super::quantity::{QuantityError, Signal};
+use e2ek_sidecar::restart::Action;
+
+use super::quantity::QuantityError;
 use super::value::Value;
 
 /// What happens to paths at the target that the source does not have.
@@ -74,49 +76,21 @@ macro_rules! named {
 }
 
 named!(Mode, 2, Keep = "keep", Mirror = "mirror");
-named!(
-    WriteMode,
-    3,
-    Auto = "auto",
-    Rename = "rename",
-    InPlace = "in-place"
-);
+named!(WriteMode, 3, Auto = "auto", Rename = "rename", InPlace = "in-place");
 named!(Output, 3, Human = "human", Lines = "lines", Json = "json");
-named!(
-    ColorChoice,
-    3,
-    Auto = "auto",
-    Always = "always",
-    Never = "never"
-);
+named!(ColorChoice, 3, Auto = "auto", Always = "always", Never = "never");
 
-/// What a changed path asks of the running command.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Nothing: the command reads the file itself, or never.
-    Nothing,
-    /// Send a signal; the command goes on.
-    Signal(Signal),
-    /// Stop it and start it again.
-    Restart,
-    /// Told, not done: only an image build takes it up.
-    NeedsBuild,
-}
+/// What may stand as an action in e2ek.toml.
+pub(super) const ACTIONS: &[&str] = &["nothing", "restart", "needs-build", "signal:NAME"];
 
-impl Action {
-    /// What may stand in e2ek.toml.
-    pub(super) const NAMES: &'static [&'static str] =
-        &["nothing", "restart", "needs-build", "signal:NAME"];
-}
-
-impl fmt::Display for Action {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Nothing => f.write_str("nothing"),
-            Self::Signal(signal) => write!(f, "signal:{signal}"),
-            Self::Restart => f.write_str("restart"),
-            Self::NeedsBuild => f.write_str("needs-build"),
-        }
+/// Writes an action as it stands in e2ek.toml; a command to run first stands beside it there.
+pub(super) fn show_action(action: &Action) -> String {
+    match action {
+        Action::Nothing => "nothing".to_owned(),
+        Action::Signal(signal) => format!("signal:{signal}"),
+        Action::Run(argv) => format!("run {}", argv.join(" ")),
+        Action::Restart => "restart".to_owned(),
+        Action::NeedsBuild => "needs-build".to_owned(),
     }
 }
 
@@ -127,7 +101,7 @@ pub struct Rule {
     pub paths: Vec<String>,
     /// A command to run at the target before the action.
     pub run: Option<Value<Vec<String>>>,
-    /// What then happens.
+    /// What then happens; never [`Action::Run`].
     pub action: Value<Action>,
 }
 

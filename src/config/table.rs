@@ -22,16 +22,9 @@ pub(super) struct Text<'t> {
 
 impl Text<'_> {
     pub(super) fn at(&self, offset: usize) -> Location {
-        let before = self
-            .text
-            .as_bytes()
-            .get(..offset)
-            .unwrap_or(self.text.as_bytes());
+        let before = self.text.as_bytes().get(..offset).unwrap_or(self.text.as_bytes());
         let line = 1 + before.iter().filter(|&&b| b == b'\n').count();
-        Location {
-            path: self.path.clone(),
-            line,
-        }
+        Location { path: self.path.clone(), line }
     }
 }
 
@@ -51,13 +44,7 @@ impl<'t> Table<'t> {
             .into_iter()
             .map(|(key, value)| (key.get_ref().to_string(), (key.span().start, value)))
             .collect();
-        Self {
-            text,
-            name: name.to_owned(),
-            at,
-            left,
-            asked: Vec::new(),
-        }
+        Self { text, name: name.to_owned(), at, left, asked: Vec::new() }
     }
 
     /// Where the table begins.
@@ -102,9 +89,7 @@ impl<'t> Table<'t> {
         let Some((at, value)) = self.take(key) else {
             return Ok(None);
         };
-        let list = value
-            .as_array()
-            .ok_or_else(|| wrong_type(at, key, "a list", &value))?;
+        let list = value.as_array().ok_or_else(|| wrong_type(at, key, "a list", &value))?;
         let entry = |item: &toml::Spanned<DeValue<'t>>| {
             let at = self.text.at(item.span().start);
             match item.get_ref().as_str() {
@@ -125,10 +110,7 @@ impl<'t> Table<'t> {
             return Ok(None);
         };
         let source = first.source.clone();
-        Ok(Some(Value::new(
-            words.into_iter().map(|word| word.value).collect(),
-            source,
-        )))
+        Ok(Some(Value::new(words.into_iter().map(|word| word.value).collect(), source)))
     }
 
     /// A string that is one of `choices`, by the value that stands beside it.
@@ -141,11 +123,7 @@ impl<'t> Table<'t> {
         let Some(text) = self.string(key)? else {
             return Ok(None);
         };
-        match choices
-            .iter()
-            .zip(values)
-            .find(|(name, _)| **name == text.value)
-        {
+        match choices.iter().zip(values).find(|(name, _)| **name == text.value) {
             Some((_, value)) => Ok(Some(text.map(|_| *value))),
             None => Err(bad_choice(text, key, choices)),
         }
@@ -162,11 +140,7 @@ impl<'t> Table<'t> {
     /// `[[key]]`, in the file's order.
     pub(super) fn tables(&mut self, key: &'static str) -> Result<Vec<Table<'t>>, ConfigError> {
         let outer = self.name.trim_matches(['[', ']']);
-        let name = if outer.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{outer}.{key}")
-        };
+        let name = if outer.is_empty() { key.to_owned() } else { format!("{outer}.{key}") };
         let Some((at, value)) = self.take(key) else {
             return Ok(Vec::new());
         };
@@ -224,19 +198,9 @@ pub(super) fn bad_choice(
     choices: &'static [&'static str],
 ) -> ConfigError {
     let value = Escaped(text.value.as_bytes()).to_string();
-    ConfigError::BadChoice {
-        from: text.source,
-        key: key.to_owned(),
-        value,
-        choices,
-    }
+    ConfigError::BadChoice { from: text.source, key: key.to_owned(), value, choices }
 }
 
 fn wrong_type(at: Location, key: &str, expected: &'static str, found: &DeValue<'_>) -> ConfigError {
-    ConfigError::WrongType {
-        at,
-        key: key.to_owned(),
-        expected,
-        found: found.type_str(),
-    }
+    ConfigError::WrongType { at, key: key.to_owned(), expected, found: found.type_str() }
 }

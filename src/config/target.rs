@@ -108,10 +108,7 @@ impl TargetSpec {
             b"." | b".." | b"~" => return Ok(Self::Directory(path(bytes))),
             _ => {}
         }
-        if [&b"/"[..], b"./", b"../", b"~/"]
-            .iter()
-            .any(|start| bytes.starts_with(start))
-        {
+        if [&b"/"[..], b"./", b"../", b"~/"].iter().any(|start| bytes.starts_with(start)) {
             return Ok(Self::Directory(path(bytes)));
         }
         if bytes[0] == b'~' {
@@ -146,20 +143,14 @@ fn kind_and_name(
         let pid = process(name)?;
         return Ok(TargetSpec::Process { pid, path: at? });
     }
-    let known = KINDS
-        .iter()
-        .find(|(_, names)| names.iter().any(|n| n.as_bytes() == kind));
+    let known = KINDS.iter().find(|(_, names)| names.iter().any(|n| n.as_bytes() == kind));
     let Some((kind, _)) = known else {
         return Err(TargetError::BareWord(shown(whole)));
     };
     let name = checked("workload name", name, |b| {
         b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'.')
     })?;
-    Ok(TargetSpec::Kube {
-        kind,
-        name,
-        path: at?,
-    })
+    Ok(TargetSpec::Kube { kind, name, path: at? })
 }
 
 /// `user@host:2222/srv/app`, what follows `ssh://`.
@@ -184,13 +175,8 @@ fn ssh(head: &[u8], port: Option<u16>, tail: &[u8]) -> Result<TargetSpec, Target
         None => (None, head),
     };
     let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_');
-    let user = user
-        .map(|user| checked("user name", user, letter))
-        .transpose()?;
-    let host = match host
-        .strip_prefix(b"[")
-        .and_then(|host| host.strip_suffix(b"]"))
-    {
+    let user = user.map(|user| checked("user name", user, letter)).transpose()?;
+    let host = match host.strip_prefix(b"[").and_then(|host| host.strip_suffix(b"]")) {
         Some(address) => checked("address", address, |b| letter(b) || b":%".contains(&b))?,
         None => checked("host name", host, letter)?,
     };
@@ -201,26 +187,13 @@ fn ssh(head: &[u8], port: Option<u16>, tail: &[u8]) -> Result<TargetSpec, Target
         }
         None => (None, tail),
     };
-    let path = if tail.starts_with(b"~/") {
-        path(tail)
-    } else {
-        absolute(tail)?
-    };
-    Ok(TargetSpec::Ssh {
-        user,
-        host,
-        port,
-        pid,
-        path,
-    })
+    let path = if tail.starts_with(b"~/") { path(tail) } else { absolute(tail)? };
+    Ok(TargetSpec::Ssh { user, host, port, pid, path })
 }
 
 /// The colon that ends a host or a name: the first one outside the brackets of an IPv6 address.
 fn colon(bytes: &[u8]) -> Option<usize> {
-    let user = bytes
-        .iter()
-        .position(|b| b"@:/".contains(b))
-        .filter(|&at| bytes[at] == b'@');
+    let user = bytes.iter().position(|b| b"@:/".contains(b)).filter(|&at| bytes[at] == b'@');
     let from = match &bytes[user.map_or(0, |at| at + 1)..] {
         [b'[', ..] => bytes.iter().position(|&b| b == b']')?,
         _ => 0,
@@ -229,10 +202,7 @@ fn colon(bytes: &[u8]) -> Option<usize> {
 }
 
 fn bad(what: &'static str, name: &[u8]) -> TargetError {
-    TargetError::Name {
-        what,
-        name: shown(name),
-    }
+    TargetError::Name { what, name: shown(name) }
 }
 
 fn checked(
@@ -251,9 +221,7 @@ fn checked(
 
 fn process(digits: &[u8]) -> Result<u32, TargetError> {
     let plain = !digits.is_empty() && digits.iter().all(u8::is_ascii_digit);
-    let number = std::str::from_utf8(digits)
-        .ok()
-        .and_then(|text| text.parse().ok());
+    let number = std::str::from_utf8(digits).ok().and_then(|text| text.parse().ok());
     // The kernel's PID_MAX_LIMIT is 2^22; i32 is what system calls take.
     number
         .filter(|n| plain && (1..=i32::MAX as u32).contains(n))
@@ -278,22 +246,9 @@ impl fmt::Display for TargetSpec {
             Self::Directory(path) => f.write_str(&shown(path.as_os_str().as_bytes())),
             Self::Process { pid, path } => write!(f, "pid/{pid}{}", tail(path)),
             Self::Kube { kind, name, path } => write!(f, "{kind}/{name}{}", tail(path)),
-            Self::Ssh {
-                user,
-                host,
-                port,
-                pid,
-                path,
-            } => {
-                let user = user
-                    .as_ref()
-                    .map(|user| format!("{user}@"))
-                    .unwrap_or_default();
-                let host = if host.contains(':') {
-                    format!("[{host}]")
-                } else {
-                    host.to_owned()
-                };
+            Self::Ssh { user, host, port, pid, path } => {
+                let user = user.as_ref().map(|user| format!("{user}@")).unwrap_or_default();
+                let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
                 let pid = pid.map(|pid| format!("pid/{pid}:")).unwrap_or_default();
                 let path = shown(path.as_os_str().as_bytes());
                 match port {
@@ -322,10 +277,9 @@ impl PairSpec {
     pub fn parse(word: &OsStr) -> Result<Self, TargetError> {
         let bytes = word.as_bytes();
         match bytes.iter().position(|&b| b == b':') {
-            Some(at) if at > 0 && at + 1 < bytes.len() => Ok(Self {
-                from: path(&bytes[..at]),
-                to: path(&bytes[at + 1..]),
-            }),
+            Some(at) if at > 0 && at + 1 < bytes.len() => {
+                Ok(Self { from: path(&bytes[..at]), to: path(&bytes[at + 1..]) })
+            }
             _ => Err(TargetError::Pair(shown(bytes))),
         }
     }
@@ -340,11 +294,7 @@ mod tests {
     }
 
     fn kube(kind: &'static str, name: &str, path: Option<&str>) -> TargetSpec {
-        TargetSpec::Kube {
-            kind,
-            name: name.into(),
-            path: path.map(Into::into),
-        }
+        TargetSpec::Kube { kind, name: name.into(), path: path.map(Into::into) }
     }
 
     fn ssh(user: &str, host: &str, port: u16, pid: u32, path: &str) -> TargetSpec {
@@ -360,10 +310,8 @@ mod tests {
     #[test]
     fn every_form_of_the_contract_is_recognised() {
         let directory = |path: &str| TargetSpec::Directory(path.into());
-        let process = |pid, path: Option<&str>| TargetSpec::Process {
-            pid,
-            path: path.map(Into::into),
-        };
+        let process =
+            |pid, path: Option<&str>| TargetSpec::Process { pid, path: path.map(Into::into) };
         for (word, expected) in [
             ("/path", directory("/path")),
             ("/odd:name", directory("/odd:name")),
@@ -375,10 +323,7 @@ mod tests {
             ("/a\nb", directory("/a\nb")),
             ("pid/1234:/srv/app", process(1234, Some("/srv/app"))),
             ("pid/1234", process(1234, None)),
-            (
-                "deploy/api:/srv/app",
-                kube("deploy", "api", Some("/srv/app")),
-            ),
+            ("deploy/api:/srv/app", kube("deploy", "api", Some("/srv/app"))),
             ("deployment/api", kube("deploy", "api", None)),
             ("sts/db-0:/x", kube("sts", "db-0", Some("/x"))),
             ("daemonsets/a.b:/x", kube("ds", "a.b", Some("/x"))),
@@ -387,10 +332,7 @@ mod tests {
             ("pod/x:/x", kube("pod", "x", Some("/x"))),
             ("host:/srv/app", ssh("", "host", 0, 0, "/srv/app")),
             ("host:~/app", ssh("", "host", 0, 0, "~/app")),
-            (
-                "me@host.example:/srv",
-                ssh("me", "host.example", 0, 0, "/srv"),
-            ),
+            ("me@host.example:/srv", ssh("me", "host.example", 0, 0, "/srv")),
             ("[fe80::1%eth0]:/srv", ssh("", "fe80::1%eth0", 0, 0, "/srv")),
             ("me@[::1]:/srv", ssh("me", "::1", 0, 0, "/srv")),
             ("host:/a@[b", ssh("", "host", 0, 0, "/a@[b")),
@@ -405,14 +347,7 @@ mod tests {
 
     #[test]
     fn what_is_shown_is_the_same_target() {
-        for word in [
-            "/p",
-            "pid/1:/p",
-            "pid/1",
-            "deploy/a:/p",
-            "me@h:/p",
-            "ssh://me@h:22/p",
-        ] {
+        for word in ["/p", "pid/1:/p", "pid/1", "deploy/a:/p", "me@h:/p", "ssh://me@h:22/p"] {
             assert_eq!(parse(word).unwrap().to_string(), word);
         }
         assert_eq!(parse("statefulset/a").unwrap().to_string(), "sts/a");
@@ -455,38 +390,20 @@ mod tests {
             "pid/1\n:/x",
             "h:pid/0:/x",
         ] {
-            assert!(
-                matches!(parse(word), Err(TargetError::Name { .. })),
-                "{word:?}"
-            );
+            assert!(matches!(parse(word), Err(TargetError::Name { .. })), "{word:?}");
         }
         let bytes = OsString::from_vec(b"ho\xffst:/x".to_vec());
-        assert!(matches!(
-            TargetSpec::parse(&bytes),
-            Err(TargetError::Name { .. })
-        ));
+        assert!(matches!(TargetSpec::parse(&bytes), Err(TargetError::Name { .. })));
     }
 
     #[test]
     fn other_words_say_why_they_are_no_target() {
         assert_eq!(parse(""), Err(TargetError::Empty));
         for word in ["src", "src/app", "e2ek.toml", "deployx/api:/x"] {
-            assert!(
-                matches!(parse(word), Err(TargetError::BareWord(_))),
-                "{word:?}"
-            );
+            assert!(matches!(parse(word), Err(TargetError::BareWord(_))), "{word:?}");
         }
-        for word in [
-            "host:",
-            "host:srv/app",
-            "deploy/api:srv",
-            "pid/1:srv",
-            "h:pid/7",
-        ] {
-            assert!(
-                matches!(parse(word), Err(TargetError::Relative(_))),
-                "{word:?}"
-            );
+        for word in ["host:", "host:srv/app", "deploy/api:srv", "pid/1:srv", "h:pid/7"] {
+            assert!(matches!(parse(word), Err(TargetError::Relative(_))), "{word:?}");
         }
         assert!(matches!(parse("~bob/x"), Err(TargetError::OtherHome(_))));
     }
@@ -494,10 +411,7 @@ mod tests {
     #[test]
     fn pairs_are_divided_at_the_first_colon() {
         let pair = |word: &str| PairSpec::parse(OsStr::new(word));
-        let expected = PairSpec {
-            from: "src".into(),
-            to: "/srv/a:b".into(),
-        };
+        let expected = PairSpec { from: "src".into(), to: "/srv/a:b".into() };
         assert_eq!(pair("src:/srv/a:b"), Ok(expected));
         for word in ["src", ":dst", "src:", ""] {
             assert!(matches!(pair(word), Err(TargetError::Pair(_))), "{word:?}");

@@ -18,12 +18,7 @@ pub struct Location {
 
 impl fmt::Display for Location {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}",
-            Escaped(self.path.as_os_str().as_bytes()),
-            self.line
-        )
+        write!(f, "{}:{}", Escaped(self.path.as_os_str().as_bytes()), self.line)
     }
 }
 
@@ -81,9 +76,6 @@ impl<T> Value<T> {
 
     /// The same source with another value.
     pub(super) fn map<U>(self, change: impl FnOnce(T) -> U) -> Value<U> {
-        Value {
-            value: change(self.value),
-            source: self.source,
-        }
+        Value { value: change(self.value), source: self.source }
     }
 }
