@@ -6,6 +6,7 @@
 //! to `error`, consent for commands that a repository brings to whoever runs them
 //! ([`Config::commands_from_file`]), and making directories to whoever uses them.
 
+mod destination;
 mod error;
 mod explain;
 mod file;
@@ -16,6 +17,8 @@ mod resolve;
 mod settings;
 mod table;
 mod target;
+#[cfg(test)]
+mod tests;
 mod value;
 
 use std::ffi::OsString;
