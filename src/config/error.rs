@@ -52,8 +52,8 @@ pub enum ConfigError {
         key: String,
         /// With its article.
         expected: &'static str,
-        /// The type's name.
-        found: &'static str,
+        /// With its article.
+        found: String,
     },
     /// A key that must be there.
     #[error("{at}: {table} has no `{key}`")]

@@ -139,8 +139,10 @@ impl<'t> Table<'t> {
 
     /// `[[key]]`, in the file's order.
     pub(super) fn tables(&mut self, key: &'static str) -> Result<Vec<Table<'t>>, ConfigError> {
-        let outer = self.name.trim_matches(['[', ']']);
-        let name = if outer.is_empty() { key.to_owned() } else { format!("{outer}.{key}") };
+        let name = match self.name.strip_prefix('[') {
+            Some(outer) => format!("{}.{key}", outer.trim_matches(['[', ']'])),
+            None => key.to_owned(),
+        };
         let Some((at, value)) = self.take(key) else {
             return Ok(Vec::new());
         };
@@ -170,10 +172,11 @@ impl<'t> Table<'t> {
     }
 
     /// Refuses what nobody asked for.
-    pub(super) fn finish(self) -> Result<(), ConfigError> {
+    pub(super) fn finish(mut self) -> Result<(), ConfigError> {
         let Some((key, (offset, _))) = self.left.into_iter().min_by_key(|(_, (at, _))| *at) else {
             return Ok(());
         };
+        self.asked.sort_unstable();
         Err(ConfigError::UnknownKey {
             at: self.text.at(offset),
             nearest: nearest(&key, &self.asked),
@@ -202,5 +205,9 @@ pub(super) fn bad_choice(
 }
 
 fn wrong_type(at: Location, key: &str, expected: &'static str, found: &DeValue<'_>) -> ConfigError {
-    ConfigError::WrongType { at, key: key.to_owned(), expected, found: found.type_str() }
+    let found = match found.type_str() {
+        found @ ("integer" | "array") => format!("an {found}"),
+        found => format!("a {found}"),
+    };
+    ConfigError::WrongType { at, key: key.to_owned(), expected, found }
 }
