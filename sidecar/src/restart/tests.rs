@@ -92,9 +92,7 @@ impl World {
         let strays = std::mem::take(&mut self.strays);
         if self.child {
             self.child_ends(status);
-        } else if strays {
-            self.input(Input::AllGone);
-        } else if matches!(self.machine.state(), State::Stopping) {
+        } else if strays || matches!(self.machine.state(), State::Stopping) {
             self.input(Input::AllGone);
         }
     }
@@ -290,6 +288,23 @@ fn a_failed_start_holds_or_backs_off() {
     world.broken = true;
     world.input(Input::Start { generation: 1 });
     assert!(matches!(world.machine.state(), State::Backoff { .. }));
+}
+
+#[test]
+fn no_policy_from_the_wire_overflows_the_clock() {
+    let forever = Duration::MAX;
+    let mut world = World::started(Policy {
+        kill_after: forever,
+        debounce: forever,
+        on_exit: OnExit::Restart { pause: forever },
+        ..policy()
+    });
+    world.trigger(2);
+    world.child_ends(Status::Code(1));
+    world.input(Input::Restart);
+    world.obedient = false;
+    world.input(Input::Stop);
+    assert_eq!(world.machine.state(), State::Stopping);
 }
 
 #[test]
