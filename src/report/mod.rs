@@ -31,6 +31,7 @@ pub use status::{
 };
 pub use text::{Text, count, grouped, size, span, timestamp};
 
+pub(crate) use backlog::Backlog;
 pub(crate) use json::line as json_line;
 
 use human::{Paint, Said, Weight};
