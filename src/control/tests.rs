@@ -604,6 +604,42 @@ async fn stop_is_answered_and_the_end_is_seen() {
 }
 
 #[tokio::test]
+async fn i10_a_status_that_is_too_long_for_a_line_keeps_its_counts() {
+    let place = place();
+    let path = "x".repeat(4096);
+    let mut long = status();
+    long.targets[0].problems = vec![
+        ProblemStatus {
+            path: path.into(),
+            reason: "r".into()
+        };
+        MAX_LINE_BYTES / 4096
+    ];
+    long.targets[0].problem_count = 256;
+    let answer = |_: &Request| Reply::Status {
+        status: Box::new(long.clone()),
+    };
+    let client = async {
+        place
+            .connect()
+            .await
+            .request(&Request::Status {}, SOON)
+            .await
+    };
+    let (_, reply) = with_daemon(place.serve(), answer, client).await;
+    let Ok(Reply::Status { status }) = reply else {
+        panic!("{reply:?}")
+    };
+    assert_eq!(
+        (
+            status.targets[0].problems.len(),
+            status.targets[0].problem_count
+        ),
+        (0, 256)
+    );
+}
+
+#[tokio::test]
 async fn a_daemon_that_stands_still_is_called_silent() {
     let place = place();
     let _server = place.serve();

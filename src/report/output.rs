@@ -30,15 +30,15 @@ pub(super) fn stderr() -> impl Write + Send {
 /// A descriptor that is waited for when it would block: a program that shares our terminal may
 /// have made it non-blocking, and std would report that as an error.
 #[cfg(unix)]
-struct Patient(std::os::fd::BorrowedFd<'static>);
+struct Patient<F>(F);
 
 #[cfg(unix)]
-impl Write for Patient {
+impl<F: std::os::fd::AsFd> Write for Patient<F> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         use rustix::event::{PollFd, PollFlags, poll};
         use rustix::io::Errno;
         loop {
-            match rustix::io::write(self.0, bytes) {
+            match rustix::io::write(&self.0, bytes) {
                 Err(Errno::AGAIN) => {
                     match poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None) {
                         Ok(_) | Err(Errno::INTR) => {}
@@ -120,5 +120,30 @@ mod tests {
             [(api, Stream::Stderr, b"other".to_vec())]
         );
         assert_eq!(tails.take_all(), []);
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_full_pipe_is_waited_for_and_a_closed_one_is_an_error() {
+        use std::io::Read;
+        let (mut reader, writer) = io::pipe().unwrap();
+        // As a program that shares the terminal would leave it.
+        rustix::io::ioctl_fionbio(&writer, true).unwrap();
+        let mut writer = Patient(writer);
+        let sent: Vec<u8> = (0..=u8::MAX).cycle().take(1 << 20).collect();
+        let expected = sent.clone();
+        let writing = std::thread::spawn(move || {
+            writer.write_all(&sent).unwrap();
+            writer
+        });
+        let mut got = vec![0; expected.len()];
+        reader.read_exact(&mut got).unwrap();
+        assert!(got == expected);
+        let mut writer = writing.join().unwrap();
+        drop(reader);
+        assert_eq!(
+            writer.write(b"x").unwrap_err().kind(),
+            io::ErrorKind::BrokenPipe
+        );
     }
 }

@@ -183,10 +183,13 @@ pub struct Outstanding {
 impl Status {
     /// The same status with `synced` taken back wherever something is outstanding (I12): a
     /// generation behind, an overflow, a conflict, a refused path, a dead container, a target that
-    /// is not synced. Other words are left alone.
+    /// is not synced. Other words are left alone. Problems beyond [`MAX_PROBLEMS`] are only
+    /// counted.
     #[must_use]
     pub fn honest(mut self, outstanding: Outstanding) -> Self {
         for target in &mut self.targets {
+            target.problem_count = target.problem_count.max(target.problems.len() as u64);
+            target.problems.truncate(MAX_PROBLEMS);
             if target.state == State::Synced {
                 target.state = target.honest_state(self.generations.local);
             }
@@ -373,5 +376,175 @@ fn colored(state: State, paint: Paint) -> String {
     match state {
         State::Held | State::Disconnected => paint.yellow(state.word()),
         _ => state.word().to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Everything at rest and equal.
+    fn synced() -> Status {
+        let target = TargetStatus {
+            name: "api".into(),
+            state: State::Synced,
+            gen_acked: 42,
+            tree: Some("00ff".into()),
+            restarts: 3,
+            child: Some(ChildStatus {
+                state: ChildState::Running,
+                pid: Some(70),
+                exit: Some(1),
+            }),
+            ..TargetStatus::default()
+        };
+        Status {
+            v: STATUS_VERSION,
+            pid: 7,
+            state: State::Synced,
+            degraded: vec![],
+            source: "/home/me/app".into(),
+            generations: Generations {
+                local: 42,
+                acked: 42,
+            },
+            targets: vec![
+                target.clone(),
+                TargetStatus {
+                    name: "web".into(),
+                    ..target
+                },
+            ],
+            watch: WatchCounts {
+                directories: 1234,
+                ..WatchCounts::default()
+            },
+            latency_ms: Latency {
+                p50: Some(1.25),
+                p95: Some(9.0),
+                count: 1500,
+            },
+        }
+    }
+
+    #[test]
+    fn i12_synced_is_never_said_while_something_is_outstanding() {
+        type Spoil = fn(&mut Status, &mut Outstanding);
+        let problem = || ProblemStatus {
+            path: "p".into(),
+            reason: "r".into(),
+        };
+        assert_eq!(synced().honest(Outstanding::default()).state, State::Synced);
+        let table: [(&str, State, Spoil); 10] = [
+            ("overflow", State::Scanning, |_, o| o.overflow = true),
+            ("conflict", State::Held, |_, o| o.conflicts = 1),
+            ("unsettled", State::Syncing, |_, o| o.unsettled = true),
+            ("behind", State::Syncing, |s, _| s.generations.acked = 41),
+            ("one target behind", State::Syncing, |s, _| {
+                s.targets[1].gen_acked = 41
+            }),
+            ("held target", State::Held, |s, _| {
+                s.targets[1].state = State::Held
+            }),
+            ("no link", State::Disconnected, |s, _| {
+                s.targets[0].state = State::Disconnected
+            }),
+            ("starting target", State::Syncing, |s, _| {
+                s.targets[0].state = State::Starting
+            }),
+            ("refused path, not listed", State::Held, |s, _| {
+                s.targets[0].problem_count = 1
+            }),
+            ("dead container", State::Held, |s, _| {
+                s.targets[1].child = Some(ChildStatus {
+                    state: ChildState::Gone,
+                    pid: None,
+                    exit: None,
+                });
+            }),
+        ];
+        for (what, state, spoil) in table {
+            let (mut status, mut outstanding) = (synced(), Outstanding::default());
+            spoil(&mut status, &mut outstanding);
+            assert_eq!(status.honest(outstanding).state, state, "{what}");
+        }
+        let mut refused = synced();
+        refused.targets[0].problems.push(problem());
+        let refused = refused.honest(Outstanding::default());
+        assert_eq!(
+            (refused.state, refused.targets[0].state),
+            (State::Held, State::Held)
+        );
+        let stopped = Status {
+            state: State::Stopped,
+            ..synced()
+        };
+        assert_eq!(stopped.honest(Outstanding::default()).state, State::Stopped);
+    }
+
+    #[test]
+    fn the_json_is_that_of_the_contract() {
+        // cli.md, "status --json"; keys added since stand last in their object.
+        let mut status = synced();
+        status.targets.truncate(1);
+        status.targets[0].problems = vec![ProblemStatus {
+            path: Text::name(b"\x1b"),
+            reason: "is a FIFO".into(),
+        }];
+        status.targets[0].problem_count = 1;
+        let json = super::super::json_line(&status);
+        assert_eq!(
+            json,
+            "{\"v\":1,\"pid\":7,\"state\":\"synced\",\"degraded\":[],\"source\":\"/home/me/app\",\
+             \"gen\":{\"local\":42,\"acked\":42},\"targets\":[{\"name\":\"api\",\
+             \"state\":\"synced\",\"gen_acked\":42,\"tree\":\"00ff\",\"restarts\":3,\
+             \"child\":{\"state\":\"running\",\"pid\":70,\"exit\":1},\
+             \"problems\":[{\"path\":\"\\\\x1b\",\"reason\":\"is a FIFO\"}],\"problem_count\":1}],\
+             \"watch\":{\"directories\":1234,\"overflows\":0,\"rescans\":0,\"polled\":0},\
+             \"latency_ms\":{\"p50\":1.25,\"p95\":9.0,\"count\":1500}}"
+        );
+        assert_eq!(serde_json::from_str::<Status>(&json).unwrap(), status);
+    }
+
+    #[test]
+    fn people_see_what_is_outstanding() {
+        let mut status = synced();
+        status.degraded.push("polling: 812 directories".into());
+        status.watch.polled = 812;
+        status.targets[0].problems = vec![ProblemStatus {
+            path: Text::name(b"\x1b]0;x\x07"),
+            reason: "is a FIFO".into(),
+        }];
+        status.targets[0].problem_count = 3;
+        status.targets[1].state = State::Disconnected;
+        status.targets[1].child = None;
+        let status = status.honest(Outstanding::default());
+        let (people, lines) = (
+            human(&status, Paint::default()),
+            super::super::lines::status(&status),
+        );
+        insta::assert_snapshot!(format!("{people}---\n{lines}"));
+    }
+
+    #[test]
+    fn latencies_are_ranked_and_bounded() {
+        assert_eq!(Latencies::default().summary(), Latency::default());
+        let mut latencies = Latencies::default();
+        latencies.add(Duration::from_millis(7));
+        let one = Latency {
+            p50: Some(7.0),
+            p95: Some(7.0),
+            count: 1,
+        };
+        assert_eq!(latencies.summary(), one);
+        for ms in (1..=3000).rev() {
+            latencies.add(Duration::from_millis(ms));
+        }
+        let newest = Latency {
+            p50: Some(500.0),
+            p95: Some(950.0),
+            count: 3001,
+        };
+        assert_eq!(latencies.summary(), newest, "i10: of the newest 1,000");
     }
 }

@@ -642,3 +642,94 @@ fn a_desk_does_not_wait_for_ever() {
     desk.close(Duration::from_millis(20));
     drop(stopped);
 }
+
+/// A terminal of 80 columns that remembers what is drawn.
+#[derive(Clone, Debug, Default)]
+struct Glass(Arc<Mutex<String>>);
+
+impl indicatif::TermLike for Glass {
+    fn width(&self) -> u16 {
+        80
+    }
+    fn move_cursor_up(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_down(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_right(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn move_cursor_left(&self, _: usize) -> io::Result<()> {
+        Ok(())
+    }
+    fn write_line(&self, text: &str) -> io::Result<()> {
+        self.write_str(&format!("{text}\n"))
+    }
+    fn write_str(&self, text: &str) -> io::Result<()> {
+        self.0.lock().unwrap().push_str(text);
+        Ok(())
+    }
+    fn clear_line(&self) -> io::Result<()> {
+        self.write_str("<clear>")
+    }
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[test]
+fn a_bar_is_drawn_on_a_terminal_for_what_lasts_and_is_gone_afterwards() {
+    let glass = Glass::default();
+    let drawn = || glass.0.lock().unwrap().clone();
+    let page = Page::default();
+    let mut reporter = Reporter::new(
+        Options {
+            terminal: true,
+            ..Options::default()
+        },
+        Box::new(page.clone()),
+        Box::new(Page::default()),
+        ProgressDrawTarget::term_like_with_hz(Box::new(glass.clone()), 255),
+    );
+    let start = Instant::now();
+    let progress = |files: u64| Event::Progress {
+        generation: Some(1),
+        phase: Phase::Send,
+        files,
+        bytes: files << 20,
+        total_files: Some(9),
+        total_bytes: Some(9 << 20),
+    };
+    reporter.say_at(
+        &Event::SyncBegin {
+            generation: 1,
+            files: 9,
+        },
+        start,
+        date(),
+    );
+    reporter.say_at(&progress(1), start + Duration::from_millis(499), date());
+    assert_eq!(drawn(), "", "not for what is quick");
+    reporter.say_at(&progress(3), start + Duration::from_millis(500), date());
+    reporter.say_at(&progress(6), start + Duration::from_millis(600), date());
+    let bar = drawn();
+    assert!(
+        bar.contains("sending 3 of 9 files [") && bar.contains("/9.00 MiB"),
+        "{bar:?}"
+    );
+    assert!(bar.contains("ETA"), "{bar:?}");
+    reporter.say_at(
+        &Event::Warning {
+            message: "w".into(),
+        },
+        start,
+        date(),
+    );
+    reporter.say_at(&sync_end(1, Outcome::Ok, false), start, date());
+    let end = drawn();
+    assert!(end.ends_with("<clear>"), "no bar stays: {end:?}");
+    reporter.finish();
+    assert_eq!(drawn(), end);
+    assert_eq!(page.read(), "gen 1: 1 file, 2.1 KiB, 9 ms\n");
+}
