@@ -7,6 +7,7 @@ pub mod daemon;
 pub mod engine;
 pub mod error;
 pub mod filter;
+pub mod log;
 pub mod report;
 pub mod scan;
 pub mod transfer;
