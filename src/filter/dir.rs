@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use super::protect;
 use super::repository::{self, GitPlaces, Repository};
 use super::rules::{Rule, RuleFile};
-use super::{FilterOptions, Unread, Verdict};
+use super::{FilterOptions, Unread, Verdict, as_path};
 
 /// git's name for a directory's rules.
 pub(super) const GITIGNORE: &str = ".gitignore";
@@ -157,11 +157,6 @@ impl DirRules {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clone()
-    }
-
-    /// How paths of rules begin: the repository's top, else the root.
-    pub(super) fn top(&self) -> &Path {
-        &self.0.common.top
     }
 
     /// Decides about one name in this directory.
@@ -353,15 +348,4 @@ fn open(path: &Path, follow: bool) -> io::Result<File> {
         return Err(io::Error::other("a link"));
     }
     File::open(path)
-}
-
-#[cfg(unix)]
-fn as_path(bytes: &[u8]) -> &Path {
-    use std::os::unix::ffi::OsStrExt;
-    Path::new(std::ffi::OsStr::from_bytes(bytes))
-}
-
-#[cfg(not(unix))]
-fn as_path(bytes: &[u8]) -> &Path {
-    Path::new(std::str::from_utf8(bytes).unwrap_or_default())
 }

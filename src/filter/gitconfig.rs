@@ -5,6 +5,7 @@
 
 use std::path::{Path, PathBuf};
 
+use super::as_path;
 use super::rules::RuleFile;
 
 /// How deep includes may nest (git's `MAX_INCLUDE_DEPTH`).
@@ -100,23 +101,9 @@ fn join(directory: &Path, rest: &[u8]) -> Vec<u8> {
 /// A path as git reads one from its configuration: `~/` is the home directory.
 fn expand(value: &[u8], home: Option<&Path>) -> Option<PathBuf> {
     match value {
-        [b'~', b'/', rest @ ..] => Some(home?.join(to_path(rest)?)),
-        _ => to_path(value),
+        [b'~', b'/', rest @ ..] => Some(home?.join(as_path(rest))),
+        _ => Some(as_path(value).into_owned()),
     }
-}
-
-/// Bytes as a path; `None` where the system cannot hold them.
-#[cfg(unix)]
-#[expect(clippy::unnecessary_wraps, reason = "elsewhere it may fail")]
-pub(super) fn to_path(bytes: &[u8]) -> Option<PathBuf> {
-    use std::os::unix::ffi::OsStrExt;
-    Some(std::ffi::OsStr::from_bytes(bytes).into())
-}
-
-/// Bytes as a path; `None` where the system cannot hold them.
-#[cfg(not(unix))]
-pub(super) fn to_path(bytes: &[u8]) -> Option<PathBuf> {
-    std::str::from_utf8(bytes).ok().map(PathBuf::from)
 }
 
 /// git's truth: a key without a value is true.

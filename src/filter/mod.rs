@@ -28,6 +28,7 @@
 //! noticing that a rule file changed are left to others ([`is_rule_file`](Filter::is_rule_file),
 //! [`Filter::reload`]).
 
+pub mod check;
 mod dir;
 mod gitconfig;
 mod protect;
@@ -35,6 +36,7 @@ mod repository;
 mod rewrite;
 mod rules;
 
+use std::borrow::Cow;
 use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -247,4 +249,17 @@ impl State {
             cache: RwLock::default(),
         })
     }
+}
+
+/// Bytes from a rule or a tree as a path of this system.
+#[cfg(unix)]
+fn as_path(bytes: &[u8]) -> Cow<'_, Path> {
+    use std::os::unix::ffi::OsStrExt;
+    Path::new(std::ffi::OsStr::from_bytes(bytes)).into()
+}
+
+/// Bytes from a rule or a tree as a path of this system; what it cannot hold is replaced.
+#[cfg(not(unix))]
+fn as_path(bytes: &[u8]) -> Cow<'_, Path> {
+    PathBuf::from(String::from_utf8_lossy(bytes).into_owned()).into()
 }

@@ -9,6 +9,7 @@ use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 
+use super::as_path;
 use super::gitconfig::{self, Values};
 
 /// Where git looks for what belongs to the user, taken from the environment once, at start.
@@ -72,7 +73,7 @@ pub(super) fn git_directory(directory: &Path) -> Option<PathBuf> {
     if meta.is_file() {
         let text = read_small(&dot_git)?;
         let target = text.strip_prefix(b"gitdir:")?.trim_ascii();
-        return Some(directory.join(gitconfig::to_path(target)?));
+        return Some(directory.join(as_path(target)));
     }
     // git's own test (`is_git_directory`) also wants `objects` and `refs`.
     let whole = ["HEAD", "objects", "refs"]
@@ -122,11 +123,8 @@ impl Repository {
 
 /// The directory that a worktree shares with its repository.
 fn common_directory(git: &Path) -> PathBuf {
-    let shared = read_small(&git.join("commondir"));
-    let shared = shared
-        .as_deref()
-        .and_then(|text| gitconfig::to_path(text.trim_ascii_end()));
-    let shared = shared.and_then(|path| git.join(path).canonicalize().ok());
+    let shared = read_small(&git.join("commondir"))
+        .and_then(|text| git.join(as_path(text.trim_ascii_end())).canonicalize().ok());
     shared.unwrap_or_else(|| git.to_path_buf())
 }
 

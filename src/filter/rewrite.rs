@@ -109,6 +109,10 @@ impl Pattern {
         let special = |b: &u8| matches!(b, b'*' | b'?' | b'[' | b'\\');
         let literal_prefix = text.iter().position(special).unwrap_or(text.len());
         let tokens = tokens(text, anchored, literal_prefix, ignore_case)?;
+        // No path ends with a slash. (The crate would take a lone `**/` for everything.)
+        if let Some(Token::Slash | Token::Deep | Token::DeepSome) = tokens.last() {
+            return None;
+        }
         Some(Self {
             negative,
             only_dir,

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use ignore::Match;
 use ignore::gitignore::{Gitignore, GitignoreBuilder};
 
+use super::as_path;
 use super::rewrite::{self, Pattern, Written};
 
 /// One rule that decided: where it stands and what it says.
@@ -218,15 +219,4 @@ fn index_of(from: Option<&Path>) -> usize {
         .and_then(Path::to_str)
         .and_then(|text| text.parse().ok());
     index.expect("every line was added with its index as its origin")
-}
-
-#[cfg(unix)]
-fn as_path(bytes: &[u8]) -> std::borrow::Cow<'_, Path> {
-    use std::os::unix::ffi::OsStrExt;
-    Path::new(std::ffi::OsStr::from_bytes(bytes)).into()
-}
-
-#[cfg(not(unix))]
-fn as_path(bytes: &[u8]) -> std::borrow::Cow<'_, Path> {
-    PathBuf::from(String::from_utf8_lossy(bytes).into_owned()).into()
 }
