@@ -35,6 +35,8 @@ mod protect;
 mod repository;
 mod rewrite;
 mod rules;
+#[cfg(test)]
+mod tests;
 
 use std::borrow::Cow;
 use std::collections::HashMap;

@@ -474,3 +474,163 @@ fn write_class(open: &[u8], bytes: impl Iterator<Item = u8> + Clone, out: &mut V
     }
     out.push(b']');
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::rules::RuleFile;
+    use super::*;
+
+    /// Whether one line of an ignore file matches a path (which is a directory with a slash).
+    fn matches(line: &[u8], path: &[u8]) -> bool {
+        let rules = Arc::new(RuleFile::from_bytes(b"", line, false));
+        let name = path.strip_suffix(b"/").unwrap_or(path);
+        rules.matched(name, name != path).is_some()
+    }
+
+    fn written(line: &[u8]) -> Option<String> {
+        Pattern::parse(line, false).map(|pattern| pattern.write().line)
+    }
+
+    /// The classes of conformance.md section 3 and what else the two read differently: each row is
+    /// a line, what it matches, and what it does not.
+    #[test]
+    fn lines_mean_what_git_says() {
+        type Row<'a> = (&'a [u8], &'a [&'a [u8]], &'a [&'a [u8]]);
+        let rows: &[Row<'_>] = &[
+            // 1: a bare `!`.
+            (b"!", &[], &[b"a", b"!", b""]),
+            (b"!/", &[], &[b"a/", b"a"]),
+            // 2: braces.
+            (b"{a,b}", &[b"{a,b}", b"d/{a,b}"], &[b"a", b"b"]),
+            (b"a{", &[b"a{"], &[b"a"]),
+            (b"}", &[b"}"], &[b"a"]),
+            // 3: POSIX classes, and what only looks like one.
+            (b"[[:alpha:]]", &[b"a", b"Z"], &[b"1", b":", b"\xc3\xa9"]),
+            (b"[![:digit:]x]", &[b"a"], &[b"1", b"x"]),
+            (b"[[:nope:]a]", &[], &[b"a"]),
+            (b"[[:a]", &[b"[", b":", b"a"], &[b"b"]),
+            (b"[:a:]", &[b":", b"a"], &[b"b"]),
+            // 4: a class that is never closed matches nothing.
+            (b"[", &[], &[b"["]),
+            (b"a[b", &[], &[b"a[b", b"ab"]),
+            (b"\\[", &[b"["], &[b"\\["]),
+            // 5: runs of stars.
+            (b"***", &[b"a", b"d/a"], &[]),
+            (b"d/***", &[b"d/a", b"d/e/a"], &[b"d/"]),
+            (b"***/x", &[b"x", b"d/x", b"d/e/x"], &[b"dx"]),
+            (b"d/a***b", &[b"d/ab", b"d/axb"], &[b"d/a/b"]),
+            // 6: `**` glued to literal text, where git itself leaves its manual.
+            (
+                b"a**/x",
+                &[b"ax", b"ab/x", b"ab/c/x", b"a/x"],
+                &[b"b/x", b"abx"],
+            ),
+            (b"d/a**", &[b"d/a", b"d/ab/c"], &[b"d/b"]),
+            (b"?a**/x", &[b"ba/x", b"bac/x"], &[b"ba/c/x", b"bax"]),
+            // Classes: never a slash, bytes and not characters, odd orders.
+            (b"a[^b]c", &[b"axc"], &[b"a/c", b"abc"]),
+            (b"d/a[/x]c", &[b"d/axc"], &[b"d/a/c"]),
+            (b"[/]", &[], &[b"a", b"/"]),
+            (b"[]-]", &[b"]", b"-"], &[b"a"]),
+            (b"[!]a]", &[b"b"], &[b"]", b"a"]),
+            (b"[!]", &[], &[b"!"]),
+            (b"[!^]", &[b"a", b"!"], &[b"^"]),
+            (b"[^!]", &[b"a", b"^"], &[b"!"]),
+            (b"[a!]", &[b"a", b"!"], &[b"b"]),
+            (b"[c-a]", &[b"c"], &[b"a", b"b"]),
+            (b"[\\]]", &[b"]"], &[b"\\"]),
+            (b"[\xc3]\xa9", &[b"\xc3\xa9"], &[b"\xc4\xa9", b"a"]),
+            (b"[!\xc3]?", &[b"ab", b"\xc4\xa9"], &[b"\xc3\xa9"]),
+            (b"x\xff", &[b"x\xff", b"d/x\xff"], &[b"x\xfe", b"x"]),
+            (b"\xff?*", &[b"\xff\xfe", b"\xffa"], &[b"\xff", b"\xff/a"]),
+            (b"??", &[b"\xc3\xa9", b"ab"], &[b"a"]),
+            // The ends of lines.
+            (b"a  ", &[b"a"], &[b"a "]),
+            (b"a\\ ", &[b"a "], &[b"a"]),
+            (b"a\t", &[b"a\t"], &[b"a"]),
+            (b"a\xe3\x80\x80", &[b"a\xe3\x80\x80"], &[b"a"]),
+            (b"a\r\n", &[b"a"], &[b"a\r"]),
+            (b"a\r\r\n", &[b"a\r"], &[b"a"]),
+            (b"\xef\xbb\xbfa", &[b"a"], &[]),
+            (b"a\0b", &[b"a"], &[b"ab"]),
+            (b"a\\", &[], &[b"a", b"a\\"]),
+            (b"a\\\\", &[b"a\\"], &[b"a"]),
+            (b"a\\\\/", &[b"a\\/"], &[b"a\\", b"a/"]),
+            (b"# a", &[], &[b"# a"]),
+            (b"\\#a", &[b"#a"], &[b"a"]),
+            (b"\\!a", &[b"!a"], &[b"a"]),
+            // Anchors and directories.
+            (b"/a", &[b"a"], &[b"d/a"]),
+            (b"d/a", &[b"d/a"], &[b"e/d/a"]),
+            (b"a/", &[b"a/", b"d/a/"], &[b"a"]),
+            (b"d/**", &[b"d/a", b"d/e/a"], &[b"d/", b"d"]),
+            (b"**/a/b", &[b"a/b", b"d/a/b"], &[b"b"]),
+            (b"d/**/**/a", &[b"d/a", b"d/e/f/a"], &[b"a"]),
+            (b"d/**\\/a", &[b"d/e/a", b"d/e/f/a"], &[b"d/a"]),
+            (b"**//", &[], &[b"a/"]),
+            (b"/", &[], &[b"a", b"a/"]),
+        ];
+        for (line, yes, no) in rows {
+            let shown = |bytes: &[u8]| bytes.escape_ascii().to_string();
+            for path in *yes {
+                assert!(
+                    matches(line, path),
+                    "{} misses {}",
+                    shown(line),
+                    shown(path)
+                );
+            }
+            for path in *no {
+                assert!(
+                    !matches(line, path),
+                    "{} takes {}",
+                    shown(line),
+                    shown(path)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn plain_lines_stay_plain() {
+        // So that the crate keeps its fast ways for names and extensions.
+        for (line, expected) in [
+            (&b"node_modules"[..], Some("**/node\\_modules")),
+            (b"*.pyc", Some("**/*\\.pyc")),
+            (b"/target/", Some("/target/")),
+            (b"!a/b", Some("!/a/b")),
+            (b"[", None),
+        ] {
+            assert_eq!(
+                written(line).as_deref(),
+                expected,
+                "{}",
+                line.escape_ascii()
+            );
+        }
+    }
+
+    #[test]
+    fn case_folds_as_git_folds_it() {
+        let file = b"Foo\n[b-c]x\n[A]y\n[[:upper:]]z\n[!q]w\n";
+        let rules = Arc::new(RuleFile::from_bytes(b"", file, true));
+        for (name, expected) in [
+            ("fOO", true),
+            ("Bx", true),
+            // A class is compared with the lower case of a name only.
+            ("ay", false),
+            ("Ay", false),
+            ("az", true),
+            ("Qw", false),
+            ("Rw", true),
+        ] {
+            assert_eq!(
+                rules.matched(name.as_bytes(), false).is_some(),
+                expected,
+                "{name}"
+            );
+        }
+    }
+}

@@ -139,7 +139,7 @@ impl RuleFile {
         }
         let mut runs = Vec::new();
         for run in written.chunk_by(|a, b| a.1.wide == b.1.wide) {
-            build(run, ignore_case, &mut runs);
+            build(run, &|lines| compile(lines, ignore_case), &mut runs);
         }
         Self {
             source: source.into(),
@@ -187,31 +187,38 @@ impl RuleFile {
     }
 }
 
-/// Makes matchers for a run of lines. One that is too large for the crate (its automata are
+/// Makes matchers for a run of lines. One that is too large for `compile` (the crate's automata are
 /// bounded) is cut in two: no line may be lost, because a lost line sends what was to stay.
-fn build(written: &[(usize, Written)], ignore_case: bool, runs: &mut Vec<Run>) {
-    let mut builder = GitignoreBuilder::new("");
-    builder
-        .case_insensitive(ignore_case)
-        .expect("setting a flag cannot fail");
-    let added = written.iter().all(|(index, written)| {
-        // The crate hands back what it was told as the line's origin: we tell it the index.
-        builder
-            .add_line(Some(PathBuf::from(index.to_string())), &written.line)
-            .is_ok()
-    });
-    match builder.build() {
-        Ok(matcher) if added => runs.push(Run {
+fn build(
+    written: &[(usize, Written)],
+    compile: &impl Fn(&[(usize, Written)]) -> Option<Gitignore>,
+    runs: &mut Vec<Run>,
+) {
+    match compile(written) {
+        Some(matcher) => runs.push(Run {
             matcher,
             wide: written[0].1.wide,
         }),
-        _ if written.len() > 1 => {
+        None if written.len() > 1 => {
             let (first, second) = written.split_at(written.len() / 2);
-            build(first, ignore_case, runs);
-            build(second, ignore_case, runs);
+            build(first, compile, runs);
+            build(second, compile, runs);
         }
-        _ => tracing::warn!(line = %written[0].1.line.escape_debug(), "pattern cannot be compiled"),
+        None => tracing::warn!(line = %written[0].1.line.escape_debug(), "rule is too large"),
     }
+}
+
+/// Hands lines to the crate; `None` when it cannot take them together.
+fn compile(written: &[(usize, Written)], ignore_case: bool) -> Option<Gitignore> {
+    let mut builder = GitignoreBuilder::new("");
+    builder.case_insensitive(ignore_case).ok()?;
+    for (index, written) in written {
+        // The crate hands back what it was told as the line's origin: we tell it the index.
+        builder
+            .add_line(Some(PathBuf::from(index.to_string())), &written.line)
+            .ok()?;
+    }
+    builder.build().ok()
 }
 
 fn index_of(from: Option<&Path>) -> usize {
@@ -219,4 +226,33 @@ fn index_of(from: Option<&Path>) -> usize {
         .and_then(Path::to_str)
         .and_then(|text| text.parse().ok());
     index.expect("every line was added with its index as its origin")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_too_large_for_one_automaton_loses_no_line() {
+        let names = ["a*", "!ab", "c", "d", "e", "a?c"];
+        let write = |text: &&str| Pattern::parse(text.as_bytes(), false).unwrap().write();
+        let written: Vec<_> = names.iter().map(write).enumerate().collect();
+        let small = |lines: &[_]| (lines.len() < 3).then(|| compile(lines, false)).flatten();
+        let mut runs = Vec::new();
+        build(&written, &small, &mut runs);
+        assert!(runs.len() > 2);
+        let whole = RuleFile::from_bytes(b"", names.join("\n").as_bytes(), false);
+        let cut = Arc::new(RuleFile { runs, ..whole });
+        for (name, line) in [
+            ("ax", 1),
+            ("ab", 2),
+            ("c", 3),
+            ("d", 4),
+            ("e", 5),
+            ("abc", 6),
+        ] {
+            let rule = cut.matched(name.as_bytes(), false);
+            assert_eq!(rule.map(|rule| rule.line()), Some(line), "{name}");
+        }
+    }
 }
