@@ -168,14 +168,18 @@ impl Receiver {
         ops: Vec<Op>,
         last: bool,
     ) -> Result<Vec<Step>, WireError> {
-        let expected = self.generation + 1;
+        let newer = generation > self.generation;
         let open = self.open.get_or_insert_with(|| Incoming {
-            generation: expected,
+            generation,
             ops: Vec::new(),
             states: Vec::new(),
             whole: false,
         });
-        if generation != expected || open.whole || open.ops.len() + ops.len() > MAX_OPS {
+        if !newer
+            || generation != open.generation
+            || open.whole
+            || open.ops.len() + ops.len() > MAX_OPS
+        {
             return Err(WireError::Order("ops"));
         }
         for op in ops {

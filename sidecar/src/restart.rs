@@ -29,6 +29,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const KILL_AGAIN_FIRST: Duration = Duration::from_millis(50);
 /// The longest wait between two looks.
 const KILL_AGAIN_MAX: Duration = Duration::from_secs(2);
+/// No wait is longer, whatever a policy from the wire says: the clock must not overflow.
+const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// How the command is to be treated. Constant for the life of a machine.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -308,24 +310,18 @@ impl RestartMachine {
     fn trigger(&mut self, now: Instant, generation: u64, out: &mut Vec<Effect>) {
         self.generation = self.generation.max(generation);
         match self.phase {
-            Phase::Stopped
-            | Phase::Ending {
-                then: Then::Stop, ..
-            } => {}
+            Phase::Stopped | Phase::Ending { then: Then::Stop, .. } => {}
             // The start that follows covers it.
             Phase::Ending { .. } => self.restart(now, out),
             _ if self.policy.debounce.is_zero() => self.restart(now, out),
-            _ => self.due = Some(now + self.policy.debounce),
+            _ => self.due = Some(after(now, self.policy.debounce)),
         }
     }
 
     /// Starts the command as soon as nothing of the old run is left.
     fn restart(&mut self, now: Instant, out: &mut Vec<Effect>) {
         match &mut self.phase {
-            Phase::Stopped
-            | Phase::Ending {
-                then: Then::Stop, ..
-            } => return,
+            Phase::Stopped | Phase::Ending { then: Then::Stop, .. } => return,
             Phase::Ending { then, .. } => *then = Then::Start,
             _ if self.lives => self.end(now, Then::Start, out),
             _ => self.spawn(now, out),
@@ -336,21 +332,14 @@ impl RestartMachine {
 
     fn end(&mut self, now: Instant, then: Then, out: &mut Vec<Effect>) {
         out.push(Effect::Signal(self.policy.stop_signal));
-        let kill_at = now + self.policy.kill_after;
+        let kill_at = after(now, self.policy.kill_after);
         let again = Duration::ZERO;
-        self.phase = Phase::Ending {
-            kill_at,
-            again,
-            then,
-        };
+        self.phase = Phase::Ending { kill_at, again, then };
     }
 
     fn spawn(&mut self, now: Instant, out: &mut Vec<Effect>) {
         let generation = self.generation;
-        self.phase = Phase::Running {
-            since: now,
-            generation,
-        };
+        self.phase = Phase::Running { since: now, generation };
         self.lives = true;
         self.due = None;
         out.push(Effect::Spawn { generation });
@@ -365,7 +354,7 @@ impl RestartMachine {
             OnExit::Restart { pause } if !hold => {
                 let short = now.saturating_duration_since(since) < STABLE;
                 let wait = self.count_failure(short).max(pause);
-                self.end(now, Then::StartAfter(now + wait), out);
+                self.end(now, Then::StartAfter(after(now, wait)), out);
             }
             _ => self.hold(out),
         }
@@ -378,11 +367,7 @@ impl RestartMachine {
 
     /// How long to wait before the next start.
     fn count_failure(&mut self, short: bool) -> Duration {
-        self.failures = if short {
-            self.failures.saturating_add(1)
-        } else {
-            0
-        };
+        self.failures = if short { self.failures.saturating_add(1) } else { 0 };
         match self.failures {
             0 | 1 => Duration::ZERO,
             n => doubled(BACKOFF_FIRST, n - 2).min(BACKOFF_MAX),
@@ -427,7 +412,7 @@ impl RestartMachine {
             OnExit::Hold => self.hold(out),
             OnExit::Restart { pause } => {
                 let wait = self.count_failure(true).max(pause).max(BACKOFF_FIRST);
-                self.back_off(now + wait, out);
+                self.back_off(after(now, wait), out);
             }
         }
     }
@@ -467,6 +452,10 @@ impl RestartMachine {
             self.restart(now, out);
         }
     }
+}
+
+fn after(now: Instant, wait: Duration) -> Instant {
+    now + wait.min(FOREVER)
 }
 
 fn doubled(first: Duration, times: u32) -> Duration {

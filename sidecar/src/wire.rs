@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::path::SyncPath;
 use crate::restart::{ActionSet, Policy};
-use crate::tree::{Change, Digest, Reason, TreeId};
+use crate::tree::{Change, Digest, Problem, Reason, TreeId};
 
 /// Longest frame, in bytes, without its length and checksum.
 pub const MAX_FRAME_BYTES: usize = 1 << 20;
@@ -193,7 +193,7 @@ pub enum ToHub {
     Open(Open),
     /// Some ops of a generation, in path order over all its frames.
     Ops {
-        /// Number: one more than the last.
+        /// Number: greater than the last.
         generation: u64,
         /// At most [`OPS_PER_FRAME`].
         ops: Vec<Op>,
@@ -250,6 +250,11 @@ pub enum ToHub {
     Ping,
     /// The clean end of the session; the command is stopped.
     Bye,
+    /// Removes unmanaged paths (for `mirror`), each only if it still is what was listed.
+    RemoveForeign {
+        /// Directories before what they hold.
+        paths: Vec<(SyncPath, Listed)>,
+    },
 }
 
 /// Why a session is not opened. Append only.
@@ -370,7 +375,7 @@ pub enum FromHub {
     Opened {
         /// What the hub holds for this workspace.
         tree: TreeId,
-        /// The last generation applied; the next is one more.
+        /// The last generation applied; the next is greater.
         generation: u64,
         /// Of the lease.
         epoch: u64,
@@ -417,6 +422,13 @@ pub enum FromHub {
         paths: Vec<(SyncPath, Listed)>,
         /// No more follow.
         last: bool,
+    },
+    /// Answer to `RemoveForeign`.
+    ForeignRemoved {
+        /// How many are gone.
+        removed: u64,
+        /// What could not be removed.
+        problems: Vec<Problem>,
     },
     /// Of the command.
     Child(ChildEvent),

@@ -106,16 +106,9 @@ mod tests {
     #[test]
     fn commands_keep_their_order_without_repeats() {
         let run = |word: &str| Action::Run(vec![word.to_owned()]);
-        let set: ActionSet = [run("b"), run("a"), run("b"), Action::Restart]
-            .into_iter()
-            .collect();
+        let set: ActionSet = [run("b"), run("a"), run("b"), Action::Restart].into_iter().collect();
         assert_eq!(set.commands, [["b".to_owned()], ["a".to_owned()]]);
         assert!(set.restart);
-        assert!(
-            [Action::Nothing]
-                .into_iter()
-                .collect::<ActionSet>()
-                .is_empty()
-        );
+        assert!([Action::Nothing].into_iter().collect::<ActionSet>().is_empty());
     }
 }

@@ -98,9 +98,7 @@ impl FromStr for Signal {
         let upper = text.to_ascii_uppercase();
         let bare = upper.strip_prefix("SIG").unwrap_or(&upper);
         let found = NAMES.iter().find(|(_, name)| *name == bare);
-        found
-            .map(|&(number, _)| Self(number))
-            .ok_or_else(|| UnknownSignal(text.to_owned()))
+        found.map(|&(number, _)| Self(number)).ok_or_else(|| UnknownSignal(text.to_owned()))
     }
 }
 
@@ -141,18 +139,7 @@ mod tests {
             assert_eq!(text.parse(), Ok(Signal::INT), "{text}");
         }
         assert_eq!("IOT".parse::<Signal>().unwrap().to_string(), "SIGABRT");
-        for text in [
-            "",
-            "0",
-            "-1",
-            "32",
-            "64",
-            "SIG",
-            "SIGSIGINT",
-            "RTMIN",
-            "2 ",
-            "INT\0",
-        ] {
+        for text in ["", "0", "-1", "32", "64", "SIG", "SIGSIGINT", "RTMIN", "2 ", "INT\0"] {
             assert!(text.parse::<Signal>().is_err(), "{text:?}");
         }
     }

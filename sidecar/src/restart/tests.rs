@@ -9,19 +9,11 @@ fn policy() -> Policy {
 }
 
 fn restarting() -> Policy {
-    Policy {
-        on_exit: OnExit::Restart {
-            pause: Duration::ZERO,
-        },
-        ..policy()
-    }
+    Policy { on_exit: OnExit::Restart { pause: Duration::ZERO }, ..policy() }
 }
 
 fn debounced() -> Policy {
-    Policy {
-        debounce: 500 * MS,
-        ..policy()
-    }
+    Policy { debounce: 500 * MS, ..policy() }
 }
 
 /// A machine, its clock, and a world in which processes obey, or do not.
@@ -100,9 +92,7 @@ impl World {
         let strays = std::mem::take(&mut self.strays);
         if self.child {
             self.child_ends(status);
-        } else if strays {
-            self.input(Input::AllGone);
-        } else if matches!(self.machine.state(), State::Stopping) {
+        } else if strays || matches!(self.machine.state(), State::Stopping) {
             self.input(Input::AllGone);
         }
     }
@@ -135,10 +125,7 @@ trait NowForTests {
 }
 
 impl NowForTests for Instant {
-    #[expect(
-        clippy::disallowed_methods,
-        reason = "an origin; only differences count"
-    )]
+    #[expect(clippy::disallowed_methods, reason = "an origin; only differences count")]
     fn now_for_tests() -> Instant {
         Instant::now()
     }
@@ -304,6 +291,23 @@ fn a_failed_start_holds_or_backs_off() {
 }
 
 #[test]
+fn no_policy_from_the_wire_overflows_the_clock() {
+    let forever = Duration::MAX;
+    let mut world = World::started(Policy {
+        kill_after: forever,
+        debounce: forever,
+        on_exit: OnExit::Restart { pause: forever },
+        ..policy()
+    });
+    world.trigger(2);
+    world.child_ends(Status::Code(1));
+    world.input(Input::Restart);
+    world.obedient = false;
+    world.input(Input::Stop);
+    assert_eq!(world.machine.state(), State::Stopping);
+}
+
+#[test]
 fn shell_codes() {
     assert_eq!(Status::Code(7).shell_code(), 7);
     assert_eq!(Status::Signal(Signal::INT).shell_code(), 130);
@@ -343,13 +347,7 @@ fn some_policy() -> impl Strategy<Value = Policy> {
         stop_signal: Signal::INT,
         kill_after: 700 * MS * kill,
         debounce: 300 * MS * debounce,
-        on_exit: if hold {
-            OnExit::Hold
-        } else {
-            OnExit::Restart {
-                pause: 500 * MS * pause,
-            }
-        },
+        on_exit: if hold { OnExit::Hold } else { OnExit::Restart { pause: 500 * MS * pause } },
     })
 }
 
