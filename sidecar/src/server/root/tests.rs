@@ -1,0 +1,1 @@
+//! Modes, owners, type changes, odd names, full and read-only disks: real files.
