@@ -9,6 +9,8 @@ pub mod error;
 pub mod filter;
 pub mod report;
 pub mod scan;
+#[cfg(target_os = "linux")]
+pub mod supervise;
 pub mod transfer;
 pub mod transport;
 pub mod watch;

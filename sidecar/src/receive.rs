@@ -175,7 +175,11 @@ impl Receiver {
             states: Vec::new(),
             whole: false,
         });
-        if !newer || generation != open.generation || open.whole || open.ops.len() + ops.len() > MAX_OPS {
+        if !newer
+            || generation != open.generation
+            || open.whole
+            || open.ops.len() + ops.len() > MAX_OPS
+        {
             return Err(WireError::Order("ops"));
         }
         for op in ops {

@@ -116,10 +116,7 @@ impl Runner {
     pub fn request(&mut self, request: Request) {
         match request {
             Request::Start { generation } => self.handle(Input::Start { generation }),
-            Request::Apply {
-                generation,
-                actions,
-            } => self.apply(generation, actions),
+            Request::Apply { generation, actions } => self.apply(generation, actions),
             Request::Restart => self.restart(),
             Request::Stop => self.stop(Input::Stop),
             Request::StopNow => self.stop(Input::StopNow),
@@ -182,10 +179,7 @@ impl Runner {
         if self.commands.busy() {
             let restart = true;
             let generation = self.machine.generation();
-            let actions = ActionSet {
-                restart,
-                ..ActionSet::default()
-            };
+            let actions = ActionSet { restart, ..ActionSet::default() };
             self.commands.ask(generation, actions);
         } else {
             self.handle(Input::Restart);
@@ -205,10 +199,8 @@ impl Runner {
 
     /// Does what is wanted next, unless an old run is just ending.
     fn advance(&mut self) {
-        while !matches!(
-            self.machine.state(),
-            State::Idle | State::Stopping | State::Stopped
-        ) && let Some(next) = self.commands.next()
+        while !matches!(self.machine.state(), State::Idle | State::Stopping | State::Stopped)
+            && let Some(next) = self.commands.next()
         {
             match next {
                 Next::Run(argv) => self.run_command(argv),
@@ -227,11 +219,7 @@ impl Runner {
             Err(error) => {
                 let output = error.to_string().into_bytes();
                 let status = None;
-                let failed = RunEvent::CommandFailed {
-                    argv,
-                    status,
-                    output,
-                };
+                let failed = RunEvent::CommandFailed { argv, status, output };
                 self.events.push_back(failed);
                 self.commands.failed();
             }
@@ -285,10 +273,7 @@ impl Runner {
         }
         let except = self.commands.running().map(|running| running.pid);
         for process in signal_all(self.group, self.child.is_some(), signal, except) {
-            let refused = Leftover {
-                pid: number(process.pid),
-                name: process.name,
-            };
+            let refused = Leftover { pid: number(process.pid), name: process.name };
             if !self.refused.contains(&refused) {
                 self.refused.push(refused.clone());
                 self.events.push_back(RunEvent::Refused(refused));
@@ -316,10 +301,7 @@ impl Runner {
             Some(terminal) if terminal.is_ours() => Place::Foreground,
             Some(_) => Place::Background,
         };
-        let streams = self
-            .pipes
-            .as_ref()
-            .map_or_else(|| Ok(Streams::default()), Pipes::streams)?;
+        let streams = self.pipes.as_ref().map_or_else(|| Ok(Streams::default()), Pipes::streams)?;
         let pid = start(Start {
             argv: &self.spec.argv,
             cwd: self.spec.cwd.as_deref(),
@@ -343,12 +325,7 @@ impl Runner {
         } else {
             let took = self.began.unwrap_or(asked).elapsed();
             let starting = self.gone.unwrap_or(asked).elapsed();
-            RunEvent::Restarted {
-                generation,
-                pid,
-                took,
-                starting,
-            }
+            RunEvent::Restarted { generation, pid, took, starting }
         });
     }
 
@@ -419,11 +396,7 @@ impl Runner {
         let effects = self.machine.handle(now, Input::Exited { status, hold });
         if by_itself {
             let held = self.machine.state() == State::Held;
-            self.events.push_back(RunEvent::Exited {
-                status,
-                held,
-                interrupted,
-            });
+            self.events.push_back(RunEvent::Exited { status, held, interrupted });
         }
         effects
     }
@@ -433,10 +406,7 @@ impl Runner {
         if !rest.is_empty() {
             running.keep(&rest);
             let stream = Stream::Command;
-            self.events.push_back(RunEvent::Output {
-                stream,
-                bytes: rest,
-            });
+            self.events.push_back(RunEvent::Output { stream, bytes: rest });
         }
         let argv = running.argv.clone();
         self.events.push_back(if succeeded(status) {
@@ -446,11 +416,7 @@ impl Runner {
             self.commands.failed();
             let status = Some(status);
             let output = running.into_tail();
-            RunEvent::CommandFailed {
-                argv,
-                status,
-                output,
-            }
+            RunEvent::CommandFailed { argv, status, output }
         });
     }
 

@@ -52,10 +52,7 @@ pub(super) struct Start<'a> {
 /// # Errors
 /// When the process or its program could not be started; then there is no process.
 pub(super) fn start(start: Start<'_>) -> io::Result<Pid> {
-    let (program, arguments) = start
-        .argv
-        .split_first()
-        .ok_or(io::ErrorKind::InvalidInput)?;
+    let (program, arguments) = start.argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
     command.args(arguments);
     command.envs(start.env.iter().map(|(name, value)| (name, value)));
@@ -107,13 +104,6 @@ fn prepare(parent: Pid, place: Place) -> io::Result<()> {
 fn close_on_exec() -> io::Result<()> {
     // SAFETY: takes three integers and touches no memory. Absent before Linux 5.11 (EINVAL, or
     // ENOSYS before 5.9): then only our own descriptors are marked.
-    unsafe {
-        libc::syscall(
-            libc::SYS_close_range,
-            3_u32,
-            u32::MAX,
-            libc::CLOSE_RANGE_CLOEXEC,
-        )
-    };
+    unsafe { libc::syscall(libc::SYS_close_range, 3_u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Ok(())
 }

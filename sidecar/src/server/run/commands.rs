@@ -92,13 +92,8 @@ impl Commands {
             place: Place::Session,
             streams,
         })?;
-        self.running = Some(Running {
-            pid,
-            argv,
-            since: Instant::now(),
-            pipe,
-            tail: VecDeque::new(),
-        });
+        self.running =
+            Some(Running { pid, argv, since: Instant::now(), pipe, tail: VecDeque::new() });
         Ok(())
     }
 

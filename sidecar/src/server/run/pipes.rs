@@ -129,10 +129,7 @@ impl Pipes {
     /// What lies in the pipes now: said before the exit of its writer is.
     pub(super) fn drain(&mut self) -> Vec<Ready> {
         let mut ready = Vec::new();
-        for (stream, pipe) in [
-            (Stream::Stdout, &self.output),
-            (Stream::Stderr, &self.error),
-        ] {
+        for (stream, pipe) in [(Stream::Stdout, &self.output), (Stream::Stderr, &self.error)] {
             let mut left = DRAIN_BYTES;
             while left > 0
                 && let Ok(bytes) = read_now(pipe)

@@ -96,11 +96,8 @@ fn owner(pid: Pid, marker: &str) -> Option<(Pid, u64)> {
     }
     let environment = fs::read(format!("{directory}/environ")).ok()?;
     let mut variables = environment.split(|byte| *byte == 0);
-    let ours = variables.find_map(|variable| {
-        variable
-            .strip_prefix(VARIABLE.as_bytes())?
-            .strip_prefix(b"=")
-    })?;
+    let ours = variables
+        .find_map(|variable| variable.strip_prefix(VARIABLE.as_bytes())?.strip_prefix(b"="))?;
     let mut parts = std::str::from_utf8(ours).ok()?.rsplitn(3, ':');
     let start = parts.next()?.parse().ok()?;
     let owner = Pid::from_raw(parts.next()?.parse().ok()?)?;

@@ -1,0 +1,15 @@
+//! The restart table (conformance.md section 2) through the built binary, with real processes.
+//!
+//! The command says what it does on its standard output, and the tests wait for those lines. The
+//! end of that pipe proves that no process which inherited it is left.
+#![cfg(target_os = "linux")]
+
+mod supervise {
+    pub(crate) mod run;
+    mod terminal;
+
+    mod events;
+    mod leftovers;
+    mod processes;
+    mod signals;
+}

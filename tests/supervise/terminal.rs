@@ -1,0 +1,1 @@
+//! Row 8: the terminal is kept.
