@@ -210,6 +210,10 @@ impl Changes {
 
     fn seen(&mut self, now: Instant, seen: Seen) {
         let Seen { path, kind } = seen;
+        if self.vanished.iter().any(|root| path.starts_with(root)) {
+            // Of a directory that was moved away, under its old name.
+            return;
+        }
         let folder = match kind {
             Kind::Folder => true,
             Kind::Gone => self.watched.remove(&path),
@@ -285,14 +289,15 @@ impl Changes {
     }
 
     fn vanish(&mut self, now: Instant, root: PathBuf) {
-        // A directory that was only moved would go on to be watched under its old name.
+        // Directories that were only moved would go on to be watched under their old names.
         let _ = self.watcher.unwatch(&root);
-        if !self.vanished.contains(&root) {
-            let error = io::ErrorKind::NotFound.into();
-            self.ready.push_back(Change::Unwatched(root.clone(), error));
-            self.vanished.push(root);
-            self.look = now + RETURN;
+        for below in self.watched.extract_if(|path| path.starts_with(&root)) {
+            let _ = self.watcher.unwatch(&below);
         }
+        let error = io::ErrorKind::NotFound.into();
+        self.ready.push_back(Change::Unwatched(root.clone(), error));
+        self.vanished.push(root);
+        self.look = now + RETURN;
     }
 
     /// Watches roots that came back; their return is a change.

@@ -10,13 +10,16 @@ use super::run::{Supervised, command, eventually, exists, runs, start, supervise
 /// Says its own number and that of a grandchild in its own session.
 const APP: &str = "setsid sh -c 'echo $$; exec sleep 1000' & read x < /dev/null; echo $$; wait";
 
+/// A shell lets what it starts with `&` ignore SIGINT (POSIX).
+const FLAGS: &[&str] = &["--signal", "TERM"];
+
 fn two_numbers(app: &Supervised) -> [i32; 2] {
     [app.number(), app.number()]
 }
 
 /// The same command in the same directory.
 fn again(directory: TempDir) -> Supervised {
-    let mut command = command(&directory, &[], APP);
+    let mut command = command(&directory, FLAGS, APP);
     start(directory, &mut command)
 }
 
@@ -24,7 +27,7 @@ fn again(directory: TempDir) -> Supervised {
 fn i8_kill_9_of_the_supervisor_leaves_nothing_after_the_next_start() {
     let keep = tempfile::tempdir().unwrap();
     let mut first = {
-        let mut command = command(&keep, &[], APP);
+        let mut command = command(&keep, FLAGS, APP);
         start(tempfile::tempdir().unwrap(), command.stderr(Stdio::null()))
     };
     let old = two_numbers(&first);
@@ -51,7 +54,7 @@ fn i8_the_command_itself_dies_with_its_supervisor() {
 #[test]
 fn two_supervisors_of_one_command_leave_each_other_alone() {
     let keep = tempfile::tempdir().unwrap();
-    let mut command = command(&keep, &[], APP);
+    let mut command = command(&keep, FLAGS, APP);
     let mut first = start(tempfile::tempdir().unwrap(), &mut command);
     let old = two_numbers(&first);
     let mut second = again(keep);
