@@ -43,16 +43,8 @@ impl Scene {
         fs::create_dir(&root).unwrap();
         prepare(&root);
         let watch = Watch::start(root.clone(), cookies, wanted).unwrap();
-        let mut scene = Self {
-            root,
-            watch,
-            found: HashSet::new(),
-            log: Vec::new(),
-            _home: home,
-        };
-        scene
-            .until(|o| matches!(o, Observed::Everywhere { .. }))
-            .await;
+        let mut scene = Self { root, watch, found: HashSet::new(), log: Vec::new(), _home: home };
+        scene.until(|o| matches!(o, Observed::Everywhere { .. })).await;
         scene.log.clear();
         scene
     }
@@ -101,9 +93,7 @@ impl Scene {
 
     /// Takes part in all that happened until now.
     async fn settle(&mut self) {
-        tokio::time::timeout(Duration::from_secs(60), self.watch.sync_point())
-            .await
-            .unwrap();
+        tokio::time::timeout(Duration::from_secs(60), self.watch.sync_point()).await.unwrap();
         let rest = self.watch.take_now();
         self.look(rest);
     }
@@ -112,9 +102,7 @@ impl Scene {
     fn lost(&self) -> Vec<PathBuf> {
         let mut all = HashSet::new();
         list(&self.root, &mut all);
-        all.into_iter()
-            .filter(|p| !self.found.contains(p))
-            .collect()
+        all.into_iter().filter(|p| !self.found.contains(p)).collect()
     }
 
     fn saw(&self, wanted: &Observed) -> bool {
@@ -122,25 +110,16 @@ impl Scene {
     }
 
     fn saw_path(&self, text: &str, seen: Seen) -> bool {
-        self.saw(&Observed::Path {
-            path: path(text),
-            seen,
-            at: Instant::now(),
-        })
+        self.saw(&Observed::Path { path: path(text), seen, at: Instant::now() })
     }
 }
 
 /// Equal but for the time.
 fn same(a: &Observed, b: &Observed) -> bool {
     match (a, b) {
-        (
-            Observed::Path {
-                path: p, seen: s, ..
-            },
-            Observed::Path {
-                path: q, seen: t, ..
-            },
-        ) => (p, s) == (q, t),
+        (Observed::Path { path: p, seen: s, .. }, Observed::Path { path: q, seen: t, .. }) => {
+            (p, s) == (q, t)
+        }
         (Observed::Everywhere { subtree: p, .. }, Observed::Everywhere { subtree: q, .. }) => {
             p == q
         }
@@ -223,10 +202,7 @@ async fn figures() {
         let (took, cpu) = (begin.elapsed(), self::cpu() - cpu);
         assert!(matches!(first[0], Observed::Everywhere { .. }));
         let rss = self::rss() - rss;
-        println!(
-            "set up {directories}: {took:?}, cpu {cpu:?}, rss {rss} KiB, {:?}",
-            watch.stats()
-        );
+        println!("set up {directories}: {took:?}, cpu {cpu:?}, rss {rss} KiB, {:?}", watch.stats());
         latency(&watch, &home.path().join("r/0/1/f")).await;
     }
 }
@@ -242,15 +218,7 @@ async fn latency(watch: &Watch, file: &Path) {
             fs::write(file, b"x").unwrap();
             tell.send(Instant::now()).unwrap();
         });
-        let closed = |o: &Observed| {
-            matches!(
-                o,
-                Observed::Path {
-                    seen: Seen::Closed,
-                    ..
-                }
-            )
-        };
+        let closed = |o: &Observed| matches!(o, Observed::Path { seen: Seen::Closed, .. });
         while !watch.next().await.unwrap().iter().any(closed) {}
         let seen = Instant::now();
         took.push(seen.saturating_duration_since(told.recv().unwrap()));

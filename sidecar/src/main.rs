@@ -42,9 +42,8 @@ enum Failure {
 
 fn main() -> ExitCode {
     // First of all: an app in the same process namespace shall not walk in here (invariants, trust).
-    let hidden = rustix::process::set_dumpable_behavior(
-        rustix::process::DumpableBehavior::NotDumpable,
-    );
+    let hidden =
+        rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
     let result = hidden.map_err(|e| Failure::Other(e.to_string())).and_then(|()| run());
     let (code, message) = match result {
         Ok(()) => return ExitCode::SUCCESS,
@@ -77,9 +76,8 @@ fn run() -> Result<(), Failure> {
         }
         Some("connect") => {
             let socket = socket(&arguments)?;
-            block_on(listen::bridge(&socket)).map_err(|error| {
-                Failure::NoHub(format!("no hub at {}: {error}", socket.display()))
-            })
+            block_on(listen::bridge(&socket))
+                .map_err(|error| Failure::NoHub(format!("no hub at {}: {error}", socket.display())))
         }
         Some("stdio") => {
             let settings = settings()?;
@@ -119,7 +117,8 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Arguments, Failure
             Some("--state") => arguments.state = Some(value()?.into()),
             Some("--idle") => {
                 let seconds = value()?.to_str().and_then(|text| text.parse().ok());
-                let seconds = seconds.ok_or_else(|| Failure::Usage("--idle: seconds".to_owned()))?;
+                let seconds =
+                    seconds.ok_or_else(|| Failure::Usage("--idle: seconds".to_owned()))?;
                 arguments.idle = Some(Duration::from_secs(seconds));
             }
             _ => return Err(Failure::Usage(format!("unknown option {}", word.display()))),
@@ -141,7 +140,9 @@ fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
         .or_else(|| set("XDG_STATE_HOME").map(|dir| PathBuf::from(dir).join("e2ek-sync")))
         .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".local/state/e2ek-sync")));
     let state = state.ok_or_else(|| {
-        Failure::Usage("no place for records: give --state, or set E2EK_STATE_DIR or HOME".to_owned())
+        Failure::Usage(
+            "no place for records: give --state, or set E2EK_STATE_DIR or HOME".to_owned(),
+        )
     })?;
     Ok(Settings { state, once: false, idle: arguments.idle })
 }

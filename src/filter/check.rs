@@ -141,36 +141,26 @@ impl Asked {
         if shown.is_empty() {
             return Err(CheckError::Empty);
         }
-        let outside = || CheckError::Outside {
-            path: asked.to_path_buf(),
-            root: filter.root().to_path_buf(),
-        };
+        let outside =
+            || CheckError::Outside { path: asked.to_path_buf(), root: filter.root().to_path_buf() };
         let plain = plain(&cwd.join(asked)).ok_or_else(outside)?;
         let below = below(&plain, filter.root()).ok_or_else(outside)?;
         let names: Vec<&[u8]> = below.iter().map(|name| name.as_encoded_bytes()).collect();
         let inside = shown.ends_with(b"/");
         let path = match names.is_empty() {
             true => SyncPath::root(),
-            false => SyncPath::new(names.join(&b'/')).map_err(|source| CheckError::Path {
-                path: asked.to_path_buf(),
-                source,
-            })?,
+            false => SyncPath::new(names.join(&b'/'))
+                .map_err(|source| CheckError::Path { path: asked.to_path_buf(), source })?,
         };
         let leading = names.len() - usize::from(!inside && !names.is_empty());
         let mut directory = filter.root().to_path_buf();
         for name in below.iter().take(leading) {
             directory.push(name);
             if directory.is_symlink() {
-                return Err(CheckError::BeyondLink {
-                    path: asked.to_path_buf(),
-                });
+                return Err(CheckError::BeyondLink { path: asked.to_path_buf() });
             }
         }
-        Ok(Self {
-            shown,
-            path,
-            inside,
-        })
+        Ok(Self { shown, path, inside })
     }
 
     /// The rule that decides, if any matches.
@@ -185,9 +175,7 @@ impl Asked {
         let rules = self
             .path
             .components()
-            .fold(filter.root_rules(), |rules, name| {
-                filter.child_rules(&rules, name)
-            });
+            .fold(filter.root_rules(), |rules, name| filter.child_rules(&rules, name));
         rules.decide(b"", true).rule
     }
 }
@@ -222,9 +210,7 @@ fn answer(
     out: &mut dyn Write,
     found: &mut Found,
 ) -> io::Result<()> {
-    let rule = asked
-        .rule(filter)
-        .filter(|rule| options.verbose || !rule.is_negative());
+    let rule = asked.rule(filter).filter(|rule| options.verbose || !rule.is_negative());
     if rule.is_some() {
         *found = Found::Some;
     } else if !options.non_matching {
@@ -298,12 +284,7 @@ const LETTERS: [(u8, u8); 9] = [
 
 /// Writes a name as git does when `core.quotePath` is on (its default, and not read here).
 fn quote(name: &[u8], out: &mut Vec<u8>) {
-    let letter = |byte: u8| {
-        LETTERS
-            .iter()
-            .find(|pair| pair.0 == byte)
-            .map(|pair| pair.1)
-    };
+    let letter = |byte: u8| LETTERS.iter().find(|pair| pair.0 == byte).map(|pair| pair.1);
     let plain = |&byte: &u8| matches!(byte, 0x20..0x7f) && letter(byte).is_none();
     if name.iter().all(plain) {
         return out.extend_from_slice(name);

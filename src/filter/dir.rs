@@ -71,25 +71,15 @@ pub(super) struct Decision {
 
 impl Decision {
     fn new(verdict: Verdict, rule: Option<Rule>) -> Self {
-        Self {
-            verdict,
-            rule,
-            closed: None,
-        }
+        Self { verdict, rule, closed: None }
     }
 }
 
 impl DirRules {
     /// Reads the rules of `root` (absolute, resolved).
     pub(super) fn of_root(root: &Path, options: &FilterOptions) -> Self {
-        let top = options
-            .git
-            .as_ref()
-            .and_then(|_| repository::top_of(root))
-            .unwrap_or(root);
-        let below = root
-            .strip_prefix(top)
-            .expect("the top is an ancestor of the root or itself");
+        let top = options.git.as_ref().and_then(|_| repository::top_of(root)).unwrap_or(root);
+        let below = root.strip_prefix(top).expect("the top is an ancestor of the root or itself");
         let names: Vec<&[u8]> = below.iter().map(|name| name.as_encoded_bytes()).collect();
         let common = Arc::new(Common {
             top: top.to_path_buf(),
@@ -108,11 +98,9 @@ impl DirRules {
             ignore_case: false,
             closed: None,
         };
-        names
-            .iter()
-            .fold(Self(Arc::new(outermost.with_files(true))), |dir, name| {
-                Self(Arc::new(dir.inside(name, None)))
-            })
+        names.iter().fold(Self(Arc::new(outermost.with_files(true))), |dir, name| {
+            Self(Arc::new(dir.inside(name, None)))
+        })
     }
 
     /// The rules inside the directory `name`; reads its files.
@@ -151,12 +139,7 @@ impl DirRules {
     }
 
     pub(super) fn unread(&self) -> Vec<Unread> {
-        self.0
-            .common
-            .unread
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.0.common.unread.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Decides about one name in this directory.
@@ -182,11 +165,7 @@ impl DirRules {
         }
         let closed = Some(decision.verdict.clone());
         if is_dir && dir.common.passages.matched(below_root, true).is_some() {
-            return Decision {
-                verdict: Verdict::Kept,
-                rule: None,
-                closed,
-            };
+            return Decision { verdict: Verdict::Kept, rule: None, closed };
         }
         Decision { closed, ..decision }
     }
@@ -197,10 +176,7 @@ impl Dir {
     fn judge(&self, path: &[u8], name: &[u8], is_dir: bool) -> Decision {
         let excludes = &self.common.excludes;
         let deepest = |layers: &Layers| {
-            layers
-                .iter()
-                .rev()
-                .find_map(|layer| layer.file.matched(&path[layer.base..], is_dir))
+            layers.iter().rev().find_map(|layer| layer.file.matched(&path[layer.base..], is_dir))
         };
         let rule = excludes
             .matched(&path[self.common.prefix..], is_dir)
@@ -250,15 +226,8 @@ impl Dir {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Arc::clone(layers),
             Err(error) => {
-                let unread = Unread {
-                    path: file.to_path_buf(),
-                    reason: error.to_string(),
-                };
-                self.common
-                    .unread
-                    .lock()
-                    .unwrap_or_else(PoisonError::into_inner)
-                    .push(unread);
+                let unread = Unread { path: file.to_path_buf(), reason: error.to_string() };
+                self.common.unread.lock().unwrap_or_else(PoisonError::into_inner).push(unread);
                 return Arc::clone(layers);
             }
         };
@@ -268,45 +237,28 @@ impl Dir {
         if rules.is_empty() {
             return Arc::clone(layers);
         }
-        let layer = Layer {
-            file: Arc::new(rules),
-            base: self.path.len(),
-        };
+        let layer = Layer { file: Arc::new(rules), base: self.path.len() };
         layers.iter().cloned().chain([layer]).collect()
     }
 }
 
 /// Patterns of an option, counted from 1.
 fn patterns(source: &[u8], texts: &[String]) -> Arc<RuleFile> {
-    let lines = (1..)
-        .zip(texts)
-        .map(|(number, text)| (number, text.as_bytes()));
-    Arc::new(RuleFile::from_patterns(source, lines, false, |pattern| {
-        vec![pattern]
-    }))
+    let lines = (1..).zip(texts).map(|(number, text)| (number, text.as_bytes()));
+    Arc::new(RuleFile::from_patterns(source, lines, false, |pattern| vec![pattern]))
 }
 
 /// Includes, turned into `!` patterns as an ignore file would say it; or the directories on the
 /// way to them.
 fn includes(texts: &[String], passages: bool) -> Arc<RuleFile> {
-    let turn = |text: &String| {
-        text.strip_prefix('!')
-            .map_or(format!("!{text}"), str::to_owned)
-    };
+    let turn = |text: &String| text.strip_prefix('!').map_or(format!("!{text}"), str::to_owned);
     let turned: Vec<String> = texts.iter().map(turn).collect();
-    let lines = (1..)
-        .zip(&turned)
-        .map(|(number, text)| (number, text.as_bytes()));
-    Arc::new(RuleFile::from_patterns(
-        b"--include",
-        lines,
-        false,
-        |pattern| match passages {
-            false => vec![pattern],
-            true if pattern.negative => pattern.passages(),
-            true => Vec::new(),
-        },
-    ))
+    let lines = (1..).zip(&turned).map(|(number, text)| (number, text.as_bytes()));
+    Arc::new(RuleFile::from_patterns(b"--include", lines, false, |pattern| match passages {
+        false => vec![pattern],
+        true if pattern.negative => pattern.passages(),
+        true => Vec::new(),
+    }))
 }
 
 /// Reads a file of rules; `None` where there is none. A link is followed only on request, and

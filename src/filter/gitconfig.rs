@@ -46,9 +46,7 @@ pub(super) fn read_into(
                         .is_some_and(|condition| holds(condition, file, home, git));
                 let path = value.as_deref().and_then(|value| expand(value, home));
                 if let Some(path) = path.filter(|_| wanted) {
-                    let path = file
-                        .parent()
-                        .map_or_else(|| path.clone(), |p| p.join(&path));
+                    let path = file.parent().map_or_else(|| path.clone(), |p| p.join(&path));
                     read_into(values, &path, home, git, depth + 1);
                 }
             }
@@ -61,18 +59,7 @@ pub(super) fn read_into(
 fn holds(condition: &[u8], file: &Path, home: Option<&Path>, git: Option<&Path>) -> bool {
     let (pattern, ignore_case) = match condition {
         [b'g', b'i', b't', b'd', b'i', b'r', b':', rest @ ..] => (rest, false),
-        [
-            b'g',
-            b'i',
-            b't',
-            b'd',
-            b'i',
-            b'r',
-            b'/',
-            b'i',
-            b':',
-            rest @ ..,
-        ] => (rest, true),
+        [b'g', b'i', b't', b'd', b'i', b'r', b'/', b'i', b':', rest @ ..] => (rest, true),
         _ => return false,
     };
     let Some(git) = git.and_then(|git| git.canonicalize().ok()) else {
@@ -89,9 +76,7 @@ fn holds(condition: &[u8], file: &Path, home: Option<&Path>, git: Option<&Path>)
     }
     let git = git.as_os_str().as_encoded_bytes();
     let rules = RuleFile::from_bytes(b"", &text, ignore_case);
-    std::sync::Arc::new(rules)
-        .matched(git.strip_prefix(b"/").unwrap_or(git), true)
-        .is_some()
+    std::sync::Arc::new(rules).matched(git.strip_prefix(b"/").unwrap_or(git), true).is_some()
 }
 
 fn join(directory: &Path, rest: &[u8]) -> Vec<u8> {
@@ -132,9 +117,7 @@ fn settings(bytes: &[u8]) -> Vec<Setting> {
                 None => return found,
             },
             Some(_) => {
-                let key_end = rest
-                    .iter()
-                    .position(|b| !b.is_ascii_alphanumeric() && *b != b'-');
+                let key_end = rest.iter().position(|b| !b.is_ascii_alphanumeric() && *b != b'-');
                 let (key, tail) = rest.split_at(key_end.unwrap_or(rest.len()));
                 if key.is_empty() {
                     return found;
@@ -172,10 +155,7 @@ fn read_section(text: &[u8]) -> Option<(Vec<u8>, &[u8])> {
 
 /// Reads what follows a key to the end of its (perhaps continued) line.
 fn read_value(text: &[u8]) -> (Option<Vec<u8>>, &[u8]) {
-    let mut at = text
-        .iter()
-        .position(|b| !matches!(b, b' ' | b'\t'))
-        .unwrap_or(text.len());
+    let mut at = text.iter().position(|b| !matches!(b, b' ' | b'\t')).unwrap_or(text.len());
     if text.get(at) != Some(&b'=') {
         return (None, after(text, b'\n'));
     }
@@ -217,9 +197,7 @@ fn read_value(text: &[u8]) -> (Option<Vec<u8>>, &[u8]) {
 }
 
 fn after(text: &[u8], byte: u8) -> &[u8] {
-    text.iter()
-        .position(|&b| b == byte)
-        .map_or(&[], |at| &text[at + 1..])
+    text.iter().position(|&b| b == byte).map_or(&[], |at| &text[at + 1..])
 }
 
 #[cfg(test)]
@@ -233,10 +211,8 @@ mod tests {
             [A.B]\nlong = one \\\n two\nlast=\"\\t\\\\\"";
         let found = settings(text);
         let show = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
-        let found: Vec<_> = found
-            .iter()
-            .map(|(s, k, v)| (show(s), show(k), v.as_deref().map(show)))
-            .collect();
+        let found: Vec<_> =
+            found.iter().map(|(s, k, v)| (show(s), show(k), v.as_deref().map(show))).collect();
         let row = |s: &str, k: &str, v: Option<&str>| (s.into(), k.into(), v.map(str::to_owned));
         assert_eq!(
             found,
@@ -252,15 +228,7 @@ mod tests {
 
     #[test]
     fn damaged_text_ends_the_reading() {
-        for text in [
-            "[",
-            "[a \"",
-            "=",
-            "[core]\nx = \\",
-            "[core]\nx = \"",
-            "\\",
-            "[a \"b\" c",
-        ] {
+        for text in ["[", "[a \"", "=", "[core]\nx = \\", "[core]\nx = \"", "\\", "[a \"b\" c"] {
             settings(text.as_bytes());
         }
     }

@@ -66,11 +66,7 @@ pub struct FilterOptions {
 
 impl Default for FilterOptions {
     fn default() -> Self {
-        Self {
-            excludes: Vec::new(),
-            includes: Vec::new(),
-            git: Some(GitPlaces::default()),
-        }
+        Self { excludes: Vec::new(), includes: Vec::new(), git: Some(GitPlaces::default()) }
     }
 }
 
@@ -144,16 +140,11 @@ impl Filter {
     /// # Errors
     /// When the root is not there. Files of rules that cannot be read are in [`Filter::unread`].
     pub fn new(root: &Path, options: &FilterOptions) -> Result<Self, FilterError> {
-        let root = root.canonicalize().map_err(|source| FilterError::Root {
-            path: root.to_path_buf(),
-            source,
-        })?;
+        let root = root
+            .canonicalize()
+            .map_err(|source| FilterError::Root { path: root.to_path_buf(), source })?;
         let state = RwLock::new(State::read(&root, options));
-        Ok(Self {
-            root,
-            options: options.clone(),
-            state,
-        })
+        Ok(Self { root, options: options.clone(), state })
     }
 
     /// The root, resolved.
@@ -198,8 +189,7 @@ impl Filter {
     /// root is kept.
     #[must_use]
     pub fn verdict_of(&self, path: &SyncPath, is_dir: bool) -> Verdict {
-        self.decision_of(path, is_dir)
-            .map_or(Verdict::Kept, |decision| decision.verdict)
+        self.decision_of(path, is_dir).map_or(Verdict::Kept, |decision| decision.verdict)
     }
 
     /// Whether a file of this name holds rules: when it changed, [`reload`](Self::reload) and look
@@ -246,10 +236,7 @@ impl Filter {
 impl State {
     fn read(root: &Path, options: &FilterOptions) -> Arc<Self> {
         let root_rules = DirRules::of_root(root, options);
-        Arc::new(Self {
-            root_rules,
-            cache: RwLock::default(),
-        })
+        Arc::new(Self { root_rules, cache: RwLock::default() })
     }
 }
 

@@ -60,8 +60,7 @@ pub(super) fn staging() -> Rule {
 /// The rule that protects `name` in the directory called `parent` (empty for the top).
 pub(super) fn protects(parent: &[u8], name: &[u8], is_dir: bool) -> Option<Rule> {
     let starts = |text: &str| {
-        name.get(..text.len())
-            .is_some_and(|head| head.eq_ignore_ascii_case(text.as_bytes()))
+        name.get(..text.len()).is_some_and(|head| head.eq_ignore_ascii_case(text.as_bytes()))
     };
     let ends = |text: &str| {
         name.len() >= text.len()
@@ -78,10 +77,7 @@ pub(super) fn protects(parent: &[u8], name: &[u8], is_dir: bool) -> Option<Rule>
             is(inner) && !is_dir && parent.eq_ignore_ascii_case(outer.as_bytes())
         }
     };
-    RULES
-        .iter()
-        .position(holds)
-        .map(|index| Rule::new(&FILE, index))
+    RULES.iter().position(holds).map(|index| Rule::new(&FILE, index))
 }
 
 #[cfg(test)]

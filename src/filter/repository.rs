@@ -61,9 +61,7 @@ pub(super) struct Repository {
 
 /// The nearest directory, from `start` (absolute) upwards, where a repository begins.
 pub(super) fn top_of(start: &Path) -> Option<&Path> {
-    start
-        .ancestors()
-        .find(|directory| git_directory(directory).is_some())
+    start.ancestors().find(|directory| git_directory(directory).is_some())
 }
 
 /// Whether a repository, a worktree or a submodule begins in `directory`: gives its git directory.
@@ -76,9 +74,7 @@ pub(super) fn git_directory(directory: &Path) -> Option<PathBuf> {
         return Some(directory.join(as_path(target)));
     }
     // git's own test (`is_git_directory`) also wants `objects` and `refs`.
-    let whole = ["HEAD", "objects", "refs"]
-        .iter()
-        .all(|name| dot_git.join(name).exists());
+    let whole = ["HEAD", "objects", "refs"].iter().all(|name| dot_git.join(name).exists());
     whole.then_some(dot_git)
 }
 
@@ -113,11 +109,7 @@ impl Repository {
             None => places.xdg().map(|p| p.join("ignore")),
         };
         let info_exclude = common.map(|p| p.join("info/exclude"));
-        Self {
-            info_exclude,
-            excludes_file,
-            ignore_case: values.ignore_case,
-        }
+        Self { info_exclude, excludes_file, ignore_case: values.ignore_case }
     }
 }
 
@@ -131,10 +123,6 @@ fn common_directory(git: &Path) -> PathBuf {
 /// Reads a small file of git's; `None` when that cannot be.
 fn read_small(path: &Path) -> Option<Vec<u8>> {
     let mut bytes = Vec::new();
-    std::fs::File::open(path)
-        .ok()?
-        .take(1 << 16)
-        .read_to_end(&mut bytes)
-        .ok()?;
+    std::fs::File::open(path).ok()?.take(1 << 16).read_to_end(&mut bytes).ok()?;
     Some(bytes)
 }

@@ -55,17 +55,15 @@ pub(super) struct Written {
 /// the start of the file is skipped, and comments and empty lines are left out.
 pub(super) fn lines(file: &[u8]) -> impl Iterator<Item = (u32, &[u8])> {
     let file = file.strip_prefix(b"\xef\xbb\xbf").unwrap_or(file);
-    (1..)
-        .zip(file.split(|&b| b == b'\n'))
-        .filter_map(|(number, line)| {
-            if line.first() == Some(&b'#') {
-                return None;
-            }
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            let line = line.split(|&b| b == 0).next().unwrap_or(line);
-            let line = trim(line);
-            (!line.is_empty()).then_some((number, line))
-        })
+    (1..).zip(file.split(|&b| b == b'\n')).filter_map(|(number, line)| {
+        if line.first() == Some(&b'#') {
+            return None;
+        }
+        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let line = line.split(|&b| b == 0).next().unwrap_or(line);
+        let line = trim(line);
+        (!line.is_empty()).then_some((number, line))
+    })
 }
 
 /// git's `trim_trailing_spaces`: spaces only, and a backslash keeps the one after it.
@@ -113,22 +111,13 @@ impl Pattern {
         if let Some(Token::Slash | Token::Deep | Token::DeepSome) = tokens.last() {
             return None;
         }
-        Some(Self {
-            negative,
-            only_dir,
-            anchored,
-            literal_prefix,
-            tokens,
-        })
+        Some(Self { negative, only_dir, anchored, literal_prefix, tokens })
     }
 
     /// Writes the pattern for the `ignore` crate, relative to the directory of its file.
     pub(super) fn write(&self) -> Written {
         let plain = String::from_utf8(self.bytes(false));
-        let wide = self
-            .tokens
-            .iter()
-            .any(|t| matches!(t, Token::One(set) if !set.is_plain()));
+        let wide = self.tokens.iter().any(|t| matches!(t, Token::One(set) if !set.is_plain()));
         match plain {
             Ok(line) if !wide => Written { line, wide: false },
             _ => Written {
@@ -146,11 +135,7 @@ impl Pattern {
         if !self.anchored {
             return Vec::new();
         }
-        let end = self
-            .tokens
-            .iter()
-            .position(deep)
-            .unwrap_or(self.tokens.len());
+        let end = self.tokens.iter().position(deep).unwrap_or(self.tokens.len());
         (0..end)
             .filter(|&at| self.tokens[at] == Token::Slash)
             .map(|at| Self {
@@ -172,17 +157,12 @@ impl Pattern {
         let mut at = 0;
         while at < self.tokens.len() {
             let glued = at > 0
-                && !matches!(
-                    self.tokens[at - 1],
-                    Token::Slash | Token::Deep | Token::DeepSome
-                );
+                && !matches!(self.tokens[at - 1], Token::Slash | Token::Deep | Token::DeepSome);
             match &self.tokens[at] {
                 Token::Deep if glued => {
                     // `a**/x`: git compares `a`, and then sees `**/x` at the start of the rest.
                     let mut rest = Vec::new();
-                    self.tokens[at + 1..]
-                        .iter()
-                        .for_each(|t| t.write(wide, &mut rest));
+                    self.tokens[at + 1..].iter().for_each(|t| t.write(wide, &mut rest));
                     out.push(b'{');
                     out.extend_from_slice(&rest);
                     out.extend_from_slice(b",*/**/");
@@ -206,10 +186,7 @@ impl Pattern {
 
 /// Keeps white space at the end of a line, which the crate would cut off.
 fn protect_end(out: &mut Vec<u8>) {
-    let Some(last) = std::str::from_utf8(out)
-        .ok()
-        .and_then(|text| text.chars().next_back())
-    else {
+    let Some(last) = std::str::from_utf8(out).ok().and_then(|text| text.chars().next_back()) else {
         return;
     };
     if last.is_whitespace() {
@@ -236,11 +213,7 @@ fn tokens(
             b'?' => out.push(Token::Any),
             b'\\' => {
                 let byte = *text.get(at)?;
-                out.push(if byte == b'/' {
-                    Token::Slash
-                } else {
-                    Token::Byte(byte)
-                });
+                out.push(if byte == b'/' { Token::Slash } else { Token::Byte(byte) });
                 at += 1;
             }
             b'[' => {
@@ -408,9 +381,7 @@ impl Set {
             b"xdigit" => |b| b.is_ascii_hexdigit(),
             _ => return None,
         };
-        (0..=255_u8)
-            .filter(|&b| member(b))
-            .for_each(|b| self.0[usize::from(b)] = true);
+        (0..=255_u8).filter(|&b| member(b)).for_each(|b| self.0[usize::from(b)] = true);
         Some(())
     }
 
@@ -463,11 +434,7 @@ impl Set {
 /// end, and a NUL (no name holds one) keeps `!` and `^` from the start.
 fn write_class(open: &[u8], bytes: impl Iterator<Item = u8> + Clone, out: &mut Vec<u8>) {
     out.extend_from_slice(open);
-    out.push(if bytes.clone().any(|b| b == b']') {
-        b']'
-    } else {
-        0
-    });
+    out.push(if bytes.clone().any(|b| b == b']') { b']' } else { 0 });
     out.extend(bytes.clone().filter(|b| !matches!(b, b']' | b'-')));
     if bytes.clone().any(|b| b == b'-') {
         out.push(b'-');
@@ -522,11 +489,7 @@ mod tests {
             (b"***/x", &[b"x", b"d/x", b"d/e/x"], &[b"dx"]),
             (b"d/a***b", &[b"d/ab", b"d/axb"], &[b"d/a/b"]),
             // 6: `**` glued to literal text, where git itself leaves its manual.
-            (
-                b"a**/x",
-                &[b"ax", b"ab/x", b"ab/c/x", b"a/x"],
-                &[b"b/x", b"abx"],
-            ),
+            (b"a**/x", &[b"ax", b"ab/x", b"ab/c/x", b"a/x"], &[b"b/x", b"abx"]),
             (b"d/a**", &[b"d/a", b"d/ab/c"], &[b"d/b"]),
             (b"?a**/x", &[b"ba/x", b"bac/x"], &[b"ba/c/x", b"bax"]),
             // Classes: never a slash, bytes and not characters, odd orders.
@@ -575,20 +538,10 @@ mod tests {
         for (line, yes, no) in rows {
             let shown = |bytes: &[u8]| bytes.escape_ascii().to_string();
             for path in *yes {
-                assert!(
-                    matches(line, path),
-                    "{} misses {}",
-                    shown(line),
-                    shown(path)
-                );
+                assert!(matches(line, path), "{} misses {}", shown(line), shown(path));
             }
             for path in *no {
-                assert!(
-                    !matches(line, path),
-                    "{} takes {}",
-                    shown(line),
-                    shown(path)
-                );
+                assert!(!matches(line, path), "{} takes {}", shown(line), shown(path));
             }
         }
     }
@@ -603,12 +556,7 @@ mod tests {
             (b"!a/b", Some("!/a/b")),
             (b"[", None),
         ] {
-            assert_eq!(
-                written(line).as_deref(),
-                expected,
-                "{}",
-                line.escape_ascii()
-            );
+            assert_eq!(written(line).as_deref(), expected, "{}", line.escape_ascii());
         }
     }
 
@@ -626,11 +574,7 @@ mod tests {
             ("Qw", false),
             ("Rw", true),
         ] {
-            assert_eq!(
-                rules.matched(name.as_bytes(), false).is_some(),
-                expected,
-                "{name}"
-            );
+            assert_eq!(rules.matched(name.as_bytes(), false).is_some(), expected, "{name}");
         }
     }
 }

@@ -47,10 +47,7 @@ impl Rule {
     }
 
     pub(super) fn new(file: &Arc<RuleFile>, index: usize) -> Self {
-        Self {
-            file: Arc::clone(file),
-            index,
-        }
+        Self { file: Arc::clone(file), index }
     }
 }
 
@@ -58,13 +55,7 @@ impl Rule {
 impl fmt::Display for Rule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let escaped = e2ek_sidecar::path::Escaped;
-        write!(
-            f,
-            "{}:{}:{}",
-            escaped(self.source()),
-            self.line(),
-            escaped(self.pattern())
-        )
+        write!(f, "{}:{}:{}", escaped(self.source()), self.line(), escaped(self.pattern()))
     }
 }
 
@@ -126,26 +117,14 @@ impl RuleFile {
                 continue;
             };
             let negative = pattern.negative;
-            written.extend(
-                map(pattern)
-                    .iter()
-                    .map(|pattern| (lines.len(), pattern.write())),
-            );
-            lines.push(Line {
-                number,
-                text: text.into(),
-                negative,
-            });
+            written.extend(map(pattern).iter().map(|pattern| (lines.len(), pattern.write())));
+            lines.push(Line { number, text: text.into(), negative });
         }
         let mut runs = Vec::new();
         for run in written.chunk_by(|a, b| a.1.wide == b.1.wide) {
             build(run, &|lines| compile(lines, ignore_case), &mut runs);
         }
-        Self {
-            source: source.into(),
-            lines,
-            runs,
-        }
+        Self { source: source.into(), lines, runs }
     }
 
     /// A source whose lines are matched by other means; only their words are kept here.
@@ -156,11 +135,7 @@ impl RuleFile {
             negative: false,
         };
         let lines = (1..).zip(names).map(line).collect();
-        Self {
-            source: source.into(),
-            lines,
-            runs: Vec::new(),
-        }
+        Self { source: source.into(), lines, runs: Vec::new() }
     }
 
     /// Whether nothing here can ever match.
@@ -195,10 +170,7 @@ fn build(
     runs: &mut Vec<Run>,
 ) {
     match compile(written) {
-        Some(matcher) => runs.push(Run {
-            matcher,
-            wide: written[0].1.wide,
-        }),
+        Some(matcher) => runs.push(Run { matcher, wide: written[0].1.wide }),
         None if written.len() > 1 => {
             let (first, second) = written.split_at(written.len() / 2);
             build(first, compile, runs);
@@ -214,17 +186,13 @@ fn compile(written: &[(usize, Written)], ignore_case: bool) -> Option<Gitignore>
     builder.case_insensitive(ignore_case).ok()?;
     for (index, written) in written {
         // The crate hands back what it was told as the line's origin: we tell it the index.
-        builder
-            .add_line(Some(PathBuf::from(index.to_string())), &written.line)
-            .ok()?;
+        builder.add_line(Some(PathBuf::from(index.to_string())), &written.line).ok()?;
     }
     builder.build().ok()
 }
 
 fn index_of(from: Option<&Path>) -> usize {
-    let index = from
-        .and_then(Path::to_str)
-        .and_then(|text| text.parse().ok());
+    let index = from.and_then(Path::to_str).and_then(|text| text.parse().ok());
     index.expect("every line was added with its index as its origin")
 }
 
@@ -243,14 +211,7 @@ mod tests {
         assert!(runs.len() > 2);
         let whole = RuleFile::from_bytes(b"", names.join("\n").as_bytes(), false);
         let cut = Arc::new(RuleFile { runs, ..whole });
-        for (name, line) in [
-            ("ax", 1),
-            ("ab", 2),
-            ("c", 3),
-            ("d", 4),
-            ("e", 5),
-            ("abc", 6),
-        ] {
+        for (name, line) in [("ax", 1), ("ab", 2), ("c", 3), ("d", 4), ("e", 5), ("abc", 6)] {
             let rule = cut.matched(name.as_bytes(), false);
             assert_eq!(rule.map(|rule| rule.line()), Some(line), "{name}");
         }

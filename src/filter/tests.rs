@@ -92,11 +92,7 @@ fn secrets_stay_unless_an_include_names_them() {
         (".e2ek-sync/", "built-in:1:.e2ek-sync"),
         ("a/.e2ek-sync/b", "built-in:1:.e2ek-sync"),
     ];
-    check(
-        &dir,
-        &options(&[], &["*", "!*", ".env.example", ".git/"]),
-        included,
-    );
+    check(&dir, &options(&[], &["*", "!*", ".env.example", ".git/"]), included);
 }
 
 #[test]
@@ -106,12 +102,7 @@ fn an_include_opens_the_way_and_nothing_else() {
         &dir,
         &options(
             &["vendor"],
-            &[
-                "dist/js/app.js",
-                "packages/*/out/*.css",
-                ".cache/**",
-                "vendor/x/",
-            ],
+            &["dist/js/app.js", "packages/*/out/*.css", ".cache/**", "vendor/x/"],
         ),
         &[
             ("dist/", "kept"),
@@ -144,10 +135,7 @@ fn an_include_opens_the_way_and_nothing_else() {
 #[test]
 fn without_git_only_our_own_files_count() {
     let dir = tree(&[(".gitignore", "a\n"), (".e2ekignore", "b\n")]);
-    let no_git = FilterOptions {
-        git: None,
-        ..options(&[], &[])
-    };
+    let no_git = FilterOptions { git: None, ..options(&[], &[]) };
     check(&dir, &no_git, &[("a", "kept"), ("b", ".e2ekignore:1:b")]);
 }
 

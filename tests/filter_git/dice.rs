@@ -26,9 +26,8 @@ impl Dice {
 }
 
 /// Names: plain ones often, so that rules meet them, and every kind that has to be escaped.
-const PLAIN: &[&[u8]] = &[
-    b"a", b"b", b"ab", b"foo", b"bar", b"a.log", b"x.txt", b".env", b"foobar",
-];
+const PLAIN: &[&[u8]] =
+    &[b"a", b"b", b"ab", b"foo", b"bar", b"a.log", b"x.txt", b".env", b"foobar"];
 const ODD: &[&[u8]] = &[
     b"a b",
     b"a ",
@@ -172,9 +171,7 @@ fn name(dice: &mut Dice) -> Vec<u8> {
 
 fn line(dice: &mut Dice) -> Vec<u8> {
     if dice.one_in(25) {
-        let odd: [&[u8]; 10] = [
-            b"!", b"!/", b"/", b"//", b"", b"# a", b"\\", b"! ", b"**", b"*",
-        ];
+        let odd: [&[u8]; 10] = [b"!", b"!/", b"/", b"//", b"", b"# a", b"\\", b"! ", b"**", b"*"];
         return dice.pick(&odd).to_vec();
     }
     let mut out = Vec::new();
@@ -193,13 +190,7 @@ fn line(dice: &mut Dice) -> Vec<u8> {
             false => out.extend(dice.pick(PIECES)),
         }
     }
-    for (sides, tail) in [
-        (6, &b"/"[..]),
-        (20, b"  "),
-        (30, b"\\ "),
-        (40, b"\t"),
-        (20, b"\r"),
-    ] {
+    for (sides, tail) in [(6, &b"/"[..]), (20, b"  "), (30, b"\\ "), (40, b"\t"), (20, b"\r")] {
         if dice.one_in(sides) {
             out.extend(tail);
         }
@@ -209,11 +200,7 @@ fn line(dice: &mut Dice) -> Vec<u8> {
 }
 
 pub(crate) fn rules(dice: &mut Dice, lines: usize) -> Vec<u8> {
-    let mut out = if dice.one_in(15) {
-        b"\xef\xbb\xbf".to_vec()
-    } else {
-        Vec::new()
-    };
+    let mut out = if dice.one_in(15) { b"\xef\xbb\xbf".to_vec() } else { Vec::new() };
     for _ in 0..=dice.roll(lines) {
         out.extend(line(dice));
         out.push(b'\n');

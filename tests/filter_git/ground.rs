@@ -42,17 +42,8 @@ impl Ground {
 
     pub(crate) fn command(&self, dir: &Path, args: &[&str]) -> Command {
         let mut command = Command::new("git");
-        command
-            .args(args)
-            .current_dir(dir)
-            .envs(self.vars())
-            .env("GIT_CONFIG_NOSYSTEM", "1");
-        for name in [
-            "GIT_DIR",
-            "GIT_WORK_TREE",
-            "GIT_CONFIG_GLOBAL",
-            "GIT_CONFIG_COUNT",
-        ] {
+        command.args(args).current_dir(dir).envs(self.vars()).env("GIT_CONFIG_NOSYSTEM", "1");
+        for name in ["GIT_DIR", "GIT_WORK_TREE", "GIT_CONFIG_GLOBAL", "GIT_CONFIG_COUNT"] {
             command.env_remove(name);
         }
         command
@@ -62,27 +53,14 @@ impl Ground {
         let vars = self.vars();
         let git = GitPlaces::from_vars(|name| match name {
             "GIT_CONFIG_NOSYSTEM" => Some("1".into()),
-            _ => vars
-                .iter()
-                .find(|v| v.0 == name)
-                .map(|v| v.1.clone().into()),
+            _ => vars.iter().find(|v| v.0 == name).map(|v| v.1.clone().into()),
         });
-        Filter::new(
-            root,
-            &FilterOptions {
-                git: Some(git),
-                ..FilterOptions::default()
-            },
-        )
-        .unwrap()
+        Filter::new(root, &FilterOptions { git: Some(git), ..FilterOptions::default() }).unwrap()
     }
 
     /// What git would add below `dir`.
     pub(crate) fn listed(&self, dir: &Path) -> BTreeSet<Vec<u8>> {
         let out = self.git(dir, &["ls-files", "-o", "--exclude-standard", "-z"]);
-        out.split(|&b| b == 0)
-            .filter(|p| !p.is_empty())
-            .map(<[u8]>::to_vec)
-            .collect()
+        out.split(|&b| b == 0).filter(|p| !p.is_empty()).map(<[u8]>::to_vec).collect()
     }
 }

@@ -41,13 +41,7 @@ fn walk(filter: &Filter, rules: &DirRules, dir: &Path, below: &[u8], out: &mut B
         let path = [below, name].concat();
         if is_dir {
             let inside = filter.child_rules(rules, name);
-            walk(
-                filter,
-                &inside,
-                &entry.path(),
-                &[&path[..], b"/"].concat(),
-                out,
-            );
+            walk(filter, &inside, &entry.path(), &[&path[..], b"/"].concat(), out);
         } else {
             out.insert(path);
         }
@@ -55,9 +49,7 @@ fn walk(filter: &Filter, rules: &DirRules, dir: &Path, below: &[u8], out: &mut B
 }
 
 fn number(name: &str, default: u64) -> u64 {
-    std::env::var(name)
-        .ok()
-        .map_or(default, |text| text.parse().expect("a number"))
+    std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
 }
 
 fn clear(dir: &Path) {
@@ -84,21 +76,13 @@ fn random_trees_are_sent_as_git_would() {
         clear(&ground.tree());
         let mut told = Vec::new();
         grow(&mut dice, &ground.tree(), 3, &mut told);
-        write(
-            &ground.tree().join(".git/info/exclude"),
-            rules(&mut dice, 2),
-            &mut told,
-        );
+        write(&ground.tree().join(".git/info/exclude"), rules(&mut dice, 2), &mut told);
         let global = ground.path().join("home/global ignore");
         write(&global, rules(&mut dice, 2), &mut told);
         let fold = if dice.one_in(8) { "true" } else { "false" };
         let config =
             format!("[core]\n\texcludesFile = \"~/global ignore\" ; c\n ignoreCase={fold}");
-        write(
-            &ground.path().join("home/.gitconfig"),
-            config.into(),
-            &mut told,
-        );
+        write(&ground.path().join("home/.gitconfig"), config.into(), &mut told);
 
         let git = ground.listed(&ground.tree());
         if seed % 8 == 0 {
@@ -114,11 +98,7 @@ fn random_trees_are_sent_as_git_would() {
         }
     }
     println!("{files} trees, {kept} files kept; wrongly sent {leaks}, wrongly dropped {drops}");
-    assert!(
-        wrong.is_empty(),
-        "sent {leaks}, dropped {drops} wrongly\n{}",
-        wrong.join("\n")
-    );
+    assert!(wrong.is_empty(), "sent {leaks}, dropped {drops} wrongly\n{}", wrong.join("\n"));
     assert!(kept as u64 > trees, "the rules leave something to compare");
 }
 
@@ -179,9 +159,7 @@ fn compare_answers(ground: &Ground, seed: u64) {
     }
     for flags in ["-z", "-zv", "-zvn", "-vn", ""] {
         let end = if flags.contains('z') { 0 } else { b'\n' };
-        let usable = paths
-            .iter()
-            .filter(|p| end == 0 || !(p.contains(&end) || p.ends_with(b"\r")));
+        let usable = paths.iter().filter(|p| end == 0 || !(p.contains(&end) || p.ends_with(b"\r")));
         // Lines that begin with a quote would have to be quoted; no generated name does.
         let input: Vec<u8> = usable.flat_map(|p| [&p[..], &[end]].concat()).collect();
         let mut args = vec!["check-ignore", "--no-index", "--stdin"];
@@ -201,12 +179,7 @@ fn ask_git(ground: &Ground, args: &[&str], input: &[u8]) -> Output {
     file.write_all(input).unwrap();
     file.rewind().unwrap();
     let mut command = ground.command(&ground.tree(), args);
-    command
-        .stdin(file)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .output()
-        .unwrap()
+    command.stdin(file).stdout(Stdio::piped()).stderr(Stdio::piped()).output().unwrap()
 }
 
 fn ask_us(filter: &Filter, cwd: &Path, flags: &str, mut input: &[u8]) -> (Vec<u8>, Found) {
@@ -247,42 +220,10 @@ fn given_paths_are_answered_as_git_does() {
     let absolute = tree.join("a.log");
     let absolute = absolute.to_str().unwrap();
     for (cwd, flags, asked) in [
-        (
-            &tree,
-            "",
-            &["a.log", "keep.log", "build/z", "build", "kept"][..],
-        ),
-        (
-            &tree,
-            "v",
-            &[
-                "a.log",
-                "keep.log",
-                "build/z",
-                "build",
-                "build/",
-                "sub/../a.log",
-            ][..],
-        ),
-        (
-            &tree,
-            "v",
-            &["./a.log", "sub//a.log", "build//z", absolute, "keep.log/"][..],
-        ),
-        (
-            &tree,
-            "vn",
-            &[
-                "kept",
-                ".",
-                "sub/",
-                "sub/x y",
-                "sub/a",
-                "gone/b.log",
-                "all/",
-                "all",
-            ][..],
-        ),
+        (&tree, "", &["a.log", "keep.log", "build/z", "build", "kept"][..]),
+        (&tree, "v", &["a.log", "keep.log", "build/z", "build", "build/", "sub/../a.log"][..]),
+        (&tree, "v", &["./a.log", "sub//a.log", "build//z", absolute, "keep.log/"][..]),
+        (&tree, "vn", &["kept", ".", "sub/", "sub/x y", "sub/a", "gone/b.log", "all/", "all"][..]),
         (&tree, "v", &["\u{e9}.log", "\t\"\\.log", "link"][..]),
         (&sub, "v", &["x y", "../a.log", ".", ".."][..]),
         (&tree, "", &["kept"][..]),
@@ -312,10 +253,7 @@ fn given_paths_are_answered_as_git_does() {
             Err(_) => 128,
         };
         assert_eq!(git.status.code(), Some(code), "{flags} {asked:?}");
-        assert_eq!(
-            out.escape_ascii().to_string(),
-            git.stdout.escape_ascii().to_string()
-        );
+        assert_eq!(out.escape_ascii().to_string(), git.stdout.escape_ascii().to_string());
     }
 }
 
@@ -326,24 +264,12 @@ fn lines_of_standard_input_may_be_quoted() {
     let filter = ground.filter(&ground.tree());
     let input = b"a.log\n\"b\\t.log\"\r\nc";
     let (ours, _) = ask_us(&filter, &ground.tree(), "vn", input);
-    let git = ask_git(
-        &ground,
-        &["check-ignore", "--no-index", "--stdin", "-vn"],
-        input,
-    );
-    assert_eq!(
-        ours.escape_ascii().to_string(),
-        git.stdout.escape_ascii().to_string()
-    );
+    let git = ask_git(&ground, &["check-ignore", "--no-index", "--stdin", "-vn"], input);
+    assert_eq!(ours.escape_ascii().to_string(), git.stdout.escape_ascii().to_string());
     let mut bad: &[u8] = b"a.log\n\"b\n";
     let mut out = Vec::new();
-    let answer = check_ignore(
-        &filter,
-        &ground.tree(),
-        Paths::Read(&mut bad),
-        options(""),
-        &mut out,
-    );
+    let answer =
+        check_ignore(&filter, &ground.tree(), Paths::Read(&mut bad), options(""), &mut out);
     assert!(matches!(answer, Err(CheckError::BadlyQuoted)));
     assert_eq!(out, b"a.log\n", "what came before was answered");
 }
@@ -355,15 +281,7 @@ fn a_root_below_the_top_follows_the_files_above_it() {
     put(&tree.join(".gitignore"), "*.log\n/api/out/\nsrc/*.tmp\n");
     put(&tree.join("api/.gitignore"), "!keep.log\n");
     put(&tree.join(".git/info/exclude"), "api/secret\n");
-    for file in [
-        "a.log",
-        "keep.log",
-        "out/x",
-        "secret",
-        "sub/secret",
-        "src/a.tmp",
-        "src/b",
-    ] {
+    for file in ["a.log", "keep.log", "out/x", "secret", "sub/secret", "src/a.tmp", "src/b"] {
         put(&tree.join("api").join(file), "");
     }
     let ours = sent(&ground.filter(&tree.join("api")));
@@ -381,24 +299,11 @@ fn a_worktree_shares_what_its_repository_excludes() {
     ground.git(&tree, &["config", "extensions.worktreeConfig", "true"]);
     ground.git(
         &tree,
-        &[
-            "-c",
-            "user.name=a",
-            "-c",
-            "user.email=a@b",
-            "commit",
-            "-q",
-            "--allow-empty",
-            "-m",
-            "a",
-        ],
+        &["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-q", "--allow-empty", "-m", "a"],
     );
     ground.git(&tree, &["worktree", "add", "-q", "../second"]);
     let second = ground.path().join("second");
-    ground.git(
-        &second,
-        &["config", "--worktree", "core.excludesFile", "../rules"],
-    );
+    ground.git(&second, &["config", "--worktree", "core.excludesFile", "../rules"]);
     for file in ["hidden", "other", "shown"] {
         put(&second.join(file), "");
     }
@@ -425,23 +330,14 @@ fn a_repository_inside_follows_its_own_files() {
     let inner = ground.listed(&tree.join("vendor/inner"));
     assert_eq!(names(&inner), ["a.log", "b"]);
     let ours = sent(&ground.filter(&tree));
-    assert_eq!(
-        names(&ours),
-        [".gitignore", "vendor/inner/a.log", "vendor/inner/b"]
-    );
+    assert_eq!(names(&ours), [".gitignore", "vendor/inner/a.log", "vendor/inner/b"]);
 }
 
 #[test]
 fn the_users_configuration_is_found_where_git_finds_it() {
     let cases: [(&str, &[(&str, &str)]); 6] = [
         ("the default place", &[("home/xdg/git/ignore", "hidden\n")]),
-        (
-            "xdg",
-            &[
-                ("home/xdg/git/config", "[core]\nexcludesfile=~/r"),
-                ("home/r", "hidden\n"),
-            ],
-        ),
+        ("xdg", &[("home/xdg/git/config", "[core]\nexcludesfile=~/r"), ("home/r", "hidden\n")]),
         (
             "the home file beats xdg",
             &[
@@ -461,10 +357,7 @@ fn the_users_configuration_is_found_where_git_finds_it() {
         (
             "a condition",
             &[
-                (
-                    "home/.gitconfig",
-                    "[includeIf \"gitdir:tree/\"]\n path = ~/more\n",
-                ),
+                ("home/.gitconfig", "[includeIf \"gitdir:tree/\"]\n path = ~/more\n"),
                 ("home/more", "[core]\n excludesFile = ~/r\n"),
                 ("home/r", "hidden\n"),
             ],
@@ -472,10 +365,7 @@ fn the_users_configuration_is_found_where_git_finds_it() {
         (
             "a condition that does not hold",
             &[
-                (
-                    "home/.gitconfig",
-                    "[includeIf \"gitdir:bush/\"]\n path = ~/more\n",
-                ),
+                ("home/.gitconfig", "[includeIf \"gitdir:bush/\"]\n path = ~/more\n"),
                 ("home/more", "[core]\n excludesFile = ~/r\n"),
                 ("home/r", "hidden\n"),
             ],
@@ -489,16 +379,8 @@ fn the_users_configuration_is_found_where_git_finds_it() {
         put(&ground.tree().join("hidden"), "");
         put(&ground.tree().join("shown"), "");
         let ours = sent(&ground.filter(&ground.tree()));
-        assert_eq!(
-            names(&ours),
-            names(&ground.listed(&ground.tree())),
-            "{case}"
-        );
-        assert_eq!(
-            ours.len(),
-            if case.ends_with("not hold") { 2 } else { 1 },
-            "{case}"
-        );
+        assert_eq!(names(&ours), names(&ground.listed(&ground.tree())), "{case}");
+        assert_eq!(ours.len(), if case.ends_with("not hold") { 2 } else { 1 }, "{case}");
     }
 }
 
@@ -515,10 +397,7 @@ fn rule_files_that_are_no_files_do_not_count() {
     rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).unwrap();
     let filter = ground.filter(&tree);
     let mut ours = sent(&filter);
-    assert!(
-        ours.remove(&b"pipe/.e2ekignore"[..]),
-        "a FIFO is the scan's business"
-    );
+    assert!(ours.remove(&b"pipe/.e2ekignore"[..]), "a FIFO is the scan's business");
     assert_eq!(names(&ours), names(&ground.listed(&tree)));
     assert_eq!(filter.unread().len(), 3, "{:?}", filter.unread());
 }

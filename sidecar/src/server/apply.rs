@@ -332,11 +332,9 @@ impl Site {
         let op = self.receiver.op(index);
         let outcome = match (look, self.locate(&op.change.path)) {
             (Ok(Look::Equal(stamp)), _) => Outcome::Done(stamp),
-            (Ok(Look::Free), Some((root, below))) => {
-                root.put(&below, staged, &meta(op)).map_or_else(Outcome::from, |put| {
-                    Outcome::Done(put.stamp)
-                })
-            }
+            (Ok(Look::Free), Some((root, below))) => root
+                .put(&below, staged, &meta(op))
+                .map_or_else(Outcome::from, |put| Outcome::Done(put.stamp)),
             (Ok(_), _) => Outcome::Skip(Reason::Conflict),
             (Err(outcome), _) => outcome,
         };
@@ -593,12 +591,7 @@ fn is_entry(root: &TargetRoot, below: &SyncPath, found: &Found, expected: &Node)
     }
 }
 
-fn put(
-    root: &TargetRoot,
-    below: &SyncPath,
-    op: &Op,
-    content: &[u8],
-) -> Result<Outcome, RootError> {
+fn put(root: &TargetRoot, below: &SyncPath, op: &Op, content: &[u8]) -> Result<Outcome, RootError> {
     let mut staged = root.stage(below, content.len() as u64)?;
     if let Err(error) = staged.write_all(content) {
         return Ok(Outcome::Skip(Reason::from(&error)));

@@ -93,9 +93,7 @@ impl Command {
                 self.running = Some((spec, runner));
                 None
             }
-            Err(error) => {
-                Some(FromHub::Child(ChildEvent::Failed { error: error.to_string() }))
-            }
+            Err(error) => Some(FromHub::Child(ChildEvent::Failed { error: error.to_string() })),
         }
     }
 

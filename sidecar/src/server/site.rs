@@ -47,9 +47,11 @@ impl Site {
         if open.roots.is_empty() || open.roots.len() > usize::from(u16::MAX) {
             return Err(Refusal::Unusable("a session needs at least one root".to_owned()));
         }
-        let process = open.process.map(Target::pin).transpose().map_err(|error| {
-            refusal_of_process(open.process.unwrap_or_default(), &error)
-        })?;
+        let process = open
+            .process
+            .map(Target::pin)
+            .transpose()
+            .map_err(|error| refusal_of_process(open.process.unwrap_or_default(), &error))?;
         let mut roots = Vec::new();
         let mut names = Vec::new();
         for path in &open.roots {
@@ -100,11 +102,8 @@ impl Site {
         self.receiver = Receiver::new(held.clone(), generation, self.roots.len());
         if !open.dry_run {
             self.epoch = loaded.owner.map_or(1, |owner| owner.epoch + 1);
-            let owner = Owner {
-                workspace: open.workspace,
-                writer: open.writer.clone(),
-                epoch: self.epoch,
-            };
+            let owner =
+                Owner { workspace: open.workspace, writer: open.writer.clone(), epoch: self.epoch };
             let written = store.set_owner(&owner).and_then(|()| {
                 for path in &loaded.staged {
                     store.forget_staged(path)?;
@@ -122,11 +121,7 @@ impl Site {
 
     /// Compares the record with the disk. Returns the true record, the managed paths that somebody
     /// changed, and whether anything differs.
-    fn make_true(
-        &self,
-        held: Snapshot,
-        unfinished: &[Change],
-    ) -> (Snapshot, Vec<SyncPath>, bool) {
+    fn make_true(&self, held: Snapshot, unfinished: &[Change]) -> (Snapshot, Vec<SyncPath>, bool) {
         let mut edits: Vec<Edit> = Vec::new();
         let mut drifted = Vec::new();
         let begun: std::collections::HashMap<&SyncPath, &Change> =
@@ -157,7 +152,8 @@ impl Site {
             else {
                 continue;
             };
-            if let Seen::Restamped(node) = self.seen_as(&change.path, &Node::from_entry(new, Stamp::default()))
+            if let Seen::Restamped(node) =
+                self.seen_as(&change.path, &Node::from_entry(new, Stamp::default()))
                 && let Ok(with) = held.apply(&[(change.path.clone(), Some(node))])
             {
                 held = with;
@@ -182,12 +178,9 @@ impl Site {
                     return Seen::Same;
                 }
                 match root.hash(&below) {
-                    Ok(Some((same, found))) if same == digest => Seen::Restamped(Node::File {
-                        digest,
-                        size,
-                        executable,
-                        stamp: found.stamp,
-                    }),
+                    Ok(Some((same, found))) if same == digest => {
+                        Seen::Restamped(Node::File { digest, size, executable, stamp: found.stamp })
+                    }
                     _ => Seen::Other,
                 }
             }
@@ -202,7 +195,8 @@ impl Site {
     }
 
     fn holds_something(&self) -> bool {
-        let occupied = |root: &TargetRoot| root.list(&SyncPath::root()).is_ok_and(|l| !l.is_empty());
+        let occupied =
+            |root: &TargetRoot| root.list(&SyncPath::root()).is_ok_and(|l| !l.is_empty());
         self.roots.iter().any(occupied)
     }
 
@@ -212,7 +206,9 @@ impl Site {
         if !self.drifted.is_empty() {
             let paths = std::mem::take(&mut self.drifted);
             answers.extend(
-                paths.chunks(wire::OPS_PER_FRAME / 8).map(|some| wire::FromHub::Drifted { paths: some.to_vec() }),
+                paths
+                    .chunks(wire::OPS_PER_FRAME / 8)
+                    .map(|some| wire::FromHub::Drifted { paths: some.to_vec() }),
             );
         }
         answers.push(wire::FromHub::Opened {
@@ -414,15 +410,9 @@ fn open_store(dir: &Path, open: &Open) -> Result<(Store, super::store::Loaded), 
     }
 }
 
-fn claim_root(
-    state: &Path,
-    canonical: &Path,
-    open: &Open,
-) -> Result<super::store::Claim, Refusal> {
+fn claim_root(state: &Path, canonical: &Path, open: &Open) -> Result<super::store::Claim, Refusal> {
     Registry::claim(state, canonical, &open.writer).map_err(|error| match error {
-        ClaimError::Clash(clash) if clash.same => {
-            Refusal::Owned { by: clash.writer, active: true }
-        }
+        ClaimError::Clash(clash) if clash.same => Refusal::Owned { by: clash.writer, active: true },
         ClaimError::Clash(clash) => Refusal::Nested {
             root: Escaped(clash.root.as_os_str().as_bytes()).to_string(),
             by: clash.writer,
