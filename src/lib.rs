@@ -10,6 +10,8 @@ pub mod filter;
 pub mod log;
 pub mod report;
 pub mod scan;
+#[cfg(target_os = "linux")]
+pub mod supervise;
 pub mod transfer;
 pub mod transport;
 pub mod watch;

@@ -138,9 +138,7 @@ where
     S: Subscriber + for<'a> LookupSpan<'a>,
     W: Write + Clone + Send + Sync + 'static,
 {
-    fmt::layer()
-        .with_ansi(false)
-        .with_writer(move || Harmless(writer.clone()))
+    fmt::layer().with_ansi(false).with_writer(move || Harmless(writer.clone()))
 }
 
 /// Escapes what could drive a terminal or forge a line. `fmt` does so for messages (CVE-2025-58160)
@@ -167,10 +165,7 @@ fn filter(asked: Option<&str>, otherwise: &str) -> Result<EnvFilter, LogError> {
     let filter = asked.unwrap_or(otherwise);
     EnvFilter::builder()
         .parse(filter)
-        .map_err(|error| LogError::Filter {
-            filter: filter.to_owned(),
-            reason: error.to_string(),
-        })
+        .map_err(|error| LogError::Filter { filter: filter.to_owned(), reason: error.to_string() })
 }
 
 fn file(directory: &Path) -> Result<(NonBlocking, WorkerGuard), LogError> {
@@ -198,19 +193,11 @@ impl Rotating {
     /// Opens for appending; makes the directory (0700) and the file (0600) where they are not.
     fn open(path: PathBuf, max: u64) -> io::Result<Self> {
         if let Some(directory) = path.parent() {
-            DirBuilder::new()
-                .recursive(true)
-                .mode(0o700)
-                .create(directory)?;
+            DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         }
         let file = append(&path)?;
         let len = file.metadata()?.len();
-        Ok(Self {
-            path,
-            file,
-            len,
-            max,
-        })
+        Ok(Self { path, file, len, max })
     }
 
     fn rotate(&mut self) -> io::Result<()> {
@@ -224,11 +211,7 @@ impl Rotating {
 }
 
 fn append(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .append(true)
-        .create(true)
-        .mode(0o600)
-        .open(path)
+    OpenOptions::new().append(true).create(true).mode(0o600).open(path)
 }
 
 impl Write for Rotating {
@@ -258,19 +241,12 @@ mod tests {
 
     fn logged(filter: Option<&str>, say: impl FnOnce()) -> String {
         let state = tempfile::tempdir().unwrap();
-        let options = Options {
-            state: Some(state.path()),
-            filter,
-            ..Options::default()
-        };
+        let options = Options { state: Some(state.path()), filter, ..Options::default() };
         let (subscriber, guard) = subscriber(options).unwrap();
         with_default(subscriber, say);
         drop(guard);
         let path = state.path().join("log/e2ek.log");
-        assert_eq!(
-            fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         fs::read_to_string(path).unwrap()
     }
 
@@ -281,24 +257,15 @@ mod tests {
             tracing::debug!("not asked for");
         });
         assert_eq!(text.lines().count(), 1);
-        assert!(
-            text.contains("INFO gen{n=42}: e2ek_sync::log::tests: sent files=3"),
-            "{text}"
-        );
+        assert!(text.contains("INFO gen{n=42}: e2ek_sync::log::tests: sent files=3"), "{text}");
     }
 
     #[test]
     fn the_filter_is_tracings_own() {
-        let text = logged(Some("warn,e2ek_sync::log=trace"), || {
-            tracing::trace!("path")
-        });
+        let text = logged(Some("warn,e2ek_sync::log=trace"), || tracing::trace!("path"));
         assert!(text.contains("TRACE"), "{text}");
         let (filter, state) = (Some("a=nonsense=b"), tempfile::tempdir().unwrap());
-        let wrong = subscriber(Options {
-            state: Some(state.path()),
-            filter,
-            ..Default::default()
-        });
+        let wrong = subscriber(Options { state: Some(state.path()), filter, ..Default::default() });
         assert!(matches!(wrong, Err(LogError::Filter { .. })));
     }
 
@@ -308,10 +275,7 @@ mod tests {
             let name = "\x1b]0;x\x07";
             tracing::info!(field = %format!("{name}\nforged"), debug = ?name, "message {name}");
         });
-        assert!(
-            !text.chars().any(|c| c.is_control() && c != '\n'),
-            "{text:?}"
-        );
+        assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
     }
 
     #[test]
@@ -327,21 +291,10 @@ mod tests {
         log.write_all(b"after a restart\n").unwrap();
         let now = fs::read_to_string(&path).unwrap();
         let before = fs::read_to_string(directory.path().join("log/x.log.1")).unwrap();
-        assert!(
-            now.len() <= 100 && before.len() <= 100,
-            "{} {}",
-            now.len(),
-            before.len()
-        );
-        assert_eq!(
-            fs::read_dir(directory.path().join("log")).unwrap().count(),
-            2
-        );
+        assert!(now.len() <= 100 && before.len() <= 100, "{} {}", now.len(), before.len());
+        assert_eq!(fs::read_dir(directory.path().join("log")).unwrap().count(), 2);
         assert!(now.ends_with("after a restart\n"));
         let all = before + &now;
-        assert!(
-            all.contains("line   49\n") && !all.contains("line    0\n"),
-            "{all}"
-        );
+        assert!(all.contains("line   49\n") && !all.contains("line    0\n"), "{all}");
     }
 }

@@ -56,24 +56,19 @@ impl ControlClient {
     /// [`ClientError::NoDaemon`] when there is no socket or nobody behind it,
     /// [`ClientError::Forbidden`] when it is not ours.
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
-        let stream = UnixStream::connect(path)
-            .await
-            .map_err(|error| match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon,
-                io::ErrorKind::PermissionDenied => ClientError::Forbidden,
-                // The queue of connections is full: the daemon is stopped, or nearly.
-                io::ErrorKind::WouldBlock => ClientError::Silent,
-                _ => ClientError::Io(error),
-            })?;
+        let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon,
+            io::ErrorKind::PermissionDenied => ClientError::Forbidden,
+            // The queue of connections is full: the daemon is stopped, or nearly.
+            io::ErrorKind::WouldBlock => ClientError::Silent,
+            _ => ClientError::Io(error),
+        })?;
         let theirs = stream.peer_cred().map_err(ClientError::Io)?.uid();
         if theirs != rustix::process::geteuid().as_raw() {
             return Err(ClientError::Forbidden);
         }
         let (from, to) = stream.into_split();
-        Ok(Self {
-            lines: Lines::new(from),
-            to,
-        })
+        Ok(Self { lines: Lines::new(from), to })
     }
 
     /// Asks, and waits for the answer at most `patience`: give a request's own timeout and a
@@ -88,9 +83,7 @@ impl ControlClient {
     ) -> Result<Reply, ClientError> {
         let asked = self.ask(request);
         match patience {
-            Some(patience) => timeout(patience, asked)
-                .await
-                .map_err(|_| ClientError::Silent)?,
+            Some(patience) => timeout(patience, asked).await.map_err(|_| ClientError::Silent)?,
             None => asked.await,
         }
     }

@@ -32,11 +32,7 @@ pub(super) enum LineError {
 
 impl<R: AsyncRead + Unpin> Lines<R> {
     pub(super) fn new(from: R) -> Self {
-        Self {
-            from,
-            buffer: Vec::new(),
-            searched: 0,
-        }
+        Self { from, buffer: Vec::new(), searched: 0 }
     }
 
     /// The next line without its newline; `None` at the end of the stream.
@@ -45,10 +41,7 @@ impl<R: AsyncRead + Unpin> Lines<R> {
     /// Safe: what was read is kept.
     pub(super) async fn next(&mut self) -> Result<Option<Vec<u8>>, LineError> {
         loop {
-            if let Some(at) = self.buffer[self.searched..]
-                .iter()
-                .position(|&b| b == b'\n')
-            {
+            if let Some(at) = self.buffer[self.searched..].iter().position(|&b| b == b'\n') {
                 let end = self.searched + at;
                 if end >= MAX_LINE_BYTES {
                     return Err(LineError::TooLong);
@@ -95,9 +88,6 @@ impl<R: AsyncRead + Unpin> Lines<R> {
 
     async fn fill(&mut self) -> io::Result<usize> {
         self.buffer.reserve(CHUNK);
-        (&mut self.from)
-            .take(CHUNK as u64)
-            .read_buf(&mut self.buffer)
-            .await
+        (&mut self.from).take(CHUNK as u64).read_buf(&mut self.buffer).await
     }
 }

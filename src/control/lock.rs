@@ -43,15 +43,8 @@ impl Lock {
     /// [`LockError::Busy`] at once when another process holds it.
     pub fn take(directory: &Path) -> Result<Self, LockError> {
         let path = directory.join("lock");
-        let io = |source| LockError::Io {
-            path: path.clone(),
-            source,
-        };
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(directory)
-            .map_err(io)?;
+        let io = |source| LockError::Io { path: path.clone(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(io)?;
         let mut file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -66,9 +59,7 @@ impl Lock {
                 let mut text = String::new();
                 // Text that cannot be read is a holder that cannot be named, no more.
                 let _ = file.take(32).read_to_string(&mut text);
-                return Err(LockError::Busy {
-                    pid: text.trim().parse().ok(),
-                });
+                return Err(LockError::Busy { pid: text.trim().parse().ok() });
             }
             Err(error) => return Err(io(error.into())),
         }

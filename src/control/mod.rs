@@ -121,10 +121,7 @@ struct Versioned<T> {
 
 impl<T> Versioned<T> {
     fn new(body: T) -> Self {
-        Self {
-            v: CONTROL_VERSION,
-            body,
-        }
+        Self { v: CONTROL_VERSION, body }
     }
 }
 
@@ -148,14 +145,9 @@ fn parse_request(line: &[u8]) -> Result<Request, Failure> {
         );
         return Err(Failure::new("no-daemon", message));
     }
-    serde_json::from_slice::<Versioned<Request>>(line)
-        .map(|request| request.body)
-        .map_err(|error| {
-            Failure::new(
-                "no-daemon",
-                format!("request `{}` is not known: {error}", head.what),
-            )
-        })
+    serde_json::from_slice::<Versioned<Request>>(line).map(|request| request.body).map_err(
+        |error| Failure::new("no-daemon", format!("request `{}` is not known: {error}", head.what)),
+    )
 }
 
 #[cfg(test)]

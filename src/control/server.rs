@@ -111,16 +111,11 @@ impl ControlServer {
     /// # Errors
     /// When the directory or the socket's name is somebody else's, or the system refuses.
     pub fn bind(path: &Path, lock: Lock) -> Result<Self, BindError> {
-        let io = |source| BindError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let io = |source| BindError::Io { path: path.to_owned(), source };
         make_private(path.parent().unwrap_or(Path::new(".")))?;
         match fs::symlink_metadata(path) {
             Ok(found) if !found.file_type().is_socket() => {
-                return Err(BindError::NotASocket {
-                    path: path.to_owned(),
-                });
+                return Err(BindError::NotASocket { path: path.to_owned() });
             }
             Ok(_) => fs::remove_file(path).map_err(io)?,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
@@ -131,11 +126,7 @@ impl ControlServer {
         fs::set_permissions(path, Permissions::from_mode(0o600)).map_err(io)?;
         let (sender, calls) = mpsc::channel(MAX_CALLS);
         let (closing, closing_seen) = watch::channel(false);
-        let shared = Shared {
-            calls: sender,
-            followers: Arc::default(),
-            closing: closing_seen,
-        };
+        let shared = Shared { calls: sender, followers: Arc::default(), closing: closing_seen };
         Ok(Self {
             listener,
             path: path.to_owned(),
@@ -170,11 +161,7 @@ impl ControlServer {
     /// Tells an event to every follower. Never waits: what a slow one cannot take is counted, and
     /// the count is told to it.
     pub fn publish(&self, record: &Record) {
-        let mut followers = self
-            .shared
-            .followers
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut followers = self.shared.followers.lock().unwrap_or_else(PoisonError::into_inner);
         followers.retain(|follower| follower.strong_count() > 0);
         if followers.is_empty() {
             return;
@@ -209,8 +196,7 @@ impl ControlServer {
             let _ = stream.try_write(reply_line(Reply::Failed(failure)).as_bytes());
             return;
         }
-        self.connections
-            .spawn(converse(stream, self.shared.clone()));
+        self.connections.spawn(converse(stream, self.shared.clone()));
     }
 }
 
@@ -223,22 +209,12 @@ impl Drop for ControlServer {
 
 /// Makes a directory, or shuts an existing one of ours to others.
 fn make_private(path: &Path) -> Result<(), BindError> {
-    let io = |source| BindError::Io {
-        path: path.to_owned(),
-        source,
-    };
-    DirBuilder::new()
-        .recursive(true)
-        .mode(0o700)
-        .create(path)
-        .map_err(io)?;
+    let io = |source| BindError::Io { path: path.to_owned(), source };
+    DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(io)?;
     let found = fs::symlink_metadata(path).map_err(io)?;
     let ours = rustix::process::geteuid().as_raw();
     if found.uid() != ours {
-        return Err(BindError::NotOurs {
-            path: path.to_owned(),
-            owner: found.uid(),
-        });
+        return Err(BindError::NotOurs { path: path.to_owned(), owner: found.uid() });
     }
     if found.mode() & 0o077 != 0 {
         fs::set_permissions(path, Permissions::from_mode(0o700)).map_err(io)?;
@@ -253,10 +229,7 @@ fn reply_line(reply: Reply) -> String {
     match reply.body {
         Reply::Status { mut status } if line.len() > MAX_LINE_BYTES => {
             // Some hundred paths of the greatest length: they are counted all the same.
-            status
-                .targets
-                .iter_mut()
-                .for_each(|target| target.problems.clear());
+            status.targets.iter_mut().for_each(|target| target.problems.clear());
             json_line(&Versioned::new(Reply::Status { status })) + "\n"
         }
         _ => line,
@@ -265,15 +238,12 @@ fn reply_line(reply: Reply) -> String {
 
 /// One connection, from its first byte to its last.
 async fn converse(stream: UnixStream, shared: Shared) {
-    let allowed = stream
-        .peer_cred()
-        .is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw());
+    let allowed =
+        stream.peer_cred().is_ok_and(|peer| peer.uid() == rustix::process::geteuid().as_raw());
     let (from, mut to) = stream.into_split();
     if !allowed {
         let failure = Failure::new("forbidden", "the daemon belongs to another user");
-        let _ = to
-            .write_all(reply_line(Reply::Failed(failure)).as_bytes())
-            .await;
+        let _ = to.write_all(reply_line(Reply::Failed(failure)).as_bytes()).await;
         return;
     }
     let mut lines = Lines::new(from);
@@ -298,8 +268,7 @@ async fn exchange(
         Err(LineError::Io(error)) => return Err(error),
         Err(error @ LineError::TooLong) => {
             let failure = Failure::new("usage", error.to_string());
-            to.write_all(reply_line(Reply::Failed(failure)).as_bytes())
-                .await?;
+            to.write_all(reply_line(Reply::Failed(failure)).as_bytes()).await?;
             return Ok(false);
         }
     };
@@ -344,13 +313,7 @@ async fn ask_daemon(
 async fn hung_up(lines: &mut Lines<OwnedReadHalf>, to: &OwnedWriteHalf) {
     lines.ended().await;
     let mut asked = [PollFd::new(to.as_ref(), PollFlags::empty())];
-    let polled = poll(
-        &mut asked,
-        Some(&Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        }),
-    );
+    let polled = poll(&mut asked, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
     if polled.is_ok() && !asked[0].revents().contains(PollFlags::HUP) {
         std::future::pending().await
     }
@@ -367,18 +330,12 @@ struct Follower {
 impl Follower {
     fn push(&self, line: Arc<str>) {
         let bytes = line.len();
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(line, bytes);
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(line, bytes);
         self.news.notify_one();
     }
 
     fn take(&self) -> (VecDeque<Arc<str>>, u64) {
-        self.waiting
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .take()
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -388,18 +345,10 @@ async fn follow(
     shared: &Shared,
 ) -> io::Result<()> {
     let waiting = Mutex::new(Backlog::new(MAX_RECORDS, MAX_RECORD_BYTES));
-    let me = Arc::new(Follower {
-        waiting,
-        news: Notify::new(),
-    });
-    shared
-        .followers
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner)
-        .push(Arc::downgrade(&me));
+    let me = Arc::new(Follower { waiting, news: Notify::new() });
+    shared.followers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&me));
     // Only now: what happens after the answer is told.
-    to.write_all(reply_line(Reply::Attached {}).as_bytes())
-        .await?;
+    to.write_all(reply_line(Reply::Attached {}).as_bytes()).await?;
     let mut closing = shared.closing.clone();
     loop {
         let last = tokio::select! {

@@ -28,11 +28,7 @@ fn place() -> Place {
     let directory = tempfile::tempdir().unwrap();
     let state = directory.path().join("state/0123456789abcdef");
     let socket = directory.path().join("run/0123456789abcdef.sock");
-    Place {
-        _directory: directory,
-        state,
-        socket,
-    }
+    Place { _directory: directory, state, socket }
 }
 
 impl Place {
@@ -68,9 +64,7 @@ async fn with_daemon<T>(
 }
 
 fn done(_: &Request) -> Reply {
-    Reply::Done {
-        generation: Some(42),
-    }
+    Reply::Done { generation: Some(42) }
 }
 
 fn status() -> Status {
@@ -80,48 +74,24 @@ fn status() -> Status {
         state: State::Held,
         degraded: vec!["polling: 812 directories".into()],
         source: "/w".into(),
-        generations: Generations {
-            local: 42,
-            acked: 41,
-        },
+        generations: Generations { local: 42, acked: 41 },
         targets: vec![TargetStatus {
             name: "api".into(),
             state: State::Held,
             gen_acked: 41,
             tree: Some("00ff".into()),
             restarts: 3,
-            child: Some(ChildStatus {
-                state: ChildState::Held,
-                pid: None,
-                exit: Some(1),
-            }),
-            problems: vec![ProblemStatus {
-                path: "p".into(),
-                reason: "is a FIFO".into(),
-            }],
+            child: Some(ChildStatus { state: ChildState::Held, pid: None, exit: Some(1) }),
+            problems: vec![ProblemStatus { path: "p".into(), reason: "is a FIFO".into() }],
             problem_count: 1,
         }],
-        watch: WatchCounts {
-            directories: 9,
-            overflows: 0,
-            rescans: 1,
-            polled: 812,
-        },
-        latency_ms: Latency {
-            p50: Some(1.5),
-            p95: Some(9.25),
-            count: 30,
-        },
+        watch: WatchCounts { directories: 9, overflows: 0, rescans: 1, polled: 812 },
+        latency_ms: Latency { p50: Some(1.5), p95: Some(9.25), count: 30 },
     }
 }
 
 fn warning(message: &str) -> Record {
-    Record::at(
-        SystemTime::UNIX_EPOCH,
-        Event::Warning {
-            message: message.into(),
-        },
-    )
+    Record::at(SystemTime::UNIX_EPOCH, Event::Warning { message: message.into() })
 }
 
 /// A client that says what it likes.
@@ -142,29 +112,13 @@ async fn every_request_goes_there_and_back() {
     let place = place();
     let requests = vec![
         Request::Status {},
-        Request::Flush {
-            restarted: true,
-            timeout_ms: Some(10_000),
-        },
-        Request::Wait {
-            until: Until::Gen(42),
-            timeout_ms: None,
-        },
-        Request::Wait {
-            until: Until::Synced,
-            timeout_ms: None,
-        },
-        Request::Wait {
-            until: Until::Ready,
-            timeout_ms: Some(1),
-        },
-        Request::Restart {
-            target: Some("api".into()),
-        },
+        Request::Flush { restarted: true, timeout_ms: Some(10_000) },
+        Request::Wait { until: Until::Gen(42), timeout_ms: None },
+        Request::Wait { until: Until::Synced, timeout_ms: None },
+        Request::Wait { until: Until::Ready, timeout_ms: Some(1) },
+        Request::Restart { target: Some("api".into()) },
         Request::Pause {},
-        Request::Resume {
-            delete_budget: Some("50%".into()),
-        },
+        Request::Resume { delete_budget: Some("50%".into()) },
         Request::Reset {},
         Request::Stop {},
     ];
@@ -172,9 +126,7 @@ async fn every_request_goes_there_and_back() {
     let answer = |request: &Request| {
         seen.borrow_mut().push(request.clone());
         match request {
-            Request::Status {} => Reply::Status {
-                status: Box::new(status()),
-            },
+            Request::Status {} => Reply::Status { status: Box::new(status()) },
             Request::Pause {} => Reply::Failed(Failure::new("conflict", "m").hint("h")),
             other => done(other),
         }
@@ -189,22 +141,9 @@ async fn every_request_goes_there_and_back() {
     };
     let (_, replies) = with_daemon(place.serve(), answer, client).await;
     assert_eq!(*seen.borrow(), requests);
-    assert_eq!(
-        replies[0],
-        Reply::Status {
-            status: Box::new(status())
-        }
-    );
-    assert_eq!(
-        replies[1],
-        Reply::Done {
-            generation: Some(42)
-        }
-    );
-    assert_eq!(
-        replies[6],
-        Reply::Failed(Failure::new("conflict", "m").hint("h"))
-    );
+    assert_eq!(replies[0], Reply::Status { status: Box::new(status()) });
+    assert_eq!(replies[1], Reply::Done { generation: Some(42) });
+    assert_eq!(replies[6], Reply::Failed(Failure::new("conflict", "m").hint("h")));
 }
 
 #[tokio::test]
@@ -216,10 +155,7 @@ async fn the_lines_are_as_documented() {
 "#;
     let client = raw(&place.socket, ask.to_vec());
     let answer = |request: &Request| match request {
-        Request::Flush {
-            restarted: true,
-            timeout_ms: Some(10_000),
-        } => done(request),
+        Request::Flush { restarted: true, timeout_ms: Some(10_000) } => done(request),
         Request::Status {} => Reply::Failed(Failure::new("failure", "\u{1b}")),
         other => panic!("{other:?}"),
     };
@@ -266,9 +202,7 @@ async fn i11_a_bad_request_is_a_typed_answer_and_the_connection_goes_on() {
         (&answers[4], "no-daemon", "until"),
     ] {
         let reply: Versioned<Reply> = serde_json::from_str(answer).unwrap();
-        let Reply::Failed(failure) = reply.body else {
-            panic!("{answer}")
-        };
+        let Reply::Failed(failure) = reply.body else { panic!("{answer}") };
         assert_eq!(failure.kind.as_str(), kind);
         assert!(failure.message.as_str().contains(word), "{answer}");
     }
@@ -283,10 +217,7 @@ async fn i10_a_line_without_end_is_cut_off() {
     let (_, answer) = with_daemon(server, done, client).await;
     // The hang-up may overtake the answer, since the rest was never read.
     let answer = answer.unwrap();
-    assert!(
-        answer.is_empty() || answer.contains("longer than 1048576 bytes"),
-        "{answer:?}"
-    );
+    assert!(answer.is_empty() || answer.contains("longer than 1048576 bytes"), "{answer:?}");
 }
 
 #[tokio::test]
@@ -294,25 +225,15 @@ async fn i10_lines_hold_no_more_than_the_cap() {
     let endless = tokio::io::repeat(b'x');
     let mut lines = line::Lines::new(endless);
     assert!(matches!(lines.next().await, Err(line::LineError::TooLong)));
-    assert!(
-        lines.held() <= MAX_LINE_BYTES + (64 << 10),
-        "{}",
-        lines.held()
-    );
+    assert!(lines.held() <= MAX_LINE_BYTES + (64 << 10), "{}", lines.held());
 
     let longest = [vec![b'x'; MAX_LINE_BYTES - 1], b"\nnext\n".to_vec()].concat();
     let mut lines = line::Lines::new(&longest[..]);
-    assert_eq!(
-        lines.next().await.unwrap().unwrap().len(),
-        MAX_LINE_BYTES - 1
-    );
+    assert_eq!(lines.next().await.unwrap().unwrap().len(), MAX_LINE_BYTES - 1);
     assert_eq!(lines.next().await.unwrap().unwrap(), b"next");
     assert!(lines.next().await.unwrap().is_none());
     let mut torn = line::Lines::new(&b"half"[..]);
-    assert!(
-        torn.next().await.is_err(),
-        "an end in the middle of a line is not a line"
-    );
+    assert!(torn.next().await.is_err(), "an end in the middle of a line is not a line");
 }
 
 #[tokio::test]
@@ -324,25 +245,11 @@ async fn i8_the_socket_of_a_killed_daemon_is_replaced() {
     fs::create_dir_all(&place.state).unwrap();
     fs::write(place.state.join("lock"), "999999999\n").unwrap();
     let connected = ControlClient::connect(&place.socket).await;
-    assert!(
-        matches!(connected, Err(ClientError::NoDaemon)),
-        "nobody listens: {connected:?}"
-    );
+    assert!(matches!(connected, Err(ClientError::NoDaemon)), "nobody listens: {connected:?}");
 
-    let client = async {
-        place
-            .connect()
-            .await
-            .request(&Request::Pause {}, SOON)
-            .await
-    };
+    let client = async { place.connect().await.request(&Request::Pause {}, SOON).await };
     let (server, reply) = with_daemon(place.serve(), done, client).await;
-    assert_eq!(
-        reply.unwrap(),
-        Reply::Done {
-            generation: Some(42)
-        }
-    );
+    assert_eq!(reply.unwrap(), Reply::Done { generation: Some(42) });
     let pid = fs::read_to_string(place.state.join("lock")).unwrap();
     assert_eq!(pid, format!("{}\n", std::process::id()));
     server.close(Duration::from_secs(20)).await;
@@ -362,14 +269,8 @@ async fn one_daemon_per_workspace() {
     drop(server);
     let again = Lock::take(&place.state).unwrap();
     let path = place.state.join("lock");
-    assert!(matches!(
-        Lock::take(&place.state),
-        Err(LockError::Busy { .. })
-    ));
-    assert_eq!(
-        fs::metadata(path).unwrap().permissions().mode() & 0o777,
-        0o600
-    );
+    assert!(matches!(Lock::take(&place.state), Err(LockError::Busy { .. })));
+    assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
     drop(again);
 }
 
@@ -390,11 +291,7 @@ async fn the_socket_and_its_directory_are_shut_to_others() {
     fs::create_dir_all(run).unwrap();
     fs::set_permissions(run, Permissions::from_mode(0o777)).unwrap();
     let _server = place.serve();
-    for (path, mode) in [
-        (run, 0o700),
-        (&*place.socket, 0o600),
-        (&*place.state, 0o700),
-    ] {
+    for (path, mode) in [(run, 0o700), (&*place.socket, 0o600), (&*place.state, 0o700)] {
         let found = fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(found, mode, "{}", path.display());
     }
@@ -428,25 +325,14 @@ async fn another_user_is_refused_twice() {
     fs::set_permissions(place._directory.path(), Permissions::from_mode(0o755)).unwrap();
     let refuse = |request: &Request| -> Reply { panic!("another user asked {request:?}") };
     let (server, shut) = with_daemon(server, refuse, as_nobody(place.socket.clone())).await;
-    assert_eq!(
-        shut.unwrap(),
-        Err(std::io::ErrorKind::PermissionDenied),
-        "by the directory"
-    );
+    assert_eq!(shut.unwrap(), Err(std::io::ErrorKind::PermissionDenied), "by the directory");
 
     // Even where somebody opens the directory and the socket.
-    fs::set_permissions(
-        place.socket.parent().unwrap(),
-        Permissions::from_mode(0o777),
-    )
-    .unwrap();
+    fs::set_permissions(place.socket.parent().unwrap(), Permissions::from_mode(0o777)).unwrap();
     fs::set_permissions(&place.socket, Permissions::from_mode(0o666)).unwrap();
     let (_, told) = with_daemon(server, refuse, as_nobody(place.socket.clone())).await;
     let told = told.unwrap().unwrap();
-    assert!(
-        told.is_empty() || told.contains("\"kind\":\"forbidden\""),
-        "{told:?}"
-    );
+    assert!(told.is_empty() || told.contains("\"kind\":\"forbidden\""), "{told:?}");
 }
 
 #[tokio::test]
@@ -477,19 +363,9 @@ async fn i10_a_slow_follower_blocks_nobody_and_learns_what_it_missed() {
     for n in 0..5000 {
         server.publish(&warning(&format!("{n:0>500}")));
     }
-    let asking = async {
-        place
-            .connect()
-            .await
-            .request(&Request::Pause {}, SOON)
-            .await
-    };
+    let asking = async { place.connect().await.request(&Request::Pause {}, SOON).await };
     let (server, reply) = with_daemon(server, done, asking).await;
-    assert_eq!(
-        reply.unwrap(),
-        done(&Request::Pause {}),
-        "others are served"
-    );
+    assert_eq!(reply.unwrap(), done(&Request::Pause {}), "others are served");
     let reading = async {
         let mut read = 0;
         loop {
@@ -521,12 +397,7 @@ async fn too_many_connections_are_told_so() {
             client.request(&Request::Pause {}, SOON).await.unwrap();
             idle.push(client);
         }
-        place
-            .connect()
-            .await
-            .request(&Request::Pause {}, SOON)
-            .await
-            .unwrap()
+        place.connect().await.request(&Request::Pause {}, SOON).await.unwrap()
     };
     let (server, reply) = with_daemon(server, done, filling).await;
     assert!(
@@ -537,12 +408,7 @@ async fn too_many_connections_are_told_so() {
     let again = async {
         // The daemon notices the hang-up at its own time.
         loop {
-            let reply = place
-                .connect()
-                .await
-                .request(&Request::Pause {}, SOON)
-                .await
-                .unwrap();
+            let reply = place.connect().await.request(&Request::Pause {}, SOON).await.unwrap();
             if reply == done(&Request::Pause {}) {
                 return;
             }
@@ -557,15 +423,7 @@ async fn an_asker_that_hangs_up_is_noticed() {
     let mut server = place.serve();
     let mut client = place.connect().await;
     let asking = tokio::spawn(async move {
-        let _ = client
-            .request(
-                &Request::Flush {
-                    restarted: false,
-                    timeout_ms: None,
-                },
-                None,
-            )
-            .await;
+        let _ = client.request(&Request::Flush { restarted: false, timeout_ms: None }, None).await;
     });
     let call = server.next_call().await;
     assert!(!call.is_gone());
@@ -574,10 +432,7 @@ async fn an_asker_that_hangs_up_is_noticed() {
     // The loop goes on as the daemon's would, until the connection's task has seen the end.
     let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while !call.is_gone() {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "the hang-up goes unnoticed"
-        );
+        assert!(std::time::Instant::now() < deadline, "the hang-up goes unnoticed");
         let _ = tokio::time::timeout(Duration::from_millis(5), server.next_call()).await;
     }
     call.answer(Reply::Unknown);
@@ -617,35 +472,14 @@ async fn i10_a_status_that_is_too_long_for_a_line_keeps_its_counts() {
     let place = place();
     let path = "x".repeat(4096);
     let mut long = status();
-    long.targets[0].problems = vec![
-        ProblemStatus {
-            path: path.into(),
-            reason: "r".into()
-        };
-        MAX_LINE_BYTES / 4096
-    ];
+    long.targets[0].problems =
+        vec![ProblemStatus { path: path.into(), reason: "r".into() }; MAX_LINE_BYTES / 4096];
     long.targets[0].problem_count = 256;
-    let answer = |_: &Request| Reply::Status {
-        status: Box::new(long.clone()),
-    };
-    let client = async {
-        place
-            .connect()
-            .await
-            .request(&Request::Status {}, SOON)
-            .await
-    };
+    let answer = |_: &Request| Reply::Status { status: Box::new(long.clone()) };
+    let client = async { place.connect().await.request(&Request::Status {}, SOON).await };
     let (_, reply) = with_daemon(place.serve(), answer, client).await;
-    let Ok(Reply::Status { status }) = reply else {
-        panic!("{reply:?}")
-    };
-    assert_eq!(
-        (
-            status.targets[0].problems.len(),
-            status.targets[0].problem_count
-        ),
-        (0, 256)
-    );
+    let Ok(Reply::Status { status }) = reply else { panic!("{reply:?}") };
+    assert_eq!((status.targets[0].problems.len(), status.targets[0].problem_count), (0, 256));
 }
 
 #[tokio::test]
@@ -653,8 +487,6 @@ async fn a_daemon_that_stands_still_is_called_silent() {
     let place = place();
     let _server = place.serve();
     let mut client = place.connect().await;
-    let reply = client
-        .request(&Request::Status {}, Some(Duration::from_millis(20)))
-        .await;
+    let reply = client.request(&Request::Status {}, Some(Duration::from_millis(20))).await;
     assert!(matches!(reply, Err(ClientError::Silent)), "{reply:?}");
 }

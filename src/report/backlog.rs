@@ -18,13 +18,7 @@ pub(crate) struct Backlog<T> {
 
 impl<T> Backlog<T> {
     pub(crate) fn new(max_items: usize, max_bytes: usize) -> Self {
-        Self {
-            items: VecDeque::new(),
-            bytes: 0,
-            left_out: 0,
-            max_items,
-            max_bytes,
-        }
+        Self { items: VecDeque::new(), bytes: 0, left_out: 0, max_items, max_bytes }
     }
 
     /// Queues an item that weighs `bytes`, or counts it as left out.
@@ -42,10 +36,7 @@ impl<T> Backlog<T> {
     /// Everything that waits, oldest first, and how many were left out after it.
     pub(crate) fn take(&mut self) -> (VecDeque<T>, u64) {
         self.bytes = 0;
-        (
-            std::mem::take(&mut self.items),
-            std::mem::take(&mut self.left_out),
-        )
+        (std::mem::take(&mut self.items), std::mem::take(&mut self.left_out))
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -73,11 +64,7 @@ mod tests {
         }
         assert_eq!(backlog.take(), (VecDeque::from([0, 1, 2]), 2));
         backlog.push(9, 1000);
-        assert_eq!(
-            backlog.take(),
-            (VecDeque::from([9]), 0),
-            "one large item is better than none"
-        );
+        assert_eq!(backlog.take(), (VecDeque::from([9]), 0), "one large item is better than none");
         assert!(backlog.is_empty());
     }
 }

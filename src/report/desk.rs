@@ -47,28 +47,17 @@ impl Desk {
             done: false,
             heard: Heard::Yes,
         };
-        let shared = Arc::new(Shared {
-            state: Mutex::new(state),
-            changed: Condvar::new(),
-        });
+        let shared = Arc::new(Shared { state: Mutex::new(state), changed: Condvar::new() });
         let theirs = Arc::clone(&shared);
-        thread::Builder::new()
-            .name("report".into())
-            .spawn(move || theirs.speak(reporter))?;
+        thread::Builder::new().name("report".into()).spawn(move || theirs.speak(reporter))?;
         Ok(Self { shared })
     }
 
     /// Queues an event. Tells whether the outputs were still there a moment ago.
     pub fn say(&self, event: Event) -> Heard {
-        let bytes = if let Event::Output { bytes, .. } = &event {
-            bytes.len()
-        } else {
-            0
-        };
+        let bytes = if let Event::Output { bytes, .. } = &event { bytes.len() } else { 0 };
         let mut state = self.shared.lock();
-        state
-            .backlog
-            .push((event, Instant::now(), SystemTime::now()), bytes);
+        state.backlog.push((event, Instant::now(), SystemTime::now()), bytes);
         self.shared.changed.notify_all();
         state.heard
     }
@@ -79,10 +68,7 @@ impl Desk {
         let mut state = self.shared.lock();
         state.closed = true;
         self.shared.changed.notify_all();
-        let waited = self
-            .shared
-            .changed
-            .wait_timeout_while(state, patience, |state| !state.done);
+        let waited = self.shared.changed.wait_timeout_while(state, patience, |state| !state.done);
         waited.unwrap_or_else(PoisonError::into_inner).0.heard
     }
 }

@@ -30,11 +30,7 @@ impl Record {
     /// Dates an event.
     #[must_use]
     pub fn at(now: SystemTime, event: Event) -> Self {
-        Self {
-            v: RECORD_VERSION,
-            ts: text::timestamp(now).into(),
-            event,
-        }
+        Self { v: RECORD_VERSION, ts: text::timestamp(now).into(), event }
     }
 }
 
@@ -426,11 +422,7 @@ impl Failure {
     /// A failure without hints.
     #[must_use]
     pub fn new(kind: &str, message: impl Into<Text>) -> Self {
-        Self {
-            kind: kind.into(),
-            message: message.into(),
-            hints: Vec::new(),
-        }
+        Self { kind: kind.into(), message: message.into(), hints: Vec::new() }
     }
 
     /// The same failure with one more hint.
@@ -442,19 +434,8 @@ impl Failure {
 }
 
 impl From<Failure> for Event {
-    fn from(
-        Failure {
-            kind,
-            message,
-            hints,
-        }: Failure,
-    ) -> Self {
-        Self::Error {
-            target: None,
-            class: kind,
-            message,
-            hints,
-        }
+    fn from(Failure { kind, message, hints }: Failure) -> Self {
+        Self::Error { target: None, class: kind, message, hints }
     }
 }
 

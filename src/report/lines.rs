@@ -16,12 +16,7 @@ use super::text::Text;
 /// which is passed on byte for byte.
 #[must_use]
 pub(super) fn line(event: &Event) -> Option<String> {
-    Some(
-        sync(event)
-            .or_else(|| trouble(event))
-            .or_else(|| rest(event))?
-            .0,
-    )
+    Some(sync(event).or_else(|| trouble(event)).or_else(|| rest(event))?.0)
 }
 
 /// The line of a command's failure.
@@ -32,108 +27,59 @@ pub(super) fn failure(failure: &Failure) -> String {
 
 fn sync(event: &Event) -> Option<Line> {
     Some(match event {
-        Event::Started {
-            source,
-            targets,
-            workspace,
-        } => Line::new("started")
+        Event::Started { source, targets, workspace } => Line::new("started")
             .key("source", source)
             .key("targets", joined(targets))
             .key("workspace", workspace),
         Event::Connecting { target } => Line::new("connecting").key("target", target),
-        Event::Connected { target, equal } => Line::new("connected")
-            .key("target", target)
-            .key("equal", equal),
-        Event::Scanned {
-            files,
-            bytes,
-            took,
-            protected,
-            ignored,
-        } => Line::new("scan end")
+        Event::Connected { target, equal } => {
+            Line::new("connected").key("target", target).key("equal", equal)
+        }
+        Event::Scanned { files, bytes, took, protected, ignored } => Line::new("scan end")
             .key("files", files)
             .key("bytes", bytes)
             .ms(*took)
             .key("protected", protected)
             .key("ignored", ignored),
-        Event::SyncBegin { generation, files } => Line::new("sync begin")
-            .key("gen", generation)
-            .key("files", files),
-        Event::Progress {
-            generation,
-            phase,
-            files,
-            bytes,
-            total_files,
-            total_bytes,
-        } => Line::new("progress")
-            .key(
-                "phase",
-                if *phase == Phase::Scan {
-                    "scan"
-                } else {
-                    "send"
-                },
-            )
-            .key("files", files)
-            .key("bytes", bytes)
-            .maybe("total_files", *total_files)
-            .maybe("total_bytes", *total_bytes)
-            .maybe("gen", *generation),
-        Event::SyncEnd {
-            generation,
-            status,
-            files,
-            bytes,
-            took,
-            acked,
-            targets,
-            ..
-        } => Line::new("sync end")
-            .key("gen", generation)
-            .key("status", status.word())
-            .key("files", files)
-            .key("bytes", bytes)
-            .ms(*took)
-            .key("targets", format_args!("{acked}/{targets}")),
-        Event::RestartBegin { generation, target } => Line::new("restart begin")
-            .key("gen", generation)
-            .key("target", target),
-        Event::RestartEnd {
-            generation,
-            target,
-            status,
-            took,
-        } => Line::new("restart end")
+        Event::SyncBegin { generation, files } => {
+            Line::new("sync begin").key("gen", generation).key("files", files)
+        }
+        Event::Progress { generation, phase, files, bytes, total_files, total_bytes } => {
+            Line::new("progress")
+                .key("phase", if *phase == Phase::Scan { "scan" } else { "send" })
+                .key("files", files)
+                .key("bytes", bytes)
+                .maybe("total_files", *total_files)
+                .maybe("total_bytes", *total_bytes)
+                .maybe("gen", *generation)
+        }
+        Event::SyncEnd { generation, status, files, bytes, took, acked, targets, .. } => {
+            Line::new("sync end")
+                .key("gen", generation)
+                .key("status", status.word())
+                .key("files", files)
+                .key("bytes", bytes)
+                .ms(*took)
+                .key("targets", format_args!("{acked}/{targets}"))
+        }
+        Event::RestartBegin { generation, target } => {
+            Line::new("restart begin").key("gen", generation).key("target", target)
+        }
+        Event::RestartEnd { generation, target, status, took } => Line::new("restart end")
             .key("gen", generation)
             .key("status", status.word())
             .ms(*took)
             .key("target", target),
-        Event::CommandRan {
-            generation,
-            target,
-            argv,
-            status,
-            took,
-        } => Line::new("command end")
+        Event::CommandRan { generation, target, argv, status, took } => Line::new("command end")
             .key("gen", generation)
             .exit(*status)
             .ms(*took)
             .key("target", target)
             .key("argv", spaced(argv)),
-        Event::ChildExited {
-            target,
-            status,
-            held,
-        } => Line::new("exited")
-            .key("target", target)
-            .exit(*status)
-            .key("held", held),
-        Event::NeedsBuild {
-            generation,
-            paths,
-            count,
-        } => Line::new("needs-build")
+        Event::ChildExited { target, status, held } => {
+            Line::new("exited").key("target", target).exit(*status).key("held", held)
+        }
+        Event::NeedsBuild { generation, paths, count } => Line::new("needs-build")
             .key("gen", generation)
             .key("count", count)
             .key("paths", joined(paths)),
@@ -143,54 +89,34 @@ fn sync(event: &Event) -> Option<Line> {
 
 fn trouble(event: &Event) -> Option<Line> {
     Some(match event {
-        Event::Problem {
-            target,
-            path,
-            reason,
-        } => Line::new("problem")
+        Event::Problem { target, path, reason } => Line::new("problem")
             .key("path", path)
             .quoted("reason", reason)
             .maybe("target", target.as_ref()),
-        Event::ProblemGone { target, path } => Line::new("problem gone")
-            .key("path", path)
-            .maybe("target", target.as_ref()),
-        Event::Held {
-            target,
-            reason,
-            command,
-        } => Line::new("held")
+        Event::ProblemGone { target, path } => {
+            Line::new("problem gone").key("path", path).maybe("target", target.as_ref())
+        }
+        Event::Held { target, reason, command } => Line::new("held")
             .quoted("reason", reason)
             .quoted("command", command)
             .maybe("target", target.as_ref()),
         Event::Released { target } => Line::new("released").maybe("target", target.as_ref()),
-        Event::Conflict {
-            target,
-            path,
-            reason,
-        } => Line::new("conflict")
-            .key("target", target)
-            .key("path", path)
-            .quoted("reason", reason),
+        Event::Conflict { target, path, reason } => {
+            Line::new("conflict").key("target", target).key("path", path).quoted("reason", reason)
+        }
         Event::Overwritten { target, path, kept } => Line::new("overwritten")
             .key("target", target)
             .key("path", path)
             .maybe("kept", kept.as_ref()),
-        Event::Disconnected {
-            target,
-            error,
-            retry,
-        } => Line::new("disconnected")
+        Event::Disconnected { target, error, retry } => Line::new("disconnected")
             .key("target", target)
             .quoted("error", error)
             .maybe("retry_ms", retry.map(|r| r.as_millis())),
         Event::Degraded { what } => Line::new("degraded").quoted("what", what),
         Event::Warning { message } => Line::new("warning").quoted("message", message),
-        Event::Error {
-            target,
-            class,
-            message,
-            hints,
-        } => error(target.as_ref(), class, message, hints),
+        Event::Error { target, class, message, hints } => {
+            error(target.as_ref(), class, message, hints)
+        }
         _ => return None,
     })
 }
@@ -200,36 +126,21 @@ fn rest(event: &Event) -> Option<Line> {
         Event::Stopping { reason } => Line::new("stopping").key("reason", reason),
         Event::Stopped { exit } => Line::new("stopped").key("exit", exit),
         Event::LeftOut { count } => Line::new("left out").key("count", count),
-        Event::PlanStep {
-            target,
-            action,
-            path,
-            bytes,
-            reason,
-        } => Line::new("plan step")
+        Event::PlanStep { target, action, path, bytes, reason } => Line::new("plan step")
             .key("target", target)
             .key("action", action)
             .key("path", path)
             .key("bytes", bytes)
             .quoted("reason", reason),
-        Event::PlanEnd {
-            target,
-            writes,
-            deletes,
-            bytes,
-        } => Line::new("plan end")
+        Event::PlanEnd { target, writes, deletes, bytes } => Line::new("plan end")
             .key("target", target)
             .key("writes", writes)
             .key("deletes", deletes)
             .key("bytes", bytes),
-        Event::Setting { key, value, origin } => Line::new("setting")
-            .key("key", key)
-            .quoted("value", value)
-            .quoted("origin", origin),
-        Event::Version {
-            version,
-            protocol: (low, high),
-        } => Line::new("version")
+        Event::Setting { key, value, origin } => {
+            Line::new("setting").key("key", key).quoted("value", value).quoted("origin", origin)
+        }
+        Event::Version { version, protocol: (low, high) } => Line::new("version")
             .key("version", version)
             .key("protocol", format_args!("{low}..{high}")),
         _ => return None,
@@ -314,10 +225,7 @@ pub(super) fn status(status: &Status) -> String {
             .key("target", &target.name)
             .key("state", target.state.word())
             .key("acked", target.gen_acked)
-            .key(
-                "problems",
-                target.problem_count.max(target.problems.len() as u64),
-            )
+            .key("problems", target.problem_count.max(target.problems.len() as u64))
             .key("restarts", target.restarts);
         text.push_str(&line.0);
         text.push('\n');

@@ -119,12 +119,7 @@ impl Reporter {
         } else {
             ProgressDrawTarget::hidden()
         };
-        Self::new(
-            options,
-            Box::new(output::stdout()),
-            Box::new(output::stderr()),
-            draw,
-        )
+        Self::new(options, Box::new(output::stdout()), Box::new(output::stderr()), draw)
     }
 
     fn new(
@@ -134,11 +129,7 @@ impl Reporter {
         draw: ProgressDrawTarget,
     ) -> Self {
         let screen = Screen::new(draw);
-        let sink = |to| Sink {
-            to,
-            gone: false,
-            dangling: false,
-        };
+        let sink = |to| Sink { to, gone: false, dangling: false };
         Self {
             options,
             out: sink(out),
@@ -217,19 +208,12 @@ impl Reporter {
     }
 
     fn heard(&self) -> Heard {
-        if self.out.gone {
-            Heard::Gone
-        } else {
-            Heard::Yes
-        }
+        if self.out.gone { Heard::Gone } else { Heard::Yes }
     }
 
     fn paint(&self) -> Paint {
         let verbose = self.options.verbosity == Verbosity::Verbose;
-        Paint {
-            color: self.options.color,
-            verbose,
-        }
+        Paint { color: self.options.color, verbose }
     }
 
     /// Keeps the pace; true when this event is not to be told at this time.
@@ -288,11 +272,7 @@ impl Reporter {
             self.write(Stream::Stdout, more.as_bytes());
             return;
         }
-        let stream = if said.weight == Weight::Trouble {
-            Stream::Stderr
-        } else {
-            Stream::Stdout
-        };
+        let stream = if said.weight == Weight::Trouble { Stream::Stderr } else { Stream::Stdout };
         if said.open.is_some() && self.options.terminal {
             self.end_open_line(stream);
             self.write(stream, said.text.as_bytes());
@@ -303,12 +283,7 @@ impl Reporter {
     }
 
     fn say_lines(&mut self, event: &Event) {
-        if let Event::Output {
-            target,
-            stream,
-            bytes,
-        } = event
-        {
+        if let Event::Output { target, stream, bytes } = event {
             if let Some(whole) = self.tails.add(target, *stream, bytes) {
                 self.write(*stream, &whole);
             }
@@ -321,12 +296,7 @@ impl Reporter {
     }
 
     fn say_json(&mut self, event: &Event, date: SystemTime) {
-        if let Event::Output {
-            target,
-            stream,
-            bytes,
-        } = event
-        {
+        if let Event::Output { target, stream, bytes } = event {
             if let Some(whole) = self.tails.add(target, *stream, bytes) {
                 self.pass_on(target, *stream, whole, date);
             }
@@ -354,11 +324,7 @@ impl Reporter {
 
     fn pass_on(&mut self, target: &Text, stream: Stream, mut bytes: Vec<u8>, date: SystemTime) {
         if self.options.format == Format::Json {
-            let event = Event::Output {
-                target: target.clone(),
-                stream,
-                bytes,
-            };
+            let event = Event::Output { target: target.clone(), stream, bytes };
             self.write_line(Stream::Stdout, &json_line(&Record::at(date, event)));
             return;
         }
@@ -416,11 +382,7 @@ impl Sink {
     fn write(&mut self, bytes: &[u8]) {
         // Whatever the error (EPIPE, EIO after a hang-up, ENOSPC): the reader is lost to us, the
         // work goes on.
-        self.gone = self
-            .to
-            .write_all(bytes)
-            .and_then(|()| self.to.flush())
-            .is_err();
+        self.gone = self.to.write_all(bytes).and_then(|()| self.to.flush()).is_err();
         self.dangling = bytes.last() != Some(&b'\n');
     }
 }

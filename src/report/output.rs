@@ -89,11 +89,7 @@ impl Tails {
 }
 
 fn named(((target, err), bytes): ((Text, bool), Vec<u8>)) -> (Text, Stream, Vec<u8>) {
-    (
-        target,
-        if err { Stream::Stderr } else { Stream::Stdout },
-        bytes,
-    )
+    (target, if err { Stream::Stderr } else { Stream::Stdout }, bytes)
 }
 
 #[cfg(test)]
@@ -109,16 +105,9 @@ mod tests {
         assert_eq!(add(Stream::Stderr, b"other"), None);
         assert_eq!(add(Stream::Stdout, b"o\n"), Some(b"two\n".to_vec()));
         let long = vec![b'x'; MAX_TAIL_BYTES + 1];
-        assert_eq!(
-            add(Stream::Stdout, &long),
-            Some(long),
-            "i10: a line without end is passed on"
-        );
+        assert_eq!(add(Stream::Stdout, &long), Some(long), "i10: a line without end is passed on");
         assert_eq!(tails.take_of(&"worker".into()), []);
-        assert_eq!(
-            tails.take_of(&api),
-            [(api, Stream::Stderr, b"other".to_vec())]
-        );
+        assert_eq!(tails.take_of(&api), [(api, Stream::Stderr, b"other".to_vec())]);
         assert_eq!(tails.take_all(), []);
     }
 
@@ -141,9 +130,6 @@ mod tests {
         assert!(got == expected);
         let mut writer = writing.join().unwrap();
         drop(reader);
-        assert_eq!(
-            writer.write(b"x").unwrap_err().kind(),
-            io::ErrorKind::BrokenPipe
-        );
+        assert_eq!(writer.write(b"x").unwrap_err().kind(), io::ErrorKind::BrokenPipe);
     }
 }

@@ -38,9 +38,8 @@ impl Pace {
 
     /// Whether a line is due; taken as said.
     pub(super) fn line_due(&mut self, now: Instant) -> bool {
-        let rested = self
-            .said
-            .is_none_or(|said| now.saturating_duration_since(said) >= LINE_INTERVAL);
+        let rested =
+            self.said.is_none_or(|said| now.saturating_duration_since(said) >= LINE_INTERVAL);
         let due = self.is_slow(now) && rested;
         if due {
             self.said = Some(now);
@@ -65,10 +64,7 @@ pub(super) struct Screen {
 impl Screen {
     /// `target` is hidden where there is no terminal.
     pub(super) fn new(target: ProgressDrawTarget) -> Self {
-        Self {
-            bars: MultiProgress::with_draw_target(target),
-            dangling: Arc::default(),
-        }
+        Self { bars: MultiProgress::with_draw_target(target), dangling: Arc::default() }
     }
 
     /// Runs `write` while no bar is on the screen.
@@ -94,31 +90,18 @@ pub(super) struct Bar {
 
 impl Bar {
     pub(super) fn new(screen: Screen) -> Self {
-        Self {
-            screen,
-            shown: None,
-        }
+        Self { screen, shown: None }
     }
 
     /// Draws the state that a [`Event::Progress`] tells; other events change nothing.
     pub(super) fn show(&mut self, event: &Event) {
-        let Event::Progress {
-            phase,
-            files,
-            bytes,
-            total_files,
-            total_bytes,
-            ..
-        } = event
-        else {
+        let Event::Progress { phase, files, bytes, total_files, total_bytes, .. } = event else {
             return;
         };
         if self.shown.as_ref().is_some_and(|(shown, _)| shown != phase) {
             self.clear();
         }
-        let (_, bar) = self
-            .shown
-            .get_or_insert_with(|| (*phase, self.screen.bars.add(fresh())));
+        let (_, bar) = self.shown.get_or_insert_with(|| (*phase, self.screen.bars.add(fresh())));
         match total_bytes {
             Some(total) if bar.length() != Some(*total) => {
                 bar.set_style(style(BAR));
@@ -202,16 +185,10 @@ mod tests {
         let at = |ms| start + Duration::from_millis(ms);
         let mut pace = Pace::default();
         pace.begin(at(0));
-        let due: Vec<_> = (0..40)
-            .map(|i| i * 100)
-            .filter(|&ms| pace.line_due(at(ms)))
-            .collect();
+        let due: Vec<_> = (0..40).map(|i| i * 100).filter(|&ms| pace.line_due(at(ms))).collect();
         assert_eq!(due, [500, 1500, 2500, 3500]);
         pace.end();
-        assert!(
-            !pace.is_slow(at(4000)),
-            "the next phase has its own half second"
-        );
+        assert!(!pace.is_slow(at(4000)), "the next phase has its own half second");
         assert!(pace.is_slow(at(4500)));
     }
 }

@@ -218,9 +218,7 @@ impl Status {
 
 impl TargetStatus {
     fn honest_state(&self, local: u64) -> State {
-        let dead = self
-            .child
-            .is_some_and(|child| child.state == ChildState::Gone);
+        let dead = self.child.is_some_and(|child| child.state == ChildState::Gone);
         if dead || !self.problems.is_empty() || self.problem_count > 0 {
             State::Held
         } else if self.gen_acked < local {
@@ -261,27 +259,14 @@ impl Latencies {
             let at = (sorted.len() * percent).div_ceil(100).saturating_sub(1);
             sorted.get(at).map(|took| took.as_secs_f64() * 1000.0)
         };
-        Latency {
-            p50: rank(50),
-            p95: rank(95),
-            count: self.count,
-        }
+        Latency { p50: rank(50), p95: rank(95), count: self.count }
     }
 }
 
 /// The status for people, several lines, each ended.
 pub(super) fn human(status: &Status, paint: Paint) -> String {
-    let Status {
-        pid,
-        state,
-        degraded,
-        source,
-        generations,
-        targets,
-        watch,
-        latency_ms,
-        ..
-    } = status;
+    let Status { pid, state, degraded, source, generations, targets, watch, latency_ms, .. } =
+        status;
     let mut text = format!("{}  {source}  (pid {pid})\n", colored(*state, paint));
     let Generations { local, acked } = generations;
     text.push_str(&format!("  generation {local}, acknowledged {acked}\n"));
@@ -289,11 +274,9 @@ pub(super) fn human(status: &Status, paint: Paint) -> String {
         text.push_str(&of_target(target, paint));
     }
     text.push_str(&format!("  watching {}", directories(watch.directories)));
-    for (n, what) in [
-        (watch.polled, "polled"),
-        (watch.overflows, "overflows"),
-        (watch.rescans, "rescans"),
-    ] {
+    for (n, what) in
+        [(watch.polled, "polled"), (watch.overflows, "overflows"), (watch.rescans, "rescans")]
+    {
         if n > 0 {
             text.push_str(&format!(", {n} {what}"));
         }
@@ -304,47 +287,26 @@ pub(super) fn human(status: &Status, paint: Paint) -> String {
         text.push_str(&format!("  {saves}: p50 {p50:.1} ms, p95 {p95:.1} ms\n"));
     }
     for what in degraded {
-        text.push_str(&format!(
-            "  {}\n",
-            paint.yellow(&format!("degraded: {what}"))
-        ));
+        text.push_str(&format!("  {}\n", paint.yellow(&format!("degraded: {what}"))));
     }
     text
 }
 
 fn directories(n: u64) -> String {
-    if n == 1 {
-        "1 directory".into()
-    } else {
-        format!("{} directories", super::text::grouped(n))
-    }
+    if n == 1 { "1 directory".into() } else { format!("{} directories", super::text::grouped(n)) }
 }
 
 fn of_target(target: &TargetStatus, paint: Paint) -> String {
-    let TargetStatus {
-        name,
-        state,
-        gen_acked,
-        restarts,
-        child,
-        problems,
-        problem_count,
-        ..
-    } = target;
-    let mut text = format!(
-        "  {name}: {}, generation {gen_acked}",
-        colored(*state, paint)
-    );
+    let TargetStatus { name, state, gen_acked, restarts, child, problems, problem_count, .. } =
+        target;
+    let mut text = format!("  {name}: {}, generation {gen_acked}", colored(*state, paint));
     if let Some(child) = child {
         text.push_str(&format!(", {}", of_child(child)));
         text.push_str(&format!(", {}", count(*restarts, "restart")));
     }
     text.push('\n');
     for ProblemStatus { path, reason } in problems {
-        text.push_str(&format!(
-            "    {}\n",
-            paint.yellow(&format!("{path}: {reason}"))
-        ));
+        text.push_str(&format!("    {}\n", paint.yellow(&format!("{path}: {reason}"))));
     }
     let more = problem_count.saturating_sub(problems.len() as u64);
     if more > 0 {
@@ -354,14 +316,8 @@ fn of_target(target: &TargetStatus, paint: Paint) -> String {
 }
 
 fn of_child(child: &ChildStatus) -> String {
-    let pid = child
-        .pid
-        .map(|pid| format!(" (pid {pid})"))
-        .unwrap_or_default();
-    let exit = child
-        .exit
-        .map(|code| format!(", exit {code}"))
-        .unwrap_or_default();
+    let pid = child.pid.map(|pid| format!(" (pid {pid})")).unwrap_or_default();
+    let exit = child.exit.map(|code| format!(", exit {code}")).unwrap_or_default();
     match child.state {
         ChildState::Starting => format!("child starting{pid}"),
         ChildState::Running => format!("child running{pid}"),
@@ -391,11 +347,7 @@ mod tests {
             gen_acked: 42,
             tree: Some("00ff".into()),
             restarts: 3,
-            child: Some(ChildStatus {
-                state: ChildState::Running,
-                pid: Some(70),
-                exit: Some(1),
-            }),
+            child: Some(ChildStatus { state: ChildState::Running, pid: Some(70), exit: Some(1) }),
             ..TargetStatus::default()
         };
         Status {
@@ -404,63 +356,31 @@ mod tests {
             state: State::Synced,
             degraded: vec![],
             source: "/home/me/app".into(),
-            generations: Generations {
-                local: 42,
-                acked: 42,
-            },
-            targets: vec![
-                target.clone(),
-                TargetStatus {
-                    name: "web".into(),
-                    ..target
-                },
-            ],
-            watch: WatchCounts {
-                directories: 1234,
-                ..WatchCounts::default()
-            },
-            latency_ms: Latency {
-                p50: Some(1.25),
-                p95: Some(9.0),
-                count: 1500,
-            },
+            generations: Generations { local: 42, acked: 42 },
+            targets: vec![target.clone(), TargetStatus { name: "web".into(), ..target }],
+            watch: WatchCounts { directories: 1234, ..WatchCounts::default() },
+            latency_ms: Latency { p50: Some(1.25), p95: Some(9.0), count: 1500 },
         }
     }
 
     #[test]
     fn i12_synced_is_never_said_while_something_is_outstanding() {
         type Spoil = fn(&mut Status, &mut Outstanding);
-        let problem = || ProblemStatus {
-            path: "p".into(),
-            reason: "r".into(),
-        };
+        let problem = || ProblemStatus { path: "p".into(), reason: "r".into() };
         assert_eq!(synced().honest(Outstanding::default()).state, State::Synced);
         let table: [(&str, State, Spoil); 10] = [
             ("overflow", State::Scanning, |_, o| o.overflow = true),
             ("conflict", State::Held, |_, o| o.conflicts = 1),
             ("unsettled", State::Syncing, |_, o| o.unsettled = true),
             ("behind", State::Syncing, |s, _| s.generations.acked = 41),
-            ("one target behind", State::Syncing, |s, _| {
-                s.targets[1].gen_acked = 41
-            }),
-            ("held target", State::Held, |s, _| {
-                s.targets[1].state = State::Held
-            }),
-            ("no link", State::Disconnected, |s, _| {
-                s.targets[0].state = State::Disconnected
-            }),
-            ("starting target", State::Syncing, |s, _| {
-                s.targets[0].state = State::Starting
-            }),
-            ("refused path, not listed", State::Held, |s, _| {
-                s.targets[0].problem_count = 1
-            }),
+            ("one target behind", State::Syncing, |s, _| s.targets[1].gen_acked = 41),
+            ("held target", State::Held, |s, _| s.targets[1].state = State::Held),
+            ("no link", State::Disconnected, |s, _| s.targets[0].state = State::Disconnected),
+            ("starting target", State::Syncing, |s, _| s.targets[0].state = State::Starting),
+            ("refused path, not listed", State::Held, |s, _| s.targets[0].problem_count = 1),
             ("dead container", State::Held, |s, _| {
-                s.targets[1].child = Some(ChildStatus {
-                    state: ChildState::Gone,
-                    pid: None,
-                    exit: None,
-                });
+                s.targets[1].child =
+                    Some(ChildStatus { state: ChildState::Gone, pid: None, exit: None });
             }),
         ];
         for (what, state, spoil) in table {
@@ -471,14 +391,8 @@ mod tests {
         let mut refused = synced();
         refused.targets[0].problems.push(problem());
         let refused = refused.honest(Outstanding::default());
-        assert_eq!(
-            (refused.state, refused.targets[0].state),
-            (State::Held, State::Held)
-        );
-        let stopped = Status {
-            state: State::Stopped,
-            ..synced()
-        };
+        assert_eq!((refused.state, refused.targets[0].state), (State::Held, State::Held));
+        let stopped = Status { state: State::Stopped, ..synced() };
         assert_eq!(stopped.honest(Outstanding::default()).state, State::Stopped);
     }
 
@@ -487,10 +401,8 @@ mod tests {
         // cli.md, "status --json"; keys added since stand last in their object.
         let mut status = synced();
         status.targets.truncate(1);
-        status.targets[0].problems = vec![ProblemStatus {
-            path: Text::name(b"\x1b"),
-            reason: "is a FIFO".into(),
-        }];
+        status.targets[0].problems =
+            vec![ProblemStatus { path: Text::name(b"\x1b"), reason: "is a FIFO".into() }];
         status.targets[0].problem_count = 1;
         let json = super::super::json_line(&status);
         assert_eq!(
@@ -511,18 +423,14 @@ mod tests {
         let mut status = synced();
         status.degraded.push("polling: 812 directories".into());
         status.watch.polled = 812;
-        status.targets[0].problems = vec![ProblemStatus {
-            path: Text::name(b"\x1b]0;x\x07"),
-            reason: "is a FIFO".into(),
-        }];
+        status.targets[0].problems =
+            vec![ProblemStatus { path: Text::name(b"\x1b]0;x\x07"), reason: "is a FIFO".into() }];
         status.targets[0].problem_count = 3;
         status.targets[1].state = State::Disconnected;
         status.targets[1].child = None;
         let status = status.honest(Outstanding::default());
-        let (people, lines) = (
-            human(&status, Paint::default()),
-            super::super::lines::status(&status),
-        );
+        let (people, lines) =
+            (human(&status, Paint::default()), super::super::lines::status(&status));
         insta::assert_snapshot!(format!("{people}---\n{lines}"));
     }
 
@@ -531,20 +439,12 @@ mod tests {
         assert_eq!(Latencies::default().summary(), Latency::default());
         let mut latencies = Latencies::default();
         latencies.add(Duration::from_millis(7));
-        let one = Latency {
-            p50: Some(7.0),
-            p95: Some(7.0),
-            count: 1,
-        };
+        let one = Latency { p50: Some(7.0), p95: Some(7.0), count: 1 };
         assert_eq!(latencies.summary(), one);
         for ms in (1..=3000).rev() {
             latencies.add(Duration::from_millis(ms));
         }
-        let newest = Latency {
-            p50: Some(500.0),
-            p95: Some(950.0),
-            count: 3001,
-        };
+        let newest = Latency { p50: Some(500.0), p95: Some(950.0), count: 3001 };
         assert_eq!(latencies.summary(), newest, "i10: of the newest 1,000");
     }
 }

@@ -54,11 +54,7 @@ fn pages(options: Options) -> Pages {
 }
 
 fn format(format: Format) -> Options {
-    Options {
-        format,
-        verbosity: Verbosity::Verbose,
-        ..Options::default()
-    }
+    Options { format, verbosity: Verbosity::Verbose, ..Options::default() }
 }
 
 fn date() -> SystemTime {
@@ -88,12 +84,7 @@ fn sync_end(generation: u64, status: Outcome, restarting: bool) -> Event {
 
 fn restart_end(generation: u64, status: Outcome) -> Event {
     let took = Duration::from_millis(310);
-    Event::RestartEnd {
-        generation,
-        target: "api".into(),
-        status,
-        took,
-    }
+    Event::RestartEnd { generation, target: "api".into(), status, took }
 }
 
 /// A name that would set a terminal's title.
@@ -112,14 +103,8 @@ fn table() -> Vec<Event> {
             workspace: "/home/me/my app".into(),
         },
         Event::Connecting { target: api() },
-        Event::Connected {
-            target: api(),
-            equal: true,
-        },
-        Event::Connected {
-            target: api(),
-            equal: false,
-        },
+        Event::Connected { target: api(), equal: true },
+        Event::Connected { target: api(), equal: false },
         Event::Scanned {
             files: 10_000,
             bytes: 37 << 20,
@@ -127,17 +112,8 @@ fn table() -> Vec<Event> {
             protected: 3,
             ignored: 12,
         },
-        Event::Scanned {
-            files: 1,
-            bytes: 1,
-            took: Duration::ZERO,
-            protected: 0,
-            ignored: 0,
-        },
-        Event::SyncBegin {
-            generation: 42,
-            files: 3,
-        },
+        Event::Scanned { files: 1, bytes: 1, took: Duration::ZERO, protected: 0, ignored: 0 },
+        Event::SyncBegin { generation: 42, files: 3 },
         sync_end(42, Outcome::Ok, false),
         sync_end(43, Outcome::Partial, false),
         Event::SyncEnd {
@@ -151,10 +127,7 @@ fn table() -> Vec<Event> {
             restarting: true,
             stamps: Stamps::default(),
         },
-        Event::RestartBegin {
-            generation: 42,
-            target: api(),
-        },
+        Event::RestartBegin { generation: 42, target: api() },
         restart_end(42, Outcome::Ok),
         restart_end(43, Outcome::Crashed),
         restart_end(44, Outcome::Failed),
@@ -165,93 +138,42 @@ fn table() -> Vec<Event> {
             status: Exit::Code(1),
             took: second,
         },
-        Event::ChildExited {
-            target: api(),
-            status: Exit::Signal(9),
-            held: true,
-        },
-        Event::ChildExited {
-            target: api(),
-            status: Exit::Code(0),
-            held: false,
-        },
-        Event::NeedsBuild {
-            generation: 42,
-            paths: vec!["Dockerfile".into(), nasty()],
-            count: 7,
-        },
+        Event::ChildExited { target: api(), status: Exit::Signal(9), held: true },
+        Event::ChildExited { target: api(), status: Exit::Code(0), held: false },
+        Event::NeedsBuild { generation: 42, paths: vec!["Dockerfile".into(), nasty()], count: 7 },
         Event::Output {
             target: api(),
             stream: Stream::Stdout,
             bytes: "\x1b[32mready\x1b[0m on :6543 \u{9b}\u{7f}\u{202e}\n".into(),
         },
-        Event::Output {
-            target: api(),
-            stream: Stream::Stderr,
-            bytes: b"\xff\n".into(),
-        },
-        Event::Problem {
-            target: None,
-            path: nasty(),
-            reason: "is a FIFO".into(),
-        },
-        Event::Problem {
-            target: Some(api()),
-            path: "a \"b\"=c".into(),
-            reason: "d\n".into(),
-        },
-        Event::ProblemGone {
-            target: None,
-            path: nasty(),
-        },
+        Event::Output { target: api(), stream: Stream::Stderr, bytes: b"\xff\n".into() },
+        Event::Problem { target: None, path: nasty(), reason: "is a FIFO".into() },
+        Event::Problem { target: Some(api()), path: "a \"b\"=c".into(), reason: "d\n".into() },
+        Event::ProblemGone { target: None, path: nasty() },
         Event::Held {
             target: Some(api()),
             reason: "1,200 of 1,300 paths would be deleted".into(),
             command: "e2ek-sync resume --delete-budget 1200".into(),
         },
-        Event::Released {
-            target: Some(api()),
-        },
-        Event::Conflict {
-            target: api(),
-            path: nasty(),
-            reason: "changed there".into(),
-        },
-        Event::Overwritten {
-            target: api(),
-            path: nasty(),
-            kept: Some("trash/1".into()),
-        },
-        Event::Overwritten {
-            target: api(),
-            path: nasty(),
-            kept: None,
-        },
+        Event::Released { target: Some(api()) },
+        Event::Conflict { target: api(), path: nasty(), reason: "changed there".into() },
+        Event::Overwritten { target: api(), path: nasty(), kept: Some("trash/1".into()) },
+        Event::Overwritten { target: api(), path: nasty(), kept: None },
         Event::Disconnected {
             target: api(),
             error: "end of \u{1b}[2Jstream\" kind=ok \\".into(),
             retry: Some(second),
         },
-        Event::Disconnected {
-            target: api(),
-            error: "gone".into(),
-            retry: None,
-        },
-        Event::Degraded {
-            what: "polling: 812 directories".into(),
-        },
-        Event::Warning {
-            message: "the clock went back".into(),
-        },
+        Event::Disconnected { target: api(), error: "gone".into(), retry: None },
+        Event::Degraded { what: "polling: 812 directories".into() },
+        Event::Warning { message: "the clock went back".into() },
         Event::Error {
             target: Some(api()),
             class: "forbidden".into(),
             message: "cannot write \"x\"".into(),
             hints: vec!["chown it".into(), "or not".into()],
         },
-        Event::Stopping {
-            reason: "SIGINT".into(),
-        },
+        Event::Stopping { reason: "SIGINT".into() },
         Event::LeftOut { count: 1 },
         Event::PlanStep {
             target: api(),
@@ -260,27 +182,14 @@ fn table() -> Vec<Event> {
             bytes: 2150,
             reason: "differs".into(),
         },
-        Event::PlanEnd {
-            target: api(),
-            writes: 1,
-            deletes: 0,
-            bytes: 2150,
-        },
-        Event::PlanEnd {
-            target: api(),
-            writes: 0,
-            deletes: 0,
-            bytes: 0,
-        },
+        Event::PlanEnd { target: api(), writes: 1, deletes: 0, bytes: 2150 },
+        Event::PlanEnd { target: api(), writes: 0, deletes: 0, bytes: 0 },
         Event::Setting {
             key: "mode".into(),
             value: "mirror".into(),
             origin: "e2ek.toml:12".into(),
         },
-        Event::Version {
-            version: "0.1.0".into(),
-            protocol: (1, 1),
-        },
+        Event::Version { version: "0.1.0".into(), protocol: (1, 1) },
         Event::Stopped { exit: 130 },
     ]
 }
@@ -325,10 +234,7 @@ fn the_lines_of_the_contract_are_as_written_there() {
     // cli.md, "Lines".
     let mut pages = pages(format(Format::Lines));
     let events = [
-        Event::SyncBegin {
-            generation: 42,
-            files: 3,
-        },
+        Event::SyncBegin { generation: 42, files: 3 },
         Event::SyncEnd {
             generation: 42,
             status: Outcome::Ok,
@@ -340,10 +246,7 @@ fn the_lines_of_the_contract_are_as_written_there() {
             restarting: true,
             stamps: Stamps::default(),
         },
-        Event::RestartBegin {
-            generation: 42,
-            target: "api-7d78/app".into(),
-        },
+        Event::RestartBegin { generation: 42, target: "api-7d78/app".into() },
         restart_end(42, Outcome::Ok),
         Failure::new("forbidden", "...").hint("...").into(),
     ];
@@ -369,9 +272,7 @@ fn no_text_of_ours_drives_a_terminal() {
                 pages.reporter.say(&event);
             }
         }
-        pages
-            .reporter
-            .failure(&Failure::new("failure", "\u{1b}\u{9b}\u{7f}").hint("\u{202e}"));
+        pages.reporter.failure(&Failure::new("failure", "\u{1b}\u{9b}\u{7f}").hint("\u{202e}"));
         for text in [pages.out.read(), pages.err.read()] {
             let bad = |c: char| c.is_control() && c != '\n' || c == '\u{202e}';
             assert!(!text.contains(bad), "{which:?}: {text:?}");
@@ -394,46 +295,24 @@ fn json_is_read_back_as_it_was_said() {
         assert_eq!(read, record, "{line}");
     }
     let newer = r#"{"v":2,"ts":"x","kind":"moon-phase","gen":null,"target":null,"full":true}"#;
-    assert_eq!(
-        serde_json::from_str::<Record>(newer).unwrap().event,
-        Event::Unknown
-    );
+    assert_eq!(serde_json::from_str::<Record>(newer).unwrap().event, Event::Unknown);
     let grown = r#"{"v":1,"ts":"x","kind":"warning","gen":null,"target":null,"message":"m","n":1}"#;
     let event = serde_json::from_str::<Record>(grown).unwrap().event;
-    assert_eq!(
-        event,
-        Event::Warning {
-            message: "m".into()
-        }
-    );
+    assert_eq!(event, Event::Warning { message: "m".into() });
 }
 
 #[test]
 fn a_restart_joins_the_line_of_its_generation_on_a_terminal() {
-    let options = Options {
-        terminal: true,
-        ..Options::default()
-    };
+    let options = Options { terminal: true, ..Options::default() };
     let mut pages = pages(options);
     for event in [
         sync_end(42, Outcome::Ok, true),
-        Event::RestartBegin {
-            generation: 42,
-            target: "api".into(),
-        },
+        Event::RestartBegin { generation: 42, target: "api".into() },
         restart_end(42, Outcome::Ok),
         // The app speaks in between.
         sync_end(43, Outcome::Ok, true),
-        Event::Output {
-            target: "api".into(),
-            stream: Stream::Stdout,
-            bytes: b"bye, ".into(),
-        },
-        Event::Output {
-            target: "api".into(),
-            stream: Stream::Stdout,
-            bytes: b"all".into(),
-        },
+        Event::Output { target: "api".into(), stream: Stream::Stdout, bytes: b"bye, ".into() },
+        Event::Output { target: "api".into(), stream: Stream::Stdout, bytes: b"all".into() },
         restart_end(43, Outcome::Ok),
         // One restart for two generations.
         sync_end(44, Outcome::Ok, true),
@@ -461,18 +340,11 @@ fn an_unfinished_line_of_the_app_never_tears_one_of_ours() {
         stream: Stream::Stdout,
         bytes: bytes.into(),
     };
-    let exited = Event::ChildExited {
-        target: "api".into(),
-        status: Exit::Code(0),
-        held: true,
-    };
+    let exited = Event::ChildExited { target: "api".into(), status: Exit::Code(0), held: true };
     let mut pages = pages(format(Format::Lines));
     for event in [
         output(b"half"),
-        Event::SyncBegin {
-            generation: 1,
-            files: 1,
-        },
+        Event::SyncBegin { generation: 1, files: 1 },
         output(b" whole\nla"),
         exited,
     ] {
@@ -487,22 +359,12 @@ fn an_unfinished_line_of_the_app_never_tears_one_of_ours() {
 
 #[test]
 fn quiet_leaves_trouble_and_answers() {
-    let mut pages = pages(Options {
-        verbosity: Verbosity::Quiet,
-        ..Options::default()
-    });
+    let mut pages = pages(Options { verbosity: Verbosity::Quiet, ..Options::default() });
     for event in [
         sync_end(1, Outcome::Ok, false),
         Event::Stopping { reason: "x".into() },
-        Event::Warning {
-            message: "w".into(),
-        },
-        Event::PlanEnd {
-            target: "api".into(),
-            writes: 0,
-            deletes: 0,
-            bytes: 0,
-        },
+        Event::Warning { message: "w".into() },
+        Event::PlanEnd { target: "api".into(), writes: 0, deletes: 0, bytes: 0 },
     ] {
         pages.reporter.say(&event);
     }
@@ -513,40 +375,21 @@ fn quiet_leaves_trouble_and_answers() {
 #[test]
 fn a_closed_output_is_told_once_and_nothing_more_is_written() {
     let mut pages = pages(format(Format::Lines));
-    assert_eq!(
-        pages.reporter.say(&Event::Released { target: None }),
-        Heard::Yes
-    );
+    assert_eq!(pages.reporter.say(&Event::Released { target: None }), Heard::Yes);
     *pages.out.closed.lock().unwrap() = true;
-    assert_eq!(
-        pages.reporter.say(&Event::Released { target: None }),
-        Heard::Gone
-    );
+    assert_eq!(pages.reporter.say(&Event::Released { target: None }), Heard::Gone);
     *pages.out.closed.lock().unwrap() = false;
-    assert_eq!(
-        pages.reporter.say(&Event::Released { target: None }),
-        Heard::Gone
-    );
+    assert_eq!(pages.reporter.say(&Event::Released { target: None }), Heard::Gone);
     pages.reporter.failure(&Failure::new("failure", "m"));
     assert_eq!(pages.out.read(), "[e2ek] released\n");
-    assert_eq!(
-        pages.err.read(),
-        "[e2ek] error kind=failure message=\"m\" hint=\"\"\n"
-    );
+    assert_eq!(pages.err.read(), "[e2ek] error kind=failure message=\"m\" hint=\"\"\n");
 }
 
 #[test]
 fn progress_is_a_line_a_second_without_a_terminal() {
     let mut pages = pages(format(Format::Lines));
     let start = Instant::now();
-    pages.reporter.say_at(
-        &Event::SyncBegin {
-            generation: 1,
-            files: 9,
-        },
-        start,
-        date(),
-    );
+    pages.reporter.say_at(&Event::SyncBegin { generation: 1, files: 9 }, start, date());
     for step in 0..18 {
         let event = Event::Progress {
             generation: Some(1),
@@ -556,9 +399,7 @@ fn progress_is_a_line_a_second_without_a_terminal() {
             total_files: Some(9),
             total_bytes: None,
         };
-        pages
-            .reporter
-            .say_at(&event, start + Duration::from_millis(100 * step), date());
+        pages.reporter.say_at(&event, start + Duration::from_millis(100 * step), date());
     }
     assert_eq!(
         pages.out.read(),
@@ -570,9 +411,7 @@ fn progress_is_a_line_a_second_without_a_terminal() {
 
 #[test]
 fn failures_in_all_formats() {
-    let failure = Failure::new("no-daemon", "no daemon for /w")
-        .hint("e2ek-sync watch")
-        .hint("b");
+    let failure = Failure::new("no-daemon", "no daemon for /w").hint("e2ek-sync watch").hint("b");
     let mut all = String::new();
     for which in [Format::Human, Format::Lines] {
         let mut pages = pages(format(which));
@@ -613,10 +452,7 @@ fn i10_a_stopped_terminal_stops_nobody_and_the_gap_is_counted() {
     );
     let desk = Desk::open(reporter).unwrap();
     for files in 0..20_000 {
-        desk.say(Event::SyncBegin {
-            generation: 1,
-            files,
-        });
+        desk.say(Event::SyncBegin { generation: 1, files });
     }
     drop(stopped);
     assert_eq!(desk.close(Duration::from_secs(30)), Heard::Yes);
@@ -690,10 +526,7 @@ fn a_bar_is_drawn_on_a_terminal_for_what_lasts_and_is_gone_afterwards() {
     let drawn = || glass.0.lock().unwrap().clone();
     let page = Page::default();
     let mut reporter = Reporter::new(
-        Options {
-            terminal: true,
-            ..Options::default()
-        },
+        Options { terminal: true, ..Options::default() },
         Box::new(page.clone()),
         Box::new(Page::default()),
         ProgressDrawTarget::term_like_with_hz(Box::new(glass.clone()), 255),
@@ -707,31 +540,15 @@ fn a_bar_is_drawn_on_a_terminal_for_what_lasts_and_is_gone_afterwards() {
         total_files: Some(9),
         total_bytes: Some(9 << 20),
     };
-    reporter.say_at(
-        &Event::SyncBegin {
-            generation: 1,
-            files: 9,
-        },
-        start,
-        date(),
-    );
+    reporter.say_at(&Event::SyncBegin { generation: 1, files: 9 }, start, date());
     reporter.say_at(&progress(1), start + Duration::from_millis(499), date());
     assert_eq!(drawn(), "", "not for what is quick");
     reporter.say_at(&progress(3), start + Duration::from_millis(500), date());
     reporter.say_at(&progress(6), start + Duration::from_millis(600), date());
     let bar = drawn();
-    assert!(
-        bar.contains("sending 3 of 9 files [") && bar.contains("/9.00 MiB"),
-        "{bar:?}"
-    );
+    assert!(bar.contains("sending 3 of 9 files [") && bar.contains("/9.00 MiB"), "{bar:?}");
     assert!(bar.contains("ETA"), "{bar:?}");
-    reporter.say_at(
-        &Event::Warning {
-            message: "w".into(),
-        },
-        start,
-        date(),
-    );
+    reporter.say_at(&Event::Warning { message: "w".into() }, start, date());
     reporter.say_at(&sync_end(1, Outcome::Ok, false), start, date());
     let end = drawn();
     assert!(end.ends_with("<clear>"), "no bar stays: {end:?}");

@@ -154,9 +154,7 @@ pub fn grouped(n: u64) -> String {
 /// is shown as 1970.
 #[must_use]
 pub fn timestamp(at: SystemTime) -> String {
-    let since = at
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default();
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     let (days, second) = (since.as_secs() / 86_400, since.as_secs() % 86_400);
     let (year, month, day) = civil(days);
     format!(
@@ -227,10 +225,7 @@ mod tests {
             (4_107_542_400, "2100-03-01T00:00:00.000Z"),
             (1_795_395_849, "2026-11-23T01:04:09.000Z"),
         ] {
-            assert_eq!(
-                timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)),
-                shown
-            );
+            assert_eq!(timestamp(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), shown);
         }
     }
 

@@ -1,1 +1,251 @@
-//! (being written)
+//! Owns the pin on a process: never a bare pid.
+//!
+//! A [`Target`] is a pidfd, the start time, the mount namespace and the root directory of one
+//! process, taken together and compared again by [`Target::check`]. A reused pid, a dead process
+//! and one that entered another root are therefore refused. What is written below its root is
+//! `server::root`'s business; which process to pin is the hub's.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::io::Errno;
+use rustix::process::{Gid, Pid, PidfdFlags, Signal, Uid};
+
+/// One process, pinned while it lives.
+#[derive(Debug)]
+pub struct Target {
+    pid: Pid,
+    pidfd: OwnedFd,
+    /// `/proc/<pid>`: this descriptor belongs to the process, not to the number.
+    proc: OwnedFd,
+    /// Its root directory (`O_PATH`).
+    root: OwnedFd,
+    seen: Seen,
+    owner: (u32, u32),
+}
+
+/// What must stay as it was when the process was pinned.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Seen {
+    /// In clock ticks since boot (field 22 of proc_pid_stat(5)).
+    start_time: u64,
+    /// Device and inode of the mount namespace.
+    mount_namespace: (u64, u64),
+    /// Device, inode and mount of the root directory.
+    root: (u64, u64, u64),
+}
+
+/// Why a process is not, or no longer, the pinned one.
+#[derive(Debug, thiserror::Error)]
+pub enum TargetError {
+    /// No such process, or it ended (a zombie counts as ended).
+    #[error("process {0} is gone")]
+    Gone(i32),
+    /// It lives, but in another mount namespace or root than when it was pinned.
+    #[error("process {0} entered another root")]
+    Moved(i32),
+    /// The kernel does not let us see its root (transports.md 3.1 has the matrix).
+    #[error("not permitted to enter the root of process {0}")]
+    Denied(i32),
+    /// Something else failed.
+    #[error("cannot look at process {pid}")]
+    Io {
+        /// Which.
+        pid: i32,
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
+}
+
+impl Target {
+    /// Pins the process `pid`. When its root is not ours to see, it is tried once more with its
+    /// own user and group, in a thread of its own: the permission is asked at the opening only.
+    ///
+    /// # Errors
+    /// [`TargetError::Gone`], [`TargetError::Denied`].
+    pub fn pin(pid: i32) -> Result<Self, TargetError> {
+        let number = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(TargetError::Gone(pid))?;
+        Self::take(number).map_err(|errno| explain(pid, errno))
+    }
+
+    fn take(pid: Pid) -> Result<Self, Errno> {
+        let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+        let path = format!("/proc/{}", pid.as_raw_pid());
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let proc = rustix::fs::open(path, flags, Mode::empty())?;
+        // Alive after both were opened, so the number meant the same process each time.
+        alive(pidfd.as_fd())?;
+        let owner = owner(proc.as_fd())?;
+        let (root, seen) = enter(proc.as_fd(), owner)?;
+        alive(pidfd.as_fd())?;
+        Ok(Self { pid, pidfd, proc, root, seen, owner })
+    }
+
+    /// The number; for display only.
+    #[must_use]
+    pub fn pid(&self) -> i32 {
+        self.pid.as_raw_pid()
+    }
+
+    /// Becomes readable when the process ends.
+    #[must_use]
+    pub fn pidfd(&self) -> BorrowedFd<'_> {
+        self.pidfd.as_fd()
+    }
+
+    /// Effective user and group when it was pinned.
+    #[must_use]
+    pub fn owner(&self) -> (u32, u32) {
+        self.owner
+    }
+
+    /// Whether it is still the same live process in the same mount namespace and root: what must
+    /// hold before "applied" is said (I2). About five system calls; where its root is only visible
+    /// to its own user, also a short-lived thread.
+    ///
+    /// # Errors
+    /// [`TargetError::Gone`], [`TargetError::Moved`].
+    pub fn check(&self) -> Result<(), TargetError> {
+        let pid = self.pid();
+        alive(self.pidfd.as_fd()).map_err(|errno| explain(pid, errno))?;
+        let (_, now) = enter(self.proc.as_fd(), self.owner).map_err(|errno| explain(pid, errno))?;
+        if now == self.seen { Ok(()) } else { Err(TargetError::Moved(pid)) }
+    }
+
+    /// Sends a signal to exactly this process.
+    ///
+    /// # Errors
+    /// [`TargetError::Gone`], [`TargetError::Denied`].
+    pub fn signal(&self, signal: Signal) -> Result<(), TargetError> {
+        rustix::process::pidfd_send_signal(&self.pidfd, signal)
+            .map_err(|errno| explain(self.pid(), errno))
+    }
+
+    /// Its root directory, held.
+    pub(super) fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// Its `mountinfo`, readable without any privilege.
+    pub(super) fn mountinfo(&self) -> std::io::Result<Vec<u8>> {
+        Ok(read(self.proc.as_fd(), c"mountinfo")?)
+    }
+}
+
+fn explain(pid: i32, errno: Errno) -> TargetError {
+    match errno {
+        Errno::SRCH | Errno::NOENT => TargetError::Gone(pid),
+        Errno::ACCESS | Errno::PERM => TargetError::Denied(pid),
+        errno => TargetError::Io { pid, source: errno.into() },
+    }
+}
+
+fn alive(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
+    match poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? {
+        0 => Ok(()),
+        _ => Err(Errno::SRCH),
+    }
+}
+
+/// Opens the root and reads what pins it, with our own rights, then with the process's.
+fn enter(proc: BorrowedFd<'_>, owner: (u32, u32)) -> Result<(OwnedFd, Seen), Errno> {
+    match enter_as_we_are(proc) {
+        Err(Errno::ACCESS | Errno::PERM) if rustix::process::geteuid().is_root() => {
+            std::thread::scope(|scope| {
+                let entered = scope.spawn(|| {
+                    // Of this thread only, which ends with the closure.
+                    let (uid, gid) = (Uid::from_raw(owner.0), Gid::from_raw(owner.1));
+                    rustix::thread::set_thread_res_gid(None, Some(gid), None)?;
+                    rustix::thread::set_thread_res_uid(None, Some(uid), None)?;
+                    enter_as_we_are(proc)
+                });
+                entered.join().unwrap_or(Err(Errno::ACCESS))
+            })
+        }
+        entered => entered,
+    }
+}
+
+fn enter_as_we_are(proc: BorrowedFd<'_>) -> Result<(OwnedFd, Seen), Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let root = rustix::fs::openat(proc, c"root", flags, Mode::empty())?;
+    let namespace = rustix::fs::statat(proc, c"ns/mnt", AtFlags::empty())?;
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    let stat = rustix::fs::statx(&root, c"", AtFlags::EMPTY_PATH, wanted)?;
+    let device = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+    let told = stat.stx_mask & StatxFlags::MNT_ID.bits() != 0;
+    let seen = Seen {
+        start_time: start_time(&read(proc, c"stat")?).ok_or(Errno::SRCH)?,
+        mount_namespace: (namespace.st_dev, namespace.st_ino),
+        root: (device, stat.stx_ino, if told { stat.stx_mnt_id } else { 0 }),
+    };
+    Ok((root, seen))
+}
+
+fn read(proc: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<Vec<u8>, Errno> {
+    use std::io::Read;
+    let fd = rustix::fs::openat(proc, name, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    let mut bytes = Vec::new();
+    std::fs::File::from(fd)
+        .read_to_end(&mut bytes)
+        .map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
+    Ok(bytes)
+}
+
+/// Field 22 of `stat`. The command's name, in parentheses, may hold anything, so the last `)` ends
+/// it.
+fn start_time(stat: &[u8]) -> Option<u64> {
+    let after = &stat[stat.iter().rposition(|&b| b == b')')? + 1..];
+    std::str::from_utf8(after).ok()?.split_ascii_whitespace().nth(19)?.parse().ok()
+}
+
+/// Effective user and group (`Uid:` and `Gid:` of `status`: real, effective, saved, file system).
+fn owner(proc: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
+    let status = read(proc, c"status")?;
+    let status = String::from_utf8_lossy(&status);
+    let effective = |key: &str| -> Option<u32> {
+        let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+        line.split_ascii_whitespace().nth(1)?.parse().ok()
+    };
+    Ok((effective("Uid:").ok_or(Errno::SRCH)?, effective("Gid:").ok_or(Errno::SRCH)?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_named_to_confuse_does_not_shift_the_fields() {
+        let stat = b"7 (a) 1 2 (x\n) S 1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4242 9 9";
+        assert_eq!(start_time(stat), Some(4242));
+        assert_eq!(start_time(b""), None);
+    }
+
+    #[test]
+    fn we_can_pin_ourselves() {
+        let us = Target::pin(std::process::id().cast_signed()).unwrap();
+        us.check().unwrap();
+        assert_eq!(us.owner().0, rustix::process::geteuid().as_raw());
+    }
+
+    #[test]
+    fn i2_the_dead_are_refused() {
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let target = Target::pin(pid).unwrap();
+        target.check().unwrap();
+        drop(child.stdin.take());
+        let mut ended = [PollFd::new(&target.pidfd, PollFlags::IN)];
+        poll(&mut ended, None).unwrap();
+        assert!(matches!(target.check(), Err(TargetError::Gone(_))), "a zombie is gone");
+        assert!(matches!(Target::pin(pid), Err(TargetError::Gone(_))), "nor is it pinned");
+        child.wait().unwrap();
+        assert!(matches!(target.check(), Err(TargetError::Gone(_))));
+        assert!(matches!(target.signal(Signal::TERM), Err(TargetError::Gone(_))));
+        assert!(matches!(Target::pin(0), Err(TargetError::Gone(_))));
+    }
+}
