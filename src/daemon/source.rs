@@ -36,6 +36,12 @@ pub(super) enum Told {
     Point(usize),
 }
 
+/// What [`Source::next`] brings.
+pub(super) enum Next {
+    Told(Told),
+    Looked(Looked),
+}
+
 /// What became of a look.
 pub(super) enum Looked {
     /// The tree as it is now, and the time of the first event that led to this look.
@@ -141,10 +147,20 @@ impl Source {
         Ok(())
     }
 
-    /// The next thing the watches tell. Cancel safe.
-    pub(super) async fn told(&mut self) -> Told {
-        match self.heard.recv().await {
-            Some(told) => told,
+    /// The next thing that the watches tell, or the end of a look on a thread. Cancel safe.
+    pub(super) async fn next(&mut self) -> Next {
+        let look = async {
+            match &mut self.looking {
+                Some((handle, ..)) => handle.await,
+                None => std::future::pending().await,
+            }
+        };
+        let look = tokio::select! {
+            Some(told) = self.heard.recv() => return Next::Told(told),
+            look = look => look.unwrap_or_default(),
+        };
+        match self.looking.take() {
+            Some((_, began, seen)) => Next::Looked(self.finish(look, began, seen, true)),
             None => std::future::pending().await,
         }
     }
@@ -259,7 +275,7 @@ impl Source {
         self.looking.is_some()
     }
 
-    /// Looks at what is due: small things now, large ones on a thread; see [`Self::looked`].
+    /// Looks at what is due: small things now, large ones on a thread; see [`Self::next`].
     pub(super) fn look(&mut self, now: Instant) -> Option<Looked> {
         if self.looking.is_some() {
             return None;
@@ -293,14 +309,6 @@ impl Source {
         self.figures = whole.then(Figures::default).or(self.figures);
         self.looking = Some((tokio::task::spawn_blocking(run), now, seen));
         None
-    }
-
-    /// The end of a look on a thread. Cancel safe; pending while there is none.
-    pub(super) async fn looked(&mut self) -> Looked {
-        let Some((handle, ..)) = &mut self.looking else { return std::future::pending().await };
-        let look = handle.await.unwrap_or_default();
-        let (_, began, seen) = self.looking.take().expect("it was there a line above");
-        self.finish(look, began, seen, true)
     }
 
     fn finish(&mut self, look: Look, began: Instant, seen: Instant, large: bool) -> Looked {
