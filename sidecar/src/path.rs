@@ -144,10 +144,7 @@ impl SyncPath {
     #[must_use]
     pub fn starts_with(&self, other: &Self) -> bool {
         other.is_root()
-            || self
-                .0
-                .strip_prefix(&*other.0)
-                .is_some_and(|r| r.is_empty() || r[0] == b'/')
+            || self.0.strip_prefix(&*other.0).is_some_and(|r| r.is_empty() || r[0] == b'/')
     }
 
     /// What remains below `base`: `None` when this path is not below it, the root when equal.
@@ -168,8 +165,7 @@ impl SyncPath {
     /// # Errors
     /// When the whole becomes too long.
     pub fn append(&self, tail: &Self) -> Result<Self, PathError> {
-        tail.components()
-            .try_fold(self.clone(), |path, name| path.join(name))
+        tail.components().try_fold(self.clone(), |path, name| path.join(name))
     }
 }
 
@@ -239,9 +235,7 @@ impl fmt::Display for Escaped<'_> {
 
 fn escape_char(f: &mut fmt::Formatter<'_>, c: char) -> fmt::Result {
     let mut buffer = [0; 4];
-    c.encode_utf8(&mut buffer)
-        .bytes()
-        .try_for_each(|b| write!(f, "\\x{b:02x}"))
+    c.encode_utf8(&mut buffer).bytes().try_for_each(|b| write!(f, "\\x{b:02x}"))
 }
 
 impl Serialize for SyncPath {
@@ -294,10 +288,7 @@ mod tests {
         ] {
             assert_eq!(SyncPath::new(text.as_bytes()), Err(reason), "{text:?}");
         }
-        assert!(
-            SyncPath::new("...".as_bytes()).is_ok(),
-            "three dots are a name"
-        );
+        assert!(SyncPath::new("...".as_bytes()).is_ok(), "three dots are a name");
         assert!(SyncPath::new(&b"\xff"[..]).is_ok(), "names are bytes");
     }
 
@@ -311,10 +302,7 @@ mod tests {
     #[test]
     fn names_cannot_drive_a_terminal() {
         let nasty = SyncPath::new(&b"\x1b]0;x\x07\\\xff\n\xe2\x80\xae"[..]).unwrap();
-        assert_eq!(
-            nasty.to_string(),
-            "\\x1b]0;x\\x07\\\\\\xff\\x0a\\xe2\\x80\\xae"
-        );
+        assert_eq!(nasty.to_string(), "\\x1b]0;x\\x07\\\\\\xff\\x0a\\xe2\\x80\\xae");
     }
 
     #[test]

@@ -82,11 +82,7 @@ impl Hints {
     /// When the earliest of what is hinted at was first seen.
     #[must_use]
     pub fn first_seen(&self) -> Option<Instant> {
-        self.paths
-            .values()
-            .chain(self.subtrees.values())
-            .min()
-            .copied()
+        self.paths.values().chain(self.subtrees.values()).min().copied()
     }
 
     /// Adds one path. Beyond [`MAX_PATHS`] all of them become the root's subtree.
@@ -156,9 +152,7 @@ fn absorb(map: &mut BTreeMap<SyncPath, Instant>, subtree: &SyncPath) -> Option<I
 }
 
 fn earliest(map: &mut BTreeMap<SyncPath, Instant>, key: SyncPath, first: Instant) {
-    map.entry(key)
-        .and_modify(|at| *at = first.min(*at))
-        .or_insert(first);
+    map.entry(key).and_modify(|at| *at = first.min(*at)).or_insert(first);
 }
 
 /// One path that waits. Its `due` also stands in [`Debounce::order`].
@@ -207,14 +201,7 @@ impl Debounce {
             Seen::Modified | Seen::Attributes => awaited,
             _ => false,
         };
-        self.hold(
-            path,
-            Held {
-                first,
-                due: due.min(first + LONGEST_HOLD),
-                awaits_close,
-            },
-        );
+        self.hold(path, Held { first, due: due.min(first + LONGEST_HOLD), awaits_close });
     }
 
     /// Takes note that anything may have happened in `subtree`; due at once.
@@ -284,11 +271,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn path(text: &str) -> SyncPath {
-        if text.is_empty() {
-            SyncPath::root()
-        } else {
-            SyncPath::try_from(text).unwrap()
-        }
+        if text.is_empty() { SyncPath::root() } else { SyncPath::try_from(text).unwrap() }
     }
 
     fn ms(count: u64) -> Duration {
@@ -306,18 +289,12 @@ mod tests {
         let t0 = start();
         let mut debounce = Debounce::default();
         for &(at, seen) in script {
-            assert!(
-                debounce.take(t0 + ms(at)).is_empty(),
-                "{name} came out before {at} ms"
-            );
+            assert!(debounce.take(t0 + ms(at)).is_empty(), "{name} came out before {at} ms");
             debounce.observe(t0 + ms(at), path(name), seen);
         }
         let due = debounce.deadline().expect("something is held");
         let hints = debounce.take(due);
-        assert_eq!(
-            hints.paths().get(&path(name)),
-            Some(&(t0 + ms(script[0].0)))
-        );
+        assert_eq!(hints.paths().get(&path(name)), Some(&(t0 + ms(script[0].0))));
         assert_eq!(debounce.deadline(), None);
         u64::try_from((due - t0).as_millis()).unwrap()
     }
@@ -455,10 +432,7 @@ mod tests {
                 Step::Release => debounce.release(),
                 Step::Take => {
                     settle(&mut debounce, &mut owed, now);
-                    assert!(
-                        owed.iter().all(|(_, at)| now < *at + LONGEST_HOLD),
-                        "{owed:?}"
-                    );
+                    assert!(owed.iter().all(|(_, at)| now < *at + LONGEST_HOLD), "{owed:?}");
                     assert!(debounce.deadline().is_none_or(|due| due > now));
                 }
             }

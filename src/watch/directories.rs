@@ -39,18 +39,9 @@ struct Node {
 impl Directories {
     /// Nothing but the root, watched by `watch`.
     pub(super) fn new(watch: i32) -> Self {
-        let root = Node {
-            name: Box::default(),
-            parent: NOWHERE,
-            watch,
-            children: Vec::new(),
-            walk: 0,
-        };
-        Self {
-            nodes: vec![root],
-            free: Vec::new(),
-            by_watch: HashMap::from([(watch, ROOT)]),
-        }
+        let root =
+            Node { name: Box::default(), parent: NOWHERE, watch, children: Vec::new(), walk: 0 };
+        Self { nodes: vec![root], free: Vec::new(), by_watch: HashMap::from([(watch, ROOT)]) }
     }
 
     /// How many are watched.
@@ -114,13 +105,8 @@ impl Directories {
 
     /// Adds a directory; neither its place nor its watch is taken.
     pub(super) fn insert(&mut self, parent: Id, name: &[u8], watch: i32) -> Id {
-        let node = Node {
-            name: name.into(),
-            parent: NOWHERE,
-            watch,
-            children: Vec::new(),
-            walk: 0,
-        };
+        let node =
+            Node { name: name.into(), parent: NOWHERE, watch, children: Vec::new(), walk: 0 };
         let id = match self.free.pop() {
             Some(id) => {
                 *self.node_mut(id) = node;
@@ -151,9 +137,7 @@ impl Directories {
         if *node.name != *name {
             node.name = name.into();
         }
-        let at = self
-            .place(&self.node(parent).children, name)
-            .unwrap_or_else(|at| at);
+        let at = self.place(&self.node(parent).children, name).unwrap_or_else(|at| at);
         self.node_mut(parent).children.insert(at, id);
     }
 
@@ -188,8 +172,7 @@ impl Directories {
             parent == NOWHERE || !stale(parent)
         };
         let all = self.by_watch.values().copied();
-        all.filter(|&id| id != ROOT && stale(id) && above_is_fresh(id))
-            .collect()
+        all.filter(|&id| id != ROOT && stale(id) && above_is_fresh(id)).collect()
     }
 
     fn place(&self, children: &[Id], name: &[u8]) -> Result<usize, usize> {
@@ -223,19 +206,13 @@ mod tests {
         dirs.detach(a);
         assert_eq!((dirs.path(b), dirs.child(ROOT, b"a")), (None, None));
         dirs.attach(a, other, b"z");
-        assert_eq!(
-            dirs.by_watch(3).and_then(|id| dirs.path(id)),
-            path("other/z/b")
-        );
+        assert_eq!(dirs.by_watch(3).and_then(|id| dirs.path(id)), path("other/z/b"));
         assert!(dirs.is_inside(b, other) && !dirs.is_inside(other, a));
         let mut gone = dirs.remove(a);
         gone.sort_unstable();
         assert_eq!((gone, dirs.len()), (vec![2, 3], 2));
         let again = dirs.insert(other, b"y", 9);
-        assert_eq!(
-            (dirs.path(again), dirs.by_watch(3)),
-            (path("other/y"), None)
-        );
+        assert_eq!((dirs.path(again), dirs.by_watch(3)), (path("other/y"), None));
     }
 
     #[test]

@@ -38,10 +38,7 @@ pub(super) struct Waker(Arc<OwnedFd>);
 
 impl Waker {
     pub(super) fn new() -> io::Result<Self> {
-        Ok(Self(Arc::new(eventfd(
-            0,
-            EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK,
-        )?)))
+        Ok(Self(Arc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?)))
     }
 
     /// Ends the wait that is on, or else the next one.
@@ -64,33 +61,27 @@ pub(super) fn spawn(
     shared: Arc<Shared>,
     waker: Waker,
 ) -> io::Result<JoinHandle<()>> {
-    std::thread::Builder::new()
-        .name("watch".into())
-        .spawn(move || {
-            let _closing = Closing(Arc::clone(&shared));
-            let out = Out {
-                now: Instant::now(),
-                observed: Vec::new(),
-                created: Vec::new(),
-            };
-            let mut watcher = Watcher {
-                root,
-                cookies,
-                wanted,
-                shared,
-                waker,
-                out,
-                queue: None,
-                tree: None,
-                root_gone: false,
-                without_root: None,
-                cookie_watch: None,
-                root_suspect: false,
-                next_poll: None,
-                answers: Vec::new(),
-            };
-            watcher.run();
-        })
+    std::thread::Builder::new().name("watch".into()).spawn(move || {
+        let _closing = Closing(Arc::clone(&shared));
+        let out = Out { now: Instant::now(), observed: Vec::new(), created: Vec::new() };
+        let mut watcher = Watcher {
+            root,
+            cookies,
+            wanted,
+            shared,
+            waker,
+            out,
+            queue: None,
+            tree: None,
+            root_gone: false,
+            without_root: None,
+            cookie_watch: None,
+            root_suspect: false,
+            next_poll: None,
+            answers: Vec::new(),
+        };
+        watcher.run();
+    })
 }
 
 /// Tells everybody that nothing more comes, however the thread ends.
@@ -157,10 +148,7 @@ impl Watcher {
 
     /// Waits for an event, a command or the next poll.
     fn wait(&self) {
-        let moving = self
-            .tree
-            .as_ref()
-            .is_some_and(|tree| !tree.moving.is_empty());
+        let moving = self.tree.as_ref().is_some_and(|tree| !tree.moving.is_empty());
         let moved = moving.then(|| Instant::now() + SHORT_HOLD);
         let until = [self.next_poll, moved].into_iter().flatten().min();
         let left = until.map(|at| at.saturating_duration_since(Instant::now()));
@@ -203,13 +191,9 @@ impl Watcher {
         self.root_suspect = false;
         self.without_root = None;
         self.tree = None;
-        self.queue = Queue::new()
-            .map_err(|error| self.without_root = Some(instance(error)))
-            .ok();
-        self.cookie_watch = self
-            .queue
-            .as_ref()
-            .and_then(|queue| queue.watch_arrivals(&self.cookies).ok());
+        self.queue = Queue::new().map_err(|error| self.without_root = Some(instance(error))).ok();
+        self.cookie_watch =
+            self.queue.as_ref().and_then(|queue| queue.watch_arrivals(&self.cookies).ok());
         self.shared.state().blind = self.cookie_watch.is_none();
         let here = self.watch_root();
         let at = self.out.now;
@@ -265,41 +249,22 @@ impl Watcher {
     fn with_tree<R>(&mut self, act: impl FnOnce(&mut Tree, &mut Tools<'_>) -> R) -> Option<R> {
         let (tree, queue) = self.tree.as_mut().zip(self.queue.as_mut())?;
         let (root, wanted, shared) = (&*self.root, &self.wanted, &*self.shared);
-        Some(act(
-            tree,
-            &mut Tools {
-                root,
-                queue,
-                out: &mut self.out,
-                wanted,
-                shared,
-            },
-        ))
+        Some(act(tree, &mut Tools { root, queue, out: &mut self.out, wanted, shared }))
     }
 
     fn handle(&mut self, event: &Event) {
         if Some(event.watch) == self.cookie_watch && self.cookie_seen(event) {
             return;
         }
-        let Some(id) = self
-            .tree
-            .as_ref()
-            .and_then(|tree| tree.dirs.by_watch(event.watch))
-        else {
+        let Some(id) = self.tree.as_ref().and_then(|tree| tree.dirs.by_watch(event.watch)) else {
             // A directory above the root, or a watch that we ended ourselves. While the root is
             // gone any arrival beside it may be it.
             let itself = ReadFlags::MOVE_SELF | ReadFlags::DELETE_SELF;
-            let is_root = self
-                .root
-                .file_name()
-                .is_some_and(|n| n.as_bytes() == &*event.name);
+            let is_root = self.root.file_name().is_some_and(|n| n.as_bytes() == &*event.name);
             self.root_suspect |= event.mask.intersects(itself) || (self.root_gone && is_root);
             return;
         };
-        if event
-            .mask
-            .intersects(ReadFlags::IGNORED | ReadFlags::UNMOUNT)
-        {
+        if event.mask.intersects(ReadFlags::IGNORED | ReadFlags::UNMOUNT) {
             self.watch_lost(id);
         } else if event.name.is_empty() {
             let itself = ReadFlags::MOVE_SELF | ReadFlags::DELETE_SELF;
@@ -344,9 +309,7 @@ impl Watcher {
             self.out.path(path, Seen::MovedOut);
         } else if mask.contains(ReadFlags::DELETE) {
             self.with_tree(|tree, tools| {
-                tree.dirs
-                    .child(inside, name)
-                    .map(|id| tree.forget(id, tools.queue))
+                tree.dirs.child(inside, name).map(|id| tree.forget(id, tools.queue))
             });
             self.out.path(path, Seen::Removed);
         } else if mask.contains(ReadFlags::ATTRIB) {
@@ -354,14 +317,14 @@ impl Watcher {
         }
     }
 
-    /// A directory's mode changed: perhaps it can be watched only now.
+    /// A directory's mode changed: perhaps it can be watched only now. Nothing else about it is
+    /// part of a tree.
     fn attributes(&mut self, inside: Id, name: &[u8], path: SyncPath) {
         let watched_now = self.with_tree(|tree, tools| {
             tree.dirs.child(inside, name).is_none() && tree.walk_below(inside, name, false, tools)
         });
-        match watched_now {
-            Some(true) => self.out.everywhere(path),
-            _ => self.out.path(path, Seen::Attributes),
+        if watched_now == Some(true) {
+            self.out.everywhere(path);
         }
     }
 
@@ -376,8 +339,7 @@ impl Watcher {
             let parent = tree.dirs.parent(id);
             tree.forget(id, tools.queue);
             let path = path?;
-            tree.walk_below(parent?, path.name()?, false, tools)
-                .then_some(path)
+            tree.walk_below(parent?, path.name()?, false, tools).then_some(path)
         });
         if let Some(path) = rewatched.flatten() {
             self.out.everywhere(path);
@@ -422,16 +384,12 @@ impl Watcher {
     }
 
     fn root_stands(&self) -> bool {
-        self.tree
-            .as_ref()
-            .is_some_and(|tree| tree.open_root(&self.root).is_some())
+        self.tree.as_ref().is_some_and(|tree| tree.open_root(&self.root).is_some())
     }
 
     fn lose_root(&mut self) {
         if !std::mem::replace(&mut self.root_gone, true) {
-            self.out
-                .observed
-                .push(Observed::RootGone { at: self.out.now });
+            self.out.observed.push(Observed::RootGone { at: self.out.now });
         }
         self.establish();
     }
@@ -448,10 +406,7 @@ impl Watcher {
     }
 
     fn poll(&mut self) {
-        let needed = self
-            .tree
-            .as_ref()
-            .is_none_or(|tree| !tree.polled.is_empty());
+        let needed = self.tree.as_ref().is_none_or(|tree| !tree.polled.is_empty());
         if !needed {
             self.next_poll = None;
         } else if self.next_poll.is_none_or(|at| at <= self.out.now) {
@@ -470,9 +425,8 @@ impl Watcher {
         self.answers.extend(cookies.into_values());
     }
 
-    /// Posts what was gathered, brings the figures up to date, then answers sync points.
+    /// Brings the figures up to date, posts what was gathered, then answers sync points.
     fn finish_batch(&mut self) {
-        self.post();
         let mut state = self.shared.state();
         state.stats.directories = self.tree.as_ref().map_or(0, |tree| tree.dirs.len());
         let polled = self.tree.iter().flat_map(|tree| tree.polled.values());
@@ -482,13 +436,11 @@ impl Watcher {
             state.stats.polled += 1;
             match state.degraded.iter_mut().find(|d| d.shortage == shortage) {
                 Some(degraded) => degraded.directories += 1,
-                None => state.degraded.push(Degraded {
-                    shortage,
-                    directories: 1,
-                }),
+                None => state.degraded.push(Degraded { shortage, directories: 1 }),
             }
         }
         drop(state);
+        self.post();
         for answer in self.answers.drain(..) {
             // Who does not wait any more needs no answer.
             let _ = answer.send(());
@@ -506,12 +458,7 @@ impl Watcher {
         let created = std::mem::take(&mut self.out.created);
         for place in created {
             let (before, after) = self.out.observed.split_at_mut(place + 1);
-            let Some(Observed::Path {
-                path: created,
-                seen,
-                ..
-            }) = before.last_mut()
-            else {
+            let Some(Observed::Path { path: created, seen, .. }) = before.last_mut() else {
                 continue;
             };
             let next = after.iter().take(4).find_map(|observed| match observed {
@@ -520,9 +467,7 @@ impl Watcher {
             });
             if !matches!(next, Some(Seen::Closed | Seen::Modified)) {
                 let file = self.root.join(as_path(created));
-                *seen = Seen::Created {
-                    open: !is_complete(&file),
-                };
+                *seen = Seen::Created { open: !is_complete(&file) };
             }
         }
     }

@@ -81,10 +81,7 @@ fn collapse(waiting: &mut Vec<Observed>) {
         return;
     };
     waiting.retain(|o| matches!(o, Observed::RootGone { .. } | Observed::RootBack { .. }));
-    waiting.push(Observed::Everywhere {
-        subtree: SyncPath::root(),
-        at,
-    });
+    waiting.push(Observed::Everywhere { subtree: SyncPath::root(), at });
 }
 
 #[cfg(test)]
@@ -97,29 +94,16 @@ mod tests {
     #[tokio::test]
     async fn i10_a_full_mailbox_says_everywhere_and_keeps_the_rest() {
         let (mailbox, at) = (Mailbox::default(), Instant::now());
-        mailbox.post(&mut vec![
-            Observed::RootGone { at },
-            Observed::RootBack { at },
-        ]);
+        mailbox.post(&mut vec![Observed::RootGone { at }, Observed::RootBack { at }]);
         for i in 0..MAX_WAITING {
             let path = SyncPath::new(i.to_string().into_bytes()).unwrap();
-            mailbox.post(&mut vec![Observed::Path {
-                path,
-                seen: Seen::Closed,
-                at,
-            }]);
+            mailbox.post(&mut vec![Observed::Path { path, seen: Seen::Closed, at }]);
         }
         mailbox.close();
         let all = mailbox.take().await.unwrap();
         assert!(matches!(all[0], Observed::RootGone { .. }));
         assert!(matches!(all[1], Observed::RootBack { .. }));
-        assert_eq!(
-            all[2],
-            Observed::Everywhere {
-                subtree: SyncPath::root(),
-                at
-            }
-        );
+        assert_eq!(all[2], Observed::Everywhere { subtree: SyncPath::root(), at });
         assert!(all.len() < MAX_WAITING);
         assert_eq!(mailbox.take().await, None);
     }

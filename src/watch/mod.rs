@@ -114,10 +114,7 @@ impl Shortage {
             Self::Descriptors | Self::MountedTwice | Self::Other(_) => return None,
         };
         let file = PathBuf::from("/proc/sys").join(name.replace('.', "/"));
-        Some((
-            name,
-            std::fs::read_to_string(file).ok()?.trim().parse().ok()?,
-        ))
+        Some((name, std::fs::read_to_string(file).ok()?.trim().parse().ok()?))
     }
 }
 
@@ -199,19 +196,9 @@ impl Watch {
     pub fn start(root: PathBuf, cookies: PathBuf, wanted: Wanted) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let waker = inotify::Waker::new()?;
-        let thread = inotify::spawn(
-            root,
-            cookies.clone(),
-            wanted,
-            Arc::clone(&shared),
-            waker.clone(),
-        )?;
-        Ok(Self {
-            shared,
-            waker,
-            cookies,
-            thread: Some(thread),
-        })
+        let thread =
+            inotify::spawn(root, cookies.clone(), wanted, Arc::clone(&shared), waker.clone())?;
+        Ok(Self { shared, waker, cookies, thread: Some(thread) })
     }
 
     /// Waits for observations and takes all there are; `None` when the watch has ended.
@@ -276,9 +263,7 @@ impl Watch {
             state.cookies.insert(name.clone().into_bytes(), answer);
             name
         };
-        let cookie = Cookie {
-            file: self.cookies.join(&name),
-        };
+        let cookie = Cookie { file: self.cookies.join(&name) };
         if std::fs::write(&cookie.file, b"").is_err() {
             self.shared.state().cookies.remove(name.as_bytes());
             return None;

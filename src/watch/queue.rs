@@ -109,10 +109,7 @@ impl Queue {
                     watch: event.wd(),
                     mask: event.events(),
                     cookie: event.cookie(),
-                    name: event
-                        .file_name()
-                        .map_or(&b""[..], |name| name.to_bytes())
-                        .into(),
+                    name: event.file_name().map_or(&b""[..], |name| name.to_bytes()).into(),
                 }),
                 Err(Errno::INTR) => {}
                 Err(Errno::AGAIN) => return,

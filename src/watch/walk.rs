@@ -45,18 +45,11 @@ impl Out {
         if seen == (Seen::Created { open: true }) {
             self.created.push(self.observed.len());
         }
-        self.observed.push(Observed::Path {
-            path,
-            seen,
-            at: self.now,
-        });
+        self.observed.push(Observed::Path { path, seen, at: self.now });
     }
 
     pub(super) fn everywhere(&mut self, subtree: SyncPath) {
-        self.observed.push(Observed::Everywhere {
-            subtree,
-            at: self.now,
-        });
+        self.observed.push(Observed::Everywhere { subtree, at: self.now });
     }
 }
 
@@ -163,11 +156,7 @@ impl Tree {
         let Ok(inside) = open_beneath(&root, &path) else {
             return false;
         };
-        let todo = Todo {
-            inside: Rc::new(inside),
-            parent,
-            name: name.into(),
-        };
+        let todo = Todo { inside: Rc::new(inside), parent, name: name.into() };
         self.work_off(&root, vec![todo], report, tools);
         self.dirs.child(parent, name).is_some()
     }
@@ -177,10 +166,7 @@ impl Tree {
         let mut out_of_watches = false;
         for (path, shortage) in std::mem::take(&mut self.polled) {
             if !out_of_watches {
-                let place = path
-                    .parent()
-                    .and_then(|above| self.find(&above))
-                    .zip(path.name());
+                let place = path.parent().and_then(|above| self.find(&above)).zip(path.name());
                 let Some((parent, name)) = place else {
                     continue;
                 };
@@ -200,18 +186,14 @@ impl Tree {
         }
         self.moving.retain(|_, (moving, _)| *moving != id);
         let own = self.dirs.watch(id);
-        self.dirs
-            .remove(id)
-            .into_iter()
-            .fold(false, |alive, watch| {
-                let was_alive = queue.unwatch(watch);
-                alive || (was_alive && watch == own)
-            })
+        self.dirs.remove(id).into_iter().fold(false, |alive, watch| {
+            let was_alive = queue.unwatch(watch);
+            alive || (was_alive && watch == own)
+        })
     }
 
     fn find(&self, path: &SyncPath) -> Option<Id> {
-        path.components()
-            .try_fold(ROOT, |id, name| self.dirs.child(id, name))
+        path.components().try_fold(ROOT, |id, name| self.dirs.child(id, name))
     }
 
     fn work_off(
@@ -306,10 +288,7 @@ impl Tree {
 
     /// Whether `directory` is (also) where the table has `id`.
     fn stands(&self, root: &OwnedFd, id: Id, directory: &OwnedFd) -> bool {
-        let there = self
-            .dirs
-            .path(id)
-            .and_then(|path| open_beneath(root, &path).ok());
+        let there = self.dirs.path(id).and_then(|path| open_beneath(root, &path).ok());
         there.is_some_and(|there| identity(&there).ok() == identity(directory).ok())
     }
 
@@ -336,19 +315,10 @@ impl Tree {
                 kind => kind,
             };
             if let (Some(out), Ok(path)) = (out.as_deref_mut(), path.join(name)) {
-                out.path(
-                    path,
-                    Seen::Created {
-                        open: kind == FileType::RegularFile,
-                    },
-                );
+                out.path(path, Seen::Created { open: kind == FileType::RegularFile });
             }
             if kind == FileType::Directory {
-                todo.push(Todo {
-                    inside: Rc::clone(directory),
-                    parent: id,
-                    name: name.into(),
-                });
+                todo.push(Todo { inside: Rc::clone(directory), parent: id, name: name.into() });
             }
         }
     }
@@ -356,20 +326,14 @@ impl Tree {
 
 /// Opens a directory of the tree without ever following a link.
 fn open_beneath(root: &OwnedFd, path: &SyncPath) -> Result<OwnedFd, Errno> {
-    let path = if path.is_root() {
-        b"."
-    } else {
-        path.as_bytes()
-    };
+    let path = if path.is_root() { b"." } else { path.as_bytes() };
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     rustix::fs::openat2(root, path, OPEN, Mode::empty(), beneath)
 }
 
 fn kind_of(directory: &OwnedFd, name: &std::ffi::CStr) -> FileType {
     rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
-        .map_or(FileType::Unknown, |stat| {
-            FileType::from_raw_mode(stat.st_mode)
-        })
+        .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode))
 }
 
 /// Why a directory must be polled; `None` when an event will tell that it can be watched.
