@@ -73,6 +73,12 @@ impl Origin {
         Self { roots, contents }
     }
 
+    /// The pairs' directories in their order.
+    #[must_use]
+    pub fn roots(&self) -> &[PathBuf] {
+        &self.roots
+    }
+
     /// Permission bits and modification time for an op that puts something; nothing for others and
     /// for what is gone.
     #[must_use]

@@ -316,6 +316,10 @@ impl Source {
         for (index, result) in look {
             match result {
                 Ok(report) => self.accept(index, report),
+                Err(ScanError::Confused(_)) => {
+                    let name = self.pairs[index].name.clone();
+                    self.debounce.look_everywhere(Instant::now() + UNSTABLE_AGAIN, name);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the source cannot be looked at");
                     gone = true;
