@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::engine::session::TargetId;
-use crate::transfer::{Origin, Reading};
+use crate::transfer::{Changed, Origin};
 use crate::transport::Link;
 use crate::transport::process::Transport;
 
@@ -173,8 +173,12 @@ impl Sender {
                 }
             };
             match next {
-                None => self.message(&ToHub::Ping).await?,
-                Some(Outgoing::Message(message)) => self.message(&message).await?,
+                None => {
+                    self.message(&ToHub::Ping).await?;
+                }
+                Some(Outgoing::Message(message)) => {
+                    self.message(&message).await?;
+                }
                 Some(Outgoing::Ops { generation, ops }) => self.ops(generation, &ops).await?,
                 Some(Outgoing::Data { generation, ops, indices, commit }) => {
                     self.data(&ops, &indices).await?;
@@ -236,8 +240,8 @@ impl Sender {
             let mut reading = self.origin.read(op);
             loop {
                 let more = match &mut reading {
-                    Ok(reading) => Reading::piece(reading, &mut piece),
-                    Err(_) => Err(crate::transfer::Changed),
+                    Ok(reading) => reading.piece(&mut piece),
+                    Err(Changed) => Err(Changed),
                 };
                 match more {
                     Ok(true) => {
@@ -246,7 +250,7 @@ impl Sender {
                         }
                     }
                     Ok(false) => break,
-                    Err(_) => {
+                    Err(Changed) => {
                         self.withdraw(index, op).await?;
                         break;
                     }
