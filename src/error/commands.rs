@@ -8,18 +8,7 @@ use crate::control::ClientError;
 use crate::filter::FilterError;
 use crate::filter::check::CheckError;
 use crate::log::LogError;
-use crate::report::{Failure, Text};
-
-impl From<&Error> for Failure {
-    fn from(error: &Error) -> Self {
-        let text = |text: &String| Text::from(text.as_str());
-        Self {
-            kind: error.kind.name().into(),
-            message: text(&error.message),
-            hints: error.hints.iter().map(text).collect(),
-        }
-    }
-}
+use crate::report::Failure;
 
 /// What a daemon answered. A kind that only a newer daemon knows is a plain failure.
 impl From<Failure> for Error {
