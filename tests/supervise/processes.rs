@@ -82,7 +82,8 @@ fn restarts_do_not_pile_up_descriptors_or_children() {
         app.save("a.py");
         app.number();
     }
-    assert_eq!(open(), before);
+    // One start has descriptors of its own for a moment, also in the first count.
+    eventually(|| (open() <= before).then_some(()));
     assert_eq!(children_of(&app).len(), 1);
 }
 
