@@ -44,22 +44,22 @@ fn i11_a_hostile_peer_cannot_make_us_hold_much() {
         for _ in 0..10 {
             let mut decoder = Decoder::default();
             decoder.feed(&bytes);
-            let _ = decoder.next::<ToHub>();
+            let _ = decoder.message::<ToHub>();
             let mut decoder = Decoder::default();
             decoder.feed(&bytes);
-            let _ = decoder.next::<FromHub>();
+            let _ = decoder.message::<FromHub>();
         }
     }
     // Frames that never end, byte by byte up to the cap: the cap is what is held.
     let mut decoder = Decoder::default();
     decoder.feed(&[0x80, 0x80, 0x40]);
     for _ in 0..(MAX_FRAME_BYTES / 4096) {
-        assert_eq!(decoder.next::<ToHub>(), Ok(None));
+        assert_eq!(decoder.message::<ToHub>(), Ok(None));
         decoder.feed(&[0; 4096]);
     }
-    assert!(decoder.next::<ToHub>().is_ok_and(|m| m.is_none()));
+    assert!(decoder.message::<ToHub>().is_ok_and(|m| m.is_none()));
     decoder.feed(&[0; 4096]);
-    assert_eq!(decoder.next::<ToHub>(), Err(WireError::Damaged));
+    assert_eq!(decoder.message::<ToHub>(), Err(WireError::Damaged));
     // A quarter of a gibibyte of zeros in some kilobytes.
     let bomb =
         zstd::stream::encode_all(std::io::Read::take(std::io::repeat(0), 256 << 20), 1).unwrap();

@@ -89,9 +89,7 @@ impl Decoder {
     ///
     /// # Errors
     /// When the bytes are no frame; the link is to be closed.
-    // Not an iterator: what kind of message comes is said at each call.
-    #[allow(clippy::should_implement_trait)]
-    pub fn next<M: DeserializeOwned>(&mut self) -> Result<Option<(M, usize)>, WireError> {
+    pub fn message<M: DeserializeOwned>(&mut self) -> Result<Option<(M, usize)>, WireError> {
         let bytes = &self.buffer[self.start..];
         let Some((len, used)) = read_length(bytes)? else { return Ok(None) };
         let end = used + len;

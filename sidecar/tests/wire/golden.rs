@@ -94,7 +94,7 @@ fn i13_golden_bytes_never_change() {
 fn decoded<T: DeserializeOwned>(bytes: &[u8]) -> T {
     let mut decoder = Decoder::default();
     decoder.feed(bytes);
-    decoder.next().unwrap().unwrap().0
+    decoder.message().unwrap().unwrap().0
 }
 
 #[test]

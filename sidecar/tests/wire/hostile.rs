@@ -25,7 +25,7 @@ fn read<M: DeserializeOwned>(bytes: &[u8], pieces: &[usize]) -> (Vec<M>, Option<
         rest = after;
         decoder.feed(piece);
         loop {
-            match decoder.next() {
+            match decoder.message() {
                 Ok(Some((message, _))) => messages.push(message),
                 Ok(None) => break,
                 Err(error) => return (messages, Some(error)),
@@ -293,9 +293,8 @@ fn i11_every_cut_is_incomplete_and_no_more() {
         let whole = frames(std::slice::from_ref(&message));
         for cut in 0..whole.len() {
             assert_eq!(read::<FromHub>(&whole[..cut], &[]), (Vec::new(), None), "cut at {cut}");
-            let (head, tail) = whole.split_at(cut);
-            let joined = [head, tail].concat();
-            assert_eq!(read::<FromHub>(&joined, &[cut.max(1)]).0, [message.clone()]);
+            let both = read::<FromHub>(&whole, &[cut.max(1)]).0;
+            assert_eq!(both, std::slice::from_ref(&message));
         }
     }
 }
