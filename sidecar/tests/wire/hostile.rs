@@ -407,6 +407,8 @@ fn i11_a_shell_that_answers_is_shown() {
         error.to_string(),
         "the other end is not e2ek-sync; it said \"bash: e2ek-sidecar: command not found\\x0a\\x1b[2J\""
     );
+    // Not later than its first byte.
+    assert!(matches!(HelloReader::default().feed(b"b"), Err(WireError::NotOurs(_))));
     // A carrier that changes line ends is found out by the Hello itself.
     let mut bytes = Vec::new();
     Hello::ours().encode(&mut bytes);
