@@ -183,6 +183,40 @@ fn i8_every_cut_of_the_log_is_an_earlier_state() {
     }
 }
 
+#[test]
+fn i8_the_half_record_of_a_kill_does_not_spoil_what_follows() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let mut held = three_generations(&mut store);
+    drop(store);
+    let log = log_of(dir.path());
+    let whole = fs::read(&log).unwrap();
+    fs::write(&log, [&whole[..], &whole[LOG_HEAD_BYTES..LOG_HEAD_BYTES + 20]].concat()).unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    step(&mut store, &mut held, 4, &[(path("0/a"), None)]);
+    drop(store);
+    let (_store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!((dump(&loaded.held), loaded.damaged), (dump(&held), false));
+}
+
+#[test]
+fn i8_a_record_that_is_missing_in_the_middle_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let mut held = Snapshot::empty();
+    let mut ends = Vec::new();
+    for generation in 1..4 {
+        let name = path(&format!("f{generation}"));
+        step(&mut store, &mut held, generation, &[(name, Some(file("x", generation)))]);
+        ends.push(store.log_bytes as usize);
+    }
+    drop(store);
+    let log = log_of(dir.path());
+    let bytes = fs::read(&log).unwrap();
+    fs::write(&log, [&bytes[..ends[0]], &bytes[ends[1]..]].concat()).unwrap();
+    assert!(Store::open(dir.path()).unwrap().1.damaged);
+}
+
 /// Reads manifest and log without opening for use; `None` for damage.
 fn read_pair(dir: &Path) -> Option<Replay> {
     let mut replay = Replay::manifest(&fs::read(dir.join(MANIFEST)).unwrap()).ok()?;
