@@ -40,6 +40,8 @@ use crate::wire::WorkspaceId;
 
 /// A log longer than this, and than a tenth of its manifest, is folded into a new manifest.
 const FOLD_FROM_BYTES: u64 = 1 << 20;
+/// About what an edit takes in the log.
+const EDIT_BYTES: u64 = 64;
 
 /// How often [`Store::peek`] reads what looks damaged before it says so.
 const PEEKS: usize = 5;
@@ -236,14 +238,15 @@ impl Store {
         let before = std::mem::replace(&mut self.held, held.clone());
         self.generation = generation;
         self.open.pop_if(|open| open.generation == generation);
-        let follows = before.apply(edits).is_ok_and(|after| after == *held);
-        if self.behind || !follows {
+        let limit = self.fold_from.max(self.manifest_bytes / 10);
+        // A first sync: neither checked nor encoded only to be folded.
+        let large = self.log_bytes + edits.len() as u64 * EDIT_BYTES > limit;
+        if self.behind || large || !before.apply(edits).is_ok_and(|after| after == *held) {
             return self.fold();
         }
         let edits = edits.iter().map(|(path, node)| (path, node.as_ref().map(Logged::from)));
         let record = RecordRef::Done { generation, edits: edits.collect(), tree: held.id() };
         self.encode(&record)?;
-        let limit = self.fold_from.max(self.manifest_bytes / 10);
         if self.log_bytes + self.buffer.len() as u64 > limit {
             return self.fold();
         }
