@@ -34,7 +34,7 @@ pub(crate) trait Named {
 variants!(ToHub: Open, Ops, Data, Withdraw, Commit, Describe, ListForeign, Run, Act, Stdin, StdinEnd,
     StopCommand, Credit, Ping, Bye, RemoveForeign);
 variants!(FromHub: Opened, Refused, Drifted, Need, Applied, Listing, Foreign, ForeignRemoved, Child,
-    Output, Credit, Ping, Bye);
+    Output, Credit, Ping, Bye, StdinTaken);
 variants!(Refusal: Owned, Nested, NotFound, Forbidden, Unusable, Superseded);
 variants!(ChildEvent: Started, Restarted, Exited, Failed, Ran, Signalled, Stopped, Interrupted,
     Backoff);
@@ -219,6 +219,7 @@ pub(crate) fn from_hub() -> Vec<FromHub> {
         FromHub::Credit { bytes: 300 },
         FromHub::Ping,
         FromHub::Bye { reason: "stopped".to_owned() },
+        FromHub::StdinTaken { bytes: 70_000 },
     ];
     all.extend(refusals().into_iter().map(FromHub::Refused));
     all.extend(child_events().into_iter().map(FromHub::Child));
