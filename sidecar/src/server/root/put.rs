@@ -277,9 +277,7 @@ fn overwrite(
 ) -> Result<Stamp, Fault> {
     let fd = open_checked(directory, name, OFlags::WRONLY)?;
     let now = look_at(fd.as_fd())?;
-    if (now.device, now.stamp.inode) != (old.device, old.stamp.inode)
-        || (now.nlink > 1 && !old.mount_root)
-    {
+    if (now.device, now.stamp.inode) != (old.device, old.stamp.inode) {
         return Err(RootErrorKind::Changed.into());
     }
     if staged.len() > old.size {

@@ -286,6 +286,43 @@ fn types_change_and_what_must_stay_stays() {
 }
 
 #[test]
+fn i4_what_appears_meanwhile_is_not_lost() {
+    let bench = Bench::new();
+    // A file where nothing was seen.
+    fs::write(bench.at("staged"), "ours").unwrap();
+    fs::write(bench.at("new"), "theirs").unwrap();
+    let root = bench.root.fd.as_fd();
+    let fault = put::install((root, b"staged"), root, b"new", None, false).unwrap_err();
+    assert_eq!(fault.kind, RootErrorKind::Changed);
+    assert_eq!(fs::read(bench.at("new")).unwrap(), b"theirs");
+    // A file in the directory that makes room, at any moment.
+    let (mut kept, mut made_room) = (0, 0);
+    for _ in 0..2000 {
+        bench.root.make_directory(&path("x"), None).unwrap();
+        let theirs = bench.at("x/theirs");
+        let started = std::sync::Barrier::new(2);
+        let (created, put) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                started.wait();
+                fs::write(&theirs, "theirs").is_ok()
+            });
+            started.wait();
+            let put = bench.put("x", "ours", PLAIN);
+            (other.join().unwrap(), put)
+        });
+        assert!(put.is_ok() || created, "{put:?}");
+        if created {
+            assert_eq!(put, Err(RootErrorKind::NotEmpty));
+            fs::remove_file(&theirs).expect("what they put there stays");
+            kept += 1;
+        } else {
+            made_room += 1;
+        }
+    }
+    println!("{kept} kept, {made_room} made room");
+}
+
+#[test]
 fn i6_fifos_are_neither_opened_nor_replaced() {
     let bench = Bench::new();
     let mode = Mode::from(0o666);
