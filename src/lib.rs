@@ -7,8 +7,11 @@ pub mod daemon;
 pub mod engine;
 pub mod error;
 pub mod filter;
+pub mod log;
 pub mod report;
 pub mod scan;
+#[cfg(target_os = "linux")]
+pub mod supervise;
 pub mod transfer;
 pub mod transport;
 pub mod watch;

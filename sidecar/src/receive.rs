@@ -1,1 +1,521 @@
-//! (being written)
+//! The hub's side of a generation: is it in order, does it fit what is held, what is to be done next.
+//!
+//! Pure. It hands out [`Step`]s in an order in which no step destroys what a later one needs; whoever
+//! performs them (`server::apply`) reports each with [`Receiver::done`], [`Receiver::skip`] or
+//! [`Receiver::need`]. What was not done stays as it was in the record, so that the record never says
+//! more than the disk holds.
+
+#![deny(clippy::disallowed_methods)]
+
+use std::collections::HashMap;
+use std::ops::Range;
+
+use crate::path::SyncPath;
+use crate::tree::{Edit, Entry, Node, Reason, Snapshot, Stamp, TreeId};
+use crate::wire::{How, MAX_OPS, Op, Skipped, WireError};
+
+/// One thing to do at the target. `index` names the op.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Step {
+    /// Set content of another path aside, before something destroys it; [`Step::Place`] follows.
+    Stage {
+        /// The op that needs it.
+        index: u32,
+    },
+    /// Make a directory, in place of a file or link if the op says that one is there.
+    MakeDirectory {
+        /// Which op.
+        index: u32,
+    },
+    /// Take over equal content that lies at the op's own path, else need data.
+    Ask {
+        /// Which op.
+        index: u32,
+    },
+    /// Move a file that another op removes; report both. Else need data.
+    Move {
+        /// The op that gets the file.
+        index: u32,
+        /// The op that removes it where it is.
+        removal: u32,
+    },
+    /// Copy a file, else need data.
+    Copy {
+        /// Which op.
+        index: u32,
+    },
+    /// Remove what stands in the way of another op, or is to go.
+    Remove {
+        /// Which op.
+        index: u32,
+    },
+    /// Put what was set aside.
+    Place {
+        /// Which op.
+        index: u32,
+    },
+    /// Make a link, an empty file, or set the executable bit.
+    Make {
+        /// Which op.
+        index: u32,
+    },
+    /// Write a piece of content.
+    Write {
+        /// Which op.
+        index: u32,
+        /// Where it goes, in bytes.
+        offset: u64,
+        /// Where it lies in the unpacked body.
+        range: Range<usize>,
+        /// The file is complete with it.
+        complete: bool,
+    },
+}
+
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum State {
+    /// Nothing happened yet.
+    Waiting,
+    /// Content must come in Data.
+    Receiving {
+        got: u64,
+    },
+    /// All content was handed out; the report is awaited.
+    Received,
+    Done(Stamp),
+    Skipped(Option<Reason>),
+    /// What stood there is not what the record says: the record forgets it.
+    Lost,
+}
+
+struct Incoming {
+    generation: u64,
+    ops: Vec<Op>,
+    states: Vec<State>,
+    /// The last Ops frame has come.
+    whole: bool,
+}
+
+/// A generation that is over.
+#[derive(Debug)]
+pub struct Finished {
+    /// Its number.
+    pub generation: u64,
+    /// What was done, for the log.
+    pub edits: Vec<Edit>,
+    /// What was not.
+    pub skipped: Vec<Skipped>,
+}
+
+/// Holds the record of what is managed at the target, and the generation that is coming in.
+pub struct Receiver {
+    held: Snapshot,
+    generation: u64,
+    /// Pairs of the session: the number of top-level directories there may be.
+    roots: usize,
+    open: Option<Incoming>,
+}
+
+impl Receiver {
+    /// Goes on from what the store remembers.
+    #[must_use]
+    pub fn new(held: Snapshot, generation: u64, roots: usize) -> Self {
+        Self { held, generation, roots, open: None }
+    }
+
+    /// What is managed, with stamps.
+    #[must_use]
+    pub fn held(&self) -> &Snapshot {
+        &self.held
+    }
+
+    /// The last generation applied.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// Replaces the record, for a drift check between generations.
+    pub fn set_held(&mut self, held: Snapshot) {
+        self.held = held;
+    }
+
+    /// Ends a generation that was cut off: what was done of it enters the record, its number does not.
+    pub fn abandon(&mut self) {
+        if let Some(open) = self.open.take() {
+            self.close(open);
+        }
+    }
+
+    /// An op of the open generation.
+    ///
+    /// # Panics
+    /// When no generation is open: steps are performed before the next message is looked at.
+    #[must_use]
+    pub fn op(&self, index: u32) -> &Op {
+        &self.open.as_ref().expect("a generation is open").ops[index as usize]
+    }
+
+    /// The ops of the open generation, for the log.
+    #[must_use]
+    pub fn ops(&self) -> &[Op] {
+        self.open.as_ref().map_or(&[], |open| &open.ops)
+    }
+
+    /// Takes ops. With the last of them come the steps that need no data.
+    ///
+    /// # Errors
+    /// When they are out of order, leave the roots, or are nonsense in themselves.
+    pub fn take_ops(
+        &mut self,
+        generation: u64,
+        ops: Vec<Op>,
+        last: bool,
+    ) -> Result<Vec<Step>, WireError> {
+        let newer = generation > self.generation;
+        let open = self.open.get_or_insert_with(|| Incoming {
+            generation,
+            ops: Vec::new(),
+            states: Vec::new(),
+            whole: false,
+        });
+        if !newer
+            || generation != open.generation
+            || open.whole
+            || open.ops.len() + ops.len() > MAX_OPS
+        {
+            return Err(WireError::Order("ops"));
+        }
+        for op in ops {
+            check(&op, open.ops.last(), self.roots)?;
+            open.states.push(first_state(&op, &self.held));
+            open.ops.push(op);
+        }
+        open.whole = last;
+        Ok(if last { first_steps(open) } else { Vec::new() })
+    }
+
+    /// Takes pieces of content: op, where in the body, for each.
+    ///
+    /// # Errors
+    /// When no such content is expected.
+    pub fn take_data(&mut self, pieces: Vec<(u32, Range<usize>)>) -> Result<Vec<Step>, WireError> {
+        let open = self.whole()?;
+        let mut steps = Vec::with_capacity(pieces.len());
+        for (index, range) in pieces {
+            let at = index as usize;
+            let (Some(op), Some(state)) = (open.ops.get(at), open.states.get_mut(at)) else {
+                return Err(WireError::Order("data of an unknown op"));
+            };
+            let size = file_size(op);
+            match state {
+                State::Receiving { got } => {
+                    let offset = *got;
+                    *got += range.len() as u64;
+                    if *got > size {
+                        return Err(WireError::Order("more data than the file has"));
+                    }
+                    let complete = *got == size;
+                    if complete {
+                        *state = State::Received;
+                    }
+                    steps.push(Step::Write { index, offset, range, complete });
+                }
+                // It failed meanwhile; the daemon will learn so from Applied.
+                State::Skipped(_) => {}
+                _ => return Err(WireError::Order("data that was not asked for")),
+            }
+        }
+        Ok(steps)
+    }
+
+    /// The daemon cannot send an op's content.
+    ///
+    /// # Errors
+    /// When there is no such op.
+    pub fn withdraw(&mut self, index: u32) -> Result<(), WireError> {
+        let state = self.whole()?.states.get_mut(index as usize);
+        match state.ok_or(WireError::Order("withdrawal of an unknown op"))? {
+            State::Done(_) => Err(WireError::Order("withdrawal of what was done")),
+            state => {
+                *state = State::Skipped(None);
+                Ok(())
+            }
+        }
+    }
+
+    /// Which ops need Data after the first steps: the answer to an asking generation, `None` when it
+    /// asked nothing.
+    #[must_use]
+    pub fn needed(&self) -> Option<Vec<u32>> {
+        let open = self.open.as_ref()?;
+        let asks = |op: &Op| matches!(op.how, How::Ask | How::Copy { .. });
+        open.ops.iter().any(asks).then(|| {
+            (0u32..)
+                .zip(open.ops.iter().zip(&open.states))
+                .filter(|(_, (op, state))| asks(op) && matches!(state, State::Receiving { .. }))
+                .map(|(index, _)| index)
+                .collect()
+        })
+    }
+
+    /// The generation is complete: what is left to do, the removals, deepest first.
+    ///
+    /// # Errors
+    /// When content is missing or the tree would not become `target`.
+    pub fn commit(&mut self, generation: u64, target: TreeId) -> Result<Vec<Step>, WireError> {
+        let held = self.held.clone();
+        let open = self.whole()?;
+        if generation != open.generation {
+            return Err(WireError::Order("commit of another generation"));
+        }
+        let unfinished = |state: &State| matches!(state, State::Receiving { .. });
+        if open.states.iter().any(unfinished) {
+            return Err(WireError::Order("commit before all data"));
+        }
+        let changes: Vec<_> = open.ops.iter().map(|op| op.change.clone()).collect();
+        let reached = held.apply_changes(&changes).map_err(|_| WireError::Order("ops"))?;
+        let conflict = |state: &State| matches!(state, State::Skipped(Some(Reason::Conflict)));
+        if reached.id() != target && !open.states.iter().any(conflict) {
+            return Err(WireError::Order("commit of another tree"));
+        }
+        Ok(waiting_removals(open, |_| true))
+    }
+
+    /// Closes the generation: the record now says what was done.
+    ///
+    /// # Errors
+    /// When no generation is open.
+    pub fn finish(&mut self) -> Result<Finished, WireError> {
+        self.whole()?;
+        let open = self.open.take().ok_or(WireError::Order("commit"))?;
+        self.generation = open.generation;
+        Ok(self.close(open))
+    }
+
+    /// Enters what was done into the record.
+    fn close(&mut self, open: Incoming) -> Finished {
+        let mut edits: Vec<Edit> = Vec::with_capacity(open.ops.len());
+        let mut skipped = Vec::new();
+        let mut stayed: Vec<SyncPath> = Vec::new();
+        for ((index, op), state) in (0u32..).zip(open.ops).zip(open.states) {
+            if !matches!(state, State::Done(_)) {
+                stayed.push(op.change.path.clone());
+            }
+            match state {
+                State::Done(stamp) => {
+                    let node = op.change.new.as_ref().map(|entry| Node::from_entry(entry, stamp));
+                    edits.push((op.change.path, node));
+                }
+                State::Skipped(reason) => skipped.push(Skipped { index, reason }),
+                State::Lost => {
+                    stayed.pop();
+                    edits.push((op.change.path, None));
+                    skipped.push(Skipped { index, reason: Some(Reason::Conflict) });
+                }
+                _ => skipped.push(Skipped { index, reason: Some(Reason::Conflict) }),
+            }
+        }
+        // A directory stays in the record as long as something managed stays in it.
+        edits.retain(|(path, node)| {
+            matches!(node, Some(Node::Directory(_))) || {
+                let next = stayed.partition_point(|p| p <= path);
+                !stayed.get(next).is_some_and(|p| p.starts_with(path))
+            }
+        });
+        self.held = apply_what_fits(&self.held, &mut edits);
+        Finished { generation: open.generation, edits, skipped }
+    }
+
+    /// An op was done; the stamp is that of the file as it now stands.
+    pub fn done(&mut self, index: u32, stamp: Stamp) {
+        self.set(index, State::Done(stamp));
+    }
+
+    /// An op could not be done.
+    pub fn skip(&mut self, index: u32, reason: Reason) {
+        self.set(index, State::Skipped(Some(reason)));
+    }
+
+    /// An op could not be done because its path holds what the record does not know of: the record
+    /// forgets the path, so that the daemon sends all of it.
+    pub fn lost(&mut self, index: u32) {
+        self.set(index, State::Lost);
+    }
+
+    /// An op's content was not found at the target.
+    pub fn need(&mut self, index: u32) {
+        self.set(index, State::Receiving { got: 0 });
+    }
+
+    fn set(&mut self, index: u32, state: State) {
+        if let Some(slot) = self.open.as_mut().and_then(|open| open.states.get_mut(index as usize))
+        {
+            *slot = state;
+        }
+    }
+
+    fn whole(&mut self) -> Result<&mut Incoming, WireError> {
+        self.open
+            .as_mut()
+            .filter(|open| open.whole)
+            .ok_or(WireError::Order("content before the ops are complete"))
+    }
+}
+
+/// Applies edits, leaving out those whose parent was not made.
+fn apply_what_fits(held: &Snapshot, edits: &mut Vec<Edit>) -> Snapshot {
+    loop {
+        match held.apply(edits) {
+            Ok(tree) => return tree,
+            Err(error) => {
+                let (crate::tree::TreeError::Order(bad) | crate::tree::TreeError::NoParent(bad)) =
+                    error;
+                edits.retain(|(path, _)| *path != bad);
+            }
+        }
+    }
+}
+
+/// Refuses an op that is nonsense in itself or leaves the roots.
+fn check(op: &Op, before: Option<&Op>, roots: usize) -> Result<(), WireError> {
+    let change = &op.change;
+    if before.is_some_and(|b| b.change.path >= change.path) || change.path.is_root() {
+        return Err(WireError::Order("ops are not sorted by path"));
+    }
+    if root_index(&change.path).is_none_or(|(root, _)| root >= roots) {
+        return Err(WireError::Order("op outside the session's roots"));
+    }
+    let fits = match (&change.new, &op.how) {
+        (Some(Entry::File { size, .. }), How::Data | How::Ask) => *size > 0,
+        (Some(Entry::File { size, .. }), How::Copy { from }) => {
+            *size > 0 && root_index(from).is_some_and(|(root, _)| root < roots)
+        }
+        // Without content: empty, or the same content with another executable bit.
+        (Some(Entry::File { digest, size, .. }), How::None) => {
+            *size == 0
+                || matches!(&change.old, Some(Entry::File { digest: old, .. }) if old == digest)
+        }
+        (_, How::None) => true,
+        _ => false,
+    };
+    if fits { Ok(()) } else { Err(WireError::Order("op without its content")) }
+}
+
+/// Splits a path of the session's tree: the number of its path pair, and the path below that root.
+#[must_use]
+pub fn root_index(path: &SyncPath) -> Option<(usize, SyncPath)> {
+    let mut components = path.components();
+    let first = components.next()?;
+    let digits = std::str::from_utf8(first).ok().filter(|d| *d == "0" || !d.starts_with('0'))?;
+    let index = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())??;
+    let base = SyncPath::new(first).ok()?;
+    Some((index, path.strip_prefix(&base)?))
+}
+
+fn file_size(op: &Op) -> u64 {
+    match op.change.new {
+        Some(Entry::File { size, .. }) => size,
+        _ => 0,
+    }
+}
+
+fn first_state(op: &Op, held: &Snapshot) -> State {
+    if held.entry(&op.change.path) != op.change.old {
+        return State::Skipped(Some(Reason::Conflict));
+    }
+    match &op.how {
+        How::Data => State::Receiving { got: 0 },
+        How::Copy { from } if !same_content(held.get(from), op) => State::Receiving { got: 0 },
+        _ => State::Waiting,
+    }
+}
+
+fn same_content(node: Option<&Node>, op: &Op) -> bool {
+    match (node, &op.change.new) {
+        (
+            Some(Node::File { digest: a, size: n, .. }),
+            Some(Entry::File { digest: b, size: m, .. }),
+        ) => a == b && n == m,
+        _ => false,
+    }
+}
+
+fn is_directory(entry: Option<&Entry>) -> bool {
+    matches!(entry, Some(Entry::Directory))
+}
+
+/// What can be done before any data, in this order: set aside content that would be destroyed; make
+/// directories; copy and move; clear directories that become something else; put what was set aside;
+/// links and the like.
+fn first_steps(open: &Incoming) -> Vec<Step> {
+    let waiting = |index: u32| open.states[index as usize] == State::Waiting;
+    let all = || (0u32..).zip(&open.ops).filter(|(index, _)| waiting(*index));
+    let by_path: HashMap<&SyncPath, (u32, &Op)> =
+        (0u32..).zip(&open.ops).map(|(i, op)| (&op.change.path, (i, op))).collect();
+    let cleared: Vec<&SyncPath> = (open.ops.iter())
+        .filter(|op| {
+            let change = &op.change;
+            is_directory(change.old.as_ref())
+                && change.new.is_some()
+                && !is_directory(change.new.as_ref())
+        })
+        .map(|op| &op.change.path)
+        .collect();
+    let below_cleared = |path: &SyncPath| cleared.iter().any(|c| path.starts_with(c));
+    // Content is at risk where another op puts something or clears the way before it is copied.
+    let at_risk = |from: &SyncPath| {
+        below_cleared(from) || by_path.get(from).is_some_and(|(_, op)| op.change.new.is_some())
+    };
+    let (mut stage, mut copy, mut place) = (Vec::new(), Vec::new(), Vec::new());
+    let mut moved = std::collections::HashSet::new();
+    for (index, op) in all() {
+        let How::Copy { from } = &op.how else { continue };
+        if at_risk(from) || below_cleared(&op.change.path) {
+            stage.push(Step::Stage { index });
+            place.push(Step::Place { index });
+            continue;
+        }
+        match by_path.get(from) {
+            Some(&(removal, _)) if waiting(removal) && moved.insert(removal) => {
+                copy.push(Step::Move { index, removal });
+            }
+            _ => copy.push(Step::Copy { index }),
+        }
+    }
+    // A file may be moved only after all copies of it were made.
+    copy.sort_by_key(|step| matches!(step, Step::Move { .. }));
+    let mut steps = stage;
+    steps.extend(
+        all()
+            .filter(|(_, op)| is_directory(op.change.new.as_ref()))
+            .map(|(index, _)| Step::MakeDirectory { index }),
+    );
+    steps.extend(all().filter(|(_, op)| op.how == How::Ask).map(|(index, _)| Step::Ask { index }));
+    steps.extend(copy);
+    steps.extend(waiting_removals(open, |path| below_cleared(path)));
+    steps.extend(place);
+    let makes = |op: &Op| {
+        op.how == How::None
+            && matches!(op.change.new, Some(Entry::File { .. } | Entry::Symlink { .. }))
+    };
+    steps.extend(all().filter(|(_, op)| makes(op)).map(|(index, _)| Step::Make { index }));
+    steps
+}
+
+/// Removals not yet done, deepest first.
+fn waiting_removals(open: &Incoming, wanted: impl Fn(&SyncPath) -> bool) -> Vec<Step> {
+    (0u32..)
+        .zip(open.ops.iter().zip(&open.states))
+        .filter(|(_, (op, state))| {
+            op.change.new.is_none() && **state == State::Waiting && wanted(&op.change.path)
+        })
+        .map(|(index, _)| Step::Remove { index })
+        .collect::<Vec<_>>()
+        .into_iter()
+        .rev()
+        .collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -23,11 +23,7 @@ use e2ek_sidecar::server::target::{Target, TargetError};
 use e2ek_sidecar::tree::Digest;
 use rustix::fs::{CWD, RenameFlags};
 
-const PLAIN: PutMeta = PutMeta {
-    executable: false,
-    mode: None,
-    mtime_ns: None,
-};
+const PLAIN: PutMeta = PutMeta { executable: false, mode: None, mtime_ns: None };
 
 fn path(text: &str) -> SyncPath {
     SyncPath::try_from(text).unwrap()
@@ -50,29 +46,14 @@ fn portrait(at: &Path) -> Vec<(PathBuf, [i64; 7], Vec<u8>)> {
     while let Some(next) = todo.pop() {
         let meta = fs::symlink_metadata(&next).unwrap();
         let bytes = if meta.is_dir() {
-            todo.extend(
-                fs::read_dir(&next)
-                    .unwrap()
-                    .map(|entry| entry.unwrap().path()),
-            );
+            todo.extend(fs::read_dir(&next).unwrap().map(|entry| entry.unwrap().path()));
             Vec::new()
         } else {
             fs::read(&next).unwrap()
         };
         let (inode, links) = (meta.ino().cast_signed(), meta.nlink().cast_signed());
-        let (mode, times) = (
-            i64::from(meta.mode()),
-            (meta.mtime_nsec(), meta.ctime_nsec()),
-        );
-        let about = [
-            inode,
-            links,
-            mode,
-            meta.mtime(),
-            times.0,
-            meta.ctime(),
-            times.1,
-        ];
+        let (mode, times) = (i64::from(meta.mode()), (meta.mtime_nsec(), meta.ctime_nsec()));
+        let about = [inode, links, mode, meta.mtime(), times.0, meta.ctime(), times.1];
         seen.push((next, about, bytes));
     }
     seen.sort();
@@ -102,11 +83,7 @@ impl Arena {
         symlink(&canary, root.join("stage")).unwrap();
         fs::write(root.join("file"), "ours").unwrap();
         symlink(canary.join("f"), root.join("file-link")).unwrap();
-        Self {
-            _temp: temp,
-            root,
-            canary,
-        }
+        Self { _temp: temp, root, canary }
     }
 
     /// Exchanges each pair without pause until `stop`; counts the exchanges.
@@ -136,19 +113,14 @@ impl Arena {
                 rounds += 1;
             }
             stop.store(true, Ordering::Relaxed);
-            println!(
-                "{rounds} rounds, {} exchanges",
-                flips.load(Ordering::Relaxed)
-            );
+            println!("{rounds} rounds, {} exchanges", flips.load(Ordering::Relaxed));
         });
     }
 }
 
 /// Seconds for one race: a share of the whole.
 fn seconds(share: f64) -> f64 {
-    let told = std::env::var("E2EK_ATTACK_SECONDS")
-        .ok()
-        .and_then(|text| text.parse().ok());
+    let told = std::env::var("E2EK_ATTACK_SECONDS").ok().and_then(|text| text.parse().ok());
     told.unwrap_or(5.0) * share
 }
 
@@ -162,18 +134,12 @@ fn all_operations(root: &TargetRoot, done: &mut [u64; 2]) {
     count(root.remove_directory(&path("d/empty")).is_ok());
     count(root.make_symlink(&path("d/link"), b"a").is_ok());
     count(root.remove_file(&path("d/b")).is_ok());
-    count(
-        root.copy_to_stage(&path("d/a"), &path("d/b"))
-            .is_ok_and(|(staged, digest)| {
-                assert_ne!(digest, Digest::of(b"secret"), "read outside");
-                root.put(&path("d/b"), staged, &PLAIN).is_ok()
-            }),
-    );
+    count(root.copy_to_stage(&path("d/a"), &path("d/b")).is_ok_and(|(staged, digest)| {
+        assert_ne!(digest, Digest::of(b"secret"), "read outside");
+        root.put(&path("d/b"), staged, &PLAIN).is_ok()
+    }));
     count(root.hash(&path("d/a")).is_ok_and(|seen| {
-        assert!(
-            seen.is_none_or(|(digest, _)| digest != Digest::of(b"secret")),
-            "read outside"
-        );
+        assert!(seen.is_none_or(|(digest, _)| digest != Digest::of(b"secret")), "read outside");
         true
     }));
     count(put(root, "file", "ours").is_ok());
@@ -192,10 +158,7 @@ fn i6_nothing_outside_changes_while_links_are_exchanged() {
     });
     assert_eq!(portrait(&arena.canary), before, "escaped");
     println!("{} operations done, {} refused", done[0], done[1]);
-    assert!(
-        done[0] > 100 && done[1] > 100,
-        "the race was not run: {done:?}"
-    );
+    assert!(done[0] > 100 && done[1] > 100, "the race was not run: {done:?}");
 
     // The same attack on a writer that trusts paths: it must work, or the above proves nothing.
     let mut escaped = false;
@@ -211,28 +174,17 @@ fn i6_nothing_outside_changes_while_links_are_exchanged() {
 fn i6_no_bytes_outside_change_when_written_in_place() {
     let arena = Arena::new();
     let mut root = TargetRoot::open_directory(&arena.root, false).unwrap();
-    root.configure(Settings {
-        write: WriteMode::InPlace,
-        ..Settings::default()
-    });
+    root.configure(Settings { write: WriteMode::InPlace, ..Settings::default() });
     // A second name of a file outside, as the app may make one; and a link to it.
     let (hard, link) = (arena.root.join("hard"), arena.root.join("file-link"));
     fs::hard_link(arena.canary.join("f"), &hard).unwrap();
-    let bytes = || {
-        portrait(&arena.canary)
-            .into_iter()
-            .map(|(at, _, bytes)| (at, bytes))
-    };
+    let bytes = || portrait(&arena.canary).into_iter().map(|(at, _, bytes)| (at, bytes));
     let before: Vec<_> = bytes().collect();
     let (mut in_place, mut others) = (0, 0);
     let pairs = [("file", "file-link"), ("file", "hard"), ("d", "l")];
     let mut attack = |write: &dyn Fn(&str, &str) -> bool| -> bool {
         for (name, content) in [("file", "1"), ("d/f", "a longer text"), ("file", "")] {
-            *(if write(name, content) {
-                &mut in_place
-            } else {
-                &mut others
-            }) += 1;
+            *(if write(name, content) { &mut in_place } else { &mut others }) += 1;
         }
         // What was replaced is put back, so that the attack goes on.
         let (fresh, outside) = (arena.root.join("fresh"), arena.canary.join("f"));
@@ -259,10 +211,7 @@ fn i6_no_bytes_outside_change_when_written_in_place() {
     });
     println!("{in_place} in place, {others} otherwise");
     assert!(escaped, "the control writer did not escape in a minute");
-    assert!(
-        in_place > 100 && others > 100,
-        "the race was not run: {in_place} {others}"
-    );
+    assert!(in_place > 100 && others > 100, "the race was not run: {in_place} {others}");
 }
 
 #[test]
@@ -323,15 +272,9 @@ impl Contained {
             .map_err(|error| println!("skipped: cannot run unshare ({error})"))
             .ok()?;
         let mut line = String::new();
-        BufReader::new(child.stdout.as_mut().unwrap())
-            .read_line(&mut line)
-            .unwrap();
+        BufReader::new(child.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
         assert_eq!(line, "ready\n", "the contained process did not start");
-        Some(Self {
-            child,
-            rootfs,
-            temp,
-        })
+        Some(Self { child, rootfs, temp })
     }
 
     fn target(&self) -> Target {
@@ -346,15 +289,11 @@ impl Contained {
     /// Runs a command in the process's mounts and root.
     fn run(&self, command: &[&str]) -> std::io::Result<Vec<u8>> {
         let pid = self.child.id().to_string();
-        let output = Command::new("nsenter")
-            .args(["-t", &pid, "-m", "-r"])
-            .args(command)
-            .output()?;
+        let output =
+            Command::new("nsenter").args(["-t", &pid, "-m", "-r"]).args(command).output()?;
         match output.status.success() {
             true => Ok(output.stdout),
-            false => Err(std::io::Error::other(String::from_utf8_lossy(
-                &output.stderr,
-            ))),
+            false => Err(std::io::Error::other(String::from_utf8_lossy(&output.stderr))),
         }
     }
 
@@ -382,19 +321,12 @@ fn i6_an_absolute_link_leads_into_the_process_s_root() {
     root.check().unwrap();
     assert_eq!(app.sees("/app/f").unwrap(), b"inside");
     let decoy = app.temp.path().join("decoy");
-    assert_eq!(
-        fs::read_dir(&decoy).unwrap().count(),
-        0,
-        "written on this machine instead"
-    );
+    assert_eq!(fs::read_dir(&decoy).unwrap().count(), 0, "written on this machine instead");
     // The control: a plain path through /proc leads to this machine's directory.
     fs::write(app.plain("/app/f"), "escaped").unwrap();
     assert_eq!(fs::read(decoy.join("f")).unwrap(), b"escaped");
     for outside in ["/proc/self/root/app", "/none"] {
-        assert!(
-            TargetRoot::open_in_process(&target, Path::new(outside)).is_err(),
-            "{outside}"
-        );
+        assert!(TargetRoot::open_in_process(&target, Path::new(outside)).is_err(), "{outside}");
     }
 }
 
@@ -416,11 +348,7 @@ fn i6_mounts_of_the_app_stay_mounted() {
     assert_eq!(done.in_place, Some(InPlace::MountPoint));
     assert_eq!(app.sees("/srv/config").unwrap(), b"new");
     assert_eq!(app.sees("/conf").unwrap(), b"new");
-    assert_eq!(
-        fs::read(app.rootfs.join("srv/config")).unwrap(),
-        b"under\n",
-        "still mounted over"
-    );
+    assert_eq!(fs::read(app.rootfs.join("srv/config")).unwrap(), b"under\n", "still mounted over");
 
     // What would detach it is refused, from whichever side.
     put(&root, "other", "x").unwrap();
@@ -438,10 +366,7 @@ fn i6_mounts_of_the_app_stay_mounted() {
 
     // The control: a plain unlink through /proc detaches it.
     fs::remove_file(app.plain("/srv/config")).unwrap();
-    assert!(
-        app.sees("/srv/config").is_err(),
-        "the kernel protects by itself"
-    );
+    assert!(app.sees("/srv/config").is_err(), "the kernel protects by itself");
 }
 
 #[test]
@@ -454,31 +379,16 @@ fn i1_a_nested_mount_is_staged_for_at_its_top() {
     };
     let root = TargetRoot::open_in_process(&app.target(), Path::new("/srv")).unwrap();
     let staging = app.plain("/srv/vol/.e2ek-sync");
-    assert!(
-        !staging.exists(),
-        "i8: leftovers in nested mounts are swept at open"
-    );
+    assert!(!staging.exists(), "i8: leftovers in nested mounts are swept at open");
     let mut staged = root.stage(&path("vol/deep/f"), 1).unwrap();
-    assert_eq!(
-        fs::read_dir(&staging).unwrap().count(),
-        1,
-        "staged on the same mount"
-    );
+    assert_eq!(fs::read_dir(&staging).unwrap().count(), 1, "staged on the same mount");
     staged.write_all(b"x").unwrap();
-    assert_eq!(
-        root.put(&path("vol/deep/f"), staged, &PLAIN)
-            .unwrap()
-            .in_place,
-        None
-    );
+    assert_eq!(root.put(&path("vol/deep/f"), staged, &PLAIN).unwrap().in_place, None);
     assert_eq!(app.sees("/srv/vol/deep/f").unwrap(), b"x");
     put(&root, "f", "x").unwrap();
     drop(root);
     assert!(!staging.exists(), "tidy at a clean end");
-    assert!(
-        !app.plain("/srv/.e2ek-sync").exists(),
-        "tidy at a clean end"
-    );
+    assert!(!app.plain("/srv/.e2ek-sync").exists(), "tidy at a clean end");
 }
 
 #[test]
@@ -488,22 +398,17 @@ fn i1_a_mount_that_came_later_is_learnt() {
     };
     let root = TargetRoot::open_in_process(&app.target(), Path::new("/srv")).unwrap();
     put(&root, "late/f", "under").unwrap();
-    app.run(&["/bin/mount", "-t", "tmpfs", "none", "/srv/late"])
-        .unwrap();
+    app.run(&["/bin/mount", "-t", "tmpfs", "none", "/srv/late"]).unwrap();
     put(&root, "late/f", "over").unwrap();
     assert_eq!(app.sees("/srv/late/f").unwrap(), b"over");
-    app.run(&["/bin/mount", "-t", "tmpfs", "none", "/srv/late"])
-        .unwrap();
+    app.run(&["/bin/mount", "-t", "tmpfs", "none", "/srv/late"]).unwrap();
     root.make_directory(&path("late/d"), Some(0o750)).unwrap();
-    app.run(&["/bin/mount", "-t", "tmpfs", "none", "/srv/late/d"])
-        .unwrap();
+    app.run(&["/bin/mount", "-t", "tmpfs", "none", "/srv/late/d"]).unwrap();
     root.make_symlink(&path("late/d/l"), b"f").unwrap();
     app.run(&["/bin/mkdir", "/srv/late/d/f"]).unwrap();
     assert_eq!(put(&root, "late/d/f", "x").unwrap().in_place, None);
-    app.run(&["/bin/mount", "-t", "tmpfs", "none", "/srv/late/d"])
-        .unwrap();
-    app.run(&["/bin/mkdir", "/srv/late/d/f", "/srv/late/d/l"])
-        .unwrap();
+    app.run(&["/bin/mount", "-t", "tmpfs", "none", "/srv/late/d"]).unwrap();
+    app.run(&["/bin/mkdir", "/srv/late/d/f", "/srv/late/d/l"]).unwrap();
     root.make_symlink(&path("late/d/l"), b"f").unwrap();
     put(&root, "late/d/f", "x").unwrap();
     assert_eq!(app.sees("/srv/late/d/l").unwrap(), b"x");
@@ -523,10 +428,7 @@ fn i1_a_writable_file_on_a_read_only_root_is_written_in_place() {
         return;
     };
     let root = TargetRoot::open_in_process(&app.target(), Path::new("/srv")).unwrap();
-    assert_eq!(
-        put(&root, "config", "new").unwrap().in_place,
-        Some(InPlace::MountPoint)
-    );
+    assert_eq!(put(&root, "config", "new").unwrap().in_place, Some(InPlace::MountPoint));
     assert_eq!(app.sees("/srv/config").unwrap(), b"new");
     assert_eq!(put(&root, "other", "new"), Err(RootErrorKind::ReadOnly));
 }

@@ -1,1 +1,214 @@
-//! (being written)
+//! Owns what is to be done to make one tree another: ops, where their content comes from, and when to
+//! ask a person first. Pure; order and hazards at the target are the receiver's business.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::tree::{Change, Digest, Entry, Node, Reason, Snapshot};
+use e2ek_sidecar::wire::{How, Meta, Op};
+
+/// What becomes of files that others made at the target.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Mode {
+    /// They stay.
+    #[default]
+    Keep,
+    /// They are removed, within the delete budget.
+    Mirror,
+}
+
+/// How many files one generation may delete before it is held (I7).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum DeleteBudget {
+    /// At most so many.
+    Count(u64),
+    /// At most this share (0 to 100) of the managed ones; [`FREE_DELETES`] are always allowed.
+    Percent(u8),
+}
+
+/// Deletes that a share never forbids: small trees change by half every day.
+pub const FREE_DELETES: u64 = 50;
+
+impl Default for DeleteBudget {
+    fn default() -> Self {
+        Self::Percent(25)
+    }
+}
+
+impl DeleteBudget {
+    /// Whether deleting `deletes` of `managed` files is within the budget.
+    #[must_use]
+    pub fn allows(self, deletes: u64, managed: u64) -> bool {
+        match self {
+            Self::Count(count) => deletes <= count,
+            Self::Percent(share) => {
+                deletes <= FREE_DELETES
+                    || u128::from(deletes) * 100 <= u128::from(managed) * u128::from(share)
+            }
+        }
+    }
+
+    /// Whether the user said that everything may go, an emptied root included.
+    #[must_use]
+    pub fn is_unlimited(self) -> bool {
+        matches!(self, Self::Percent(100..))
+    }
+}
+
+/// Why nothing is sent until somebody answers (I7).
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Hold {
+    /// A source root is gone, was replaced by another directory or unmounted.
+    RootGone,
+    /// A source root that held something holds nothing.
+    RootEmptied {
+        /// Files that would be deleted.
+        deletes: u64,
+    },
+    /// More deletes than the budget allows.
+    Budget {
+        /// Files that would be deleted.
+        deletes: u64,
+        /// Files managed.
+        managed: u64,
+    },
+}
+
+/// Changes that a target refused, so that they are not tried again until something differs.
+pub type Refused = BTreeMap<SyncPath, (Option<Entry>, Reason)>;
+
+/// Smallest new file for whose content the whole tree at the target is searched; smaller ones are
+/// looked for only among what the same generation removes or replaces.
+const SEARCH_FROM_BYTES: u64 = 16 << 10;
+
+/// The ops that turn `held` into `wanted`, without those refused before. `ask` is for first contact:
+/// the target may have the content already, so it is asked before anything is sent.
+#[must_use]
+pub fn plan(held: &Snapshot, wanted: &Snapshot, refused: &Refused, ask: bool) -> Vec<Op> {
+    let mut changes = held.diff(wanted);
+    if !refused.is_empty() {
+        leave_out(&mut changes, refused);
+    }
+    let known = if ask { HashMap::new() } else { known_content(held, &changes) };
+    changes
+        .into_iter()
+        .map(|change| {
+            let how = content_of(&change, &known, ask);
+            Op { change, how, meta: Meta::default() }
+        })
+        .collect()
+}
+
+fn content_of(change: &Change, known: &HashMap<(Digest, u64), SyncPath>, ask: bool) -> How {
+    let Some(Entry::File { digest, size, .. }) = &change.new else { return How::None };
+    let unchanged = matches!(&change.old, Some(Entry::File { digest: old, .. }) if old == digest);
+    match known.get(&(*digest, *size)) {
+        _ if *size == 0 || unchanged => How::None,
+        _ if ask => How::Ask,
+        Some(from) => How::Copy { from: from.clone() },
+        None => How::Data,
+    }
+}
+
+/// Drops refused changes, what lies below a refused directory, and the removal of directories in
+/// which a refused removal leaves something.
+fn leave_out(changes: &mut Vec<Change>, refused: &Refused) {
+    let mut stuck: HashSet<SyncPath> = HashSet::new();
+    changes.retain(|change| {
+        let below = std::iter::successors(change.path.parent(), SyncPath::parent);
+        let blocked = below.into_iter().any(|p| stuck.contains(&p));
+        let again = refused.get(&change.path).is_some_and(|(entry, _)| *entry == change.new);
+        if again || blocked {
+            stuck.insert(change.path.clone());
+        }
+        !(again || blocked)
+    });
+    changes.retain(|change| {
+        change.new.is_some() || !stuck.iter().any(|path| path.starts_with(&change.path))
+    });
+}
+
+/// Content that the target holds and that this generation needs: of files it removes or replaces,
+/// and of any file when a large one is new.
+fn known_content(held: &Snapshot, changes: &[Change]) -> HashMap<(Digest, u64), SyncPath> {
+    let mut known = HashMap::new();
+    let mut add = |entry: Option<&Entry>, path: &SyncPath| {
+        if let Some(&Entry::File { digest, size, .. }) = entry {
+            known.entry((digest, size)).or_insert_with(|| path.clone());
+        }
+    };
+    // What is removed comes first: it can be moved rather than copied.
+    for change in changes.iter().filter(|c| c.new.is_none()) {
+        add(change.old.as_ref(), &change.path);
+    }
+    for change in changes.iter().filter(|c| c.new.is_some()) {
+        add(change.old.as_ref(), &change.path);
+    }
+    let mut searched: HashSet<(Digest, u64)> = (changes.iter())
+        .filter_map(|change| match change {
+            Change { old: None, new: Some(Entry::File { digest, size, .. }), .. } => {
+                Some((*digest, *size))
+            }
+            _ => None,
+        })
+        .filter(|key| key.1 >= SEARCH_FROM_BYTES && !known.contains_key(key))
+        .collect();
+    if !searched.is_empty() {
+        held.walk(&mut |path, node| {
+            if let Node::File { digest, size, .. } = node
+                && searched.remove(&(*digest, *size))
+            {
+                known.insert((*digest, *size), path.clone());
+            }
+        });
+    }
+    known
+}
+
+/// Whether a person must be asked before these ops are sent.
+#[must_use]
+pub fn guard(held: &Snapshot, wanted: &Snapshot, ops: &[Op], budget: DeleteBudget) -> Option<Hold> {
+    let deletes = deletes(ops);
+    if deletes == 0 || budget.is_unlimited() {
+        return None;
+    }
+    // Each path pair is one directory at the top.
+    for (name, node) in held.root().iter() {
+        let Node::Directory(before) = node else { continue };
+        let emptied = match wanted.root().get(name) {
+            Some(Node::Directory(now)) => now.is_empty() && !before.is_empty(),
+            _ => true,
+        };
+        if emptied {
+            return Some(Hold::RootEmptied { deletes });
+        }
+    }
+    let managed = files(held);
+    (!budget.allows(deletes, managed)).then_some(Hold::Budget { deletes, managed })
+}
+
+/// Files and links that go for good: what is moved elsewhere does not count.
+#[must_use]
+pub fn deletes(ops: &[Op]) -> u64 {
+    let moved: HashSet<&SyncPath> = (ops.iter())
+        .filter_map(|op| match &op.how {
+            How::Copy { from } => Some(from),
+            _ => None,
+        })
+        .collect();
+    ops.iter()
+        .filter(|op| {
+            let gone = matches!(op.change.old, Some(Entry::File { .. } | Entry::Symlink { .. }));
+            gone && op.change.new.is_none() && !moved.contains(&op.change.path)
+        })
+        .count() as u64
+}
+
+fn files(tree: &Snapshot) -> u64 {
+    let mut count = 0;
+    tree.walk(&mut |_, node| count += u64::from(!matches!(node, Node::Directory(_))));
+    count
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,1 +1,430 @@
-//! (being written)
+//! Owns the flow of one workspace to its targets: what the source is, what each target has, what is
+//! on its way, what waits, and when the command is restarted.
+//!
+//! Pure: inputs and `now` in, effects out. One diff serves every occasion: a save, a first contact
+//! and a reconnect differ only in what is known of the other side. What a target refused, held or
+//! could not show stays visible in [`Session::status`]: nothing is called synced that is not.
+
+#![deny(clippy::disallowed_methods)]
+
+mod compare;
+mod target;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::restart::{Action, ActionSet};
+use e2ek_sidecar::tree::{Problem, Reason, Snapshot, TreeId};
+use e2ek_sidecar::wire::{ChildEvent, CommandSpec, FromHub, Listed, Op, Refusal, ToHub, WireError};
+
+use super::plan::{DeleteBudget, Hold, Mode};
+pub use target::{TargetState, TargetStatus};
+
+/// What a changed path asks of the command, by the restart rules; set by the configuration.
+pub type Rules = Box<dyn Fn(&SyncPath) -> Vec<Action> + Send>;
+
+/// What does not change while a session lives.
+pub struct Settings {
+    /// What becomes of files that others made.
+    pub mode: Mode,
+    /// How many deletes need no question.
+    pub budget: DeleteBudget,
+    /// Quiet time before a restart.
+    pub settle: Duration,
+    /// The longest a restart waits for quiet.
+    pub settle_at_most: Duration,
+    /// The longest a restart waits for git.
+    pub git_at_most: Duration,
+    /// Run at the target, from the moment it is current.
+    pub command: Option<CommandSpec>,
+    /// What changed paths ask of it.
+    pub rules: Rules,
+}
+
+/// Names a target by its place in the configuration.
+pub type TargetId = usize;
+
+/// Something that happened.
+#[derive(Debug)]
+pub enum Input {
+    /// The source was looked at.
+    Scanned {
+        /// All of it.
+        tree: Snapshot,
+        /// When the first event that led to this look came; the time of the look if none did.
+        seen: Instant,
+    },
+    /// A source root is gone, unmounted or replaced; a later `Scanned` says that it is back.
+    RootGone,
+    /// A link stands: Hellos were exchanged.
+    LinkUp(TargetId),
+    /// A message came.
+    Message(TargetId, FromHub),
+    /// Unmanaged paths at the target that no ignore rule protects (for `mirror`), all of them.
+    Foreign(TargetId, Vec<(SyncPath, Listed)>),
+    /// A link ended or could not be made.
+    LinkDown(TargetId),
+    /// Send nothing until [`Input::Resume`].
+    Pause,
+    /// Go on; with `accept`, make the deletes that are held.
+    Resume {
+        /// Answer a hold with yes.
+        accept: bool,
+    },
+    /// Try again what was refused, and look for unmanaged paths again.
+    Retry,
+    /// Restart the command now, whatever changed.
+    Restart,
+    /// Time passed. `git_busy`: a git command holds the index of the source.
+    Tick {
+        /// See above.
+        git_busy: bool,
+    },
+}
+
+/// Something to do, in this order for each target.
+#[derive(Debug)]
+pub enum Effect {
+    /// Make a link.
+    Connect(TargetId),
+    /// End the link.
+    Close(TargetId, Closing),
+    /// Send a message.
+    Send(TargetId, ToHub),
+    /// Send the ops of a generation; `Data` follow when asked for.
+    SendOps(TargetId, u64, Arc<[Op]>),
+    /// Send content and then Commit.
+    SendData {
+        /// To whom.
+        target: TargetId,
+        /// Which.
+        generation: u64,
+        /// All ops of the generation.
+        ops: Arc<[Op]>,
+        /// Those whose content is needed, in order.
+        indices: Vec<u32>,
+        /// The tree it leads to.
+        commit: TreeId,
+    },
+    /// Tell people.
+    Say(Notice),
+}
+
+/// Why a link is ended by us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Closing {
+    /// The other end broke the protocol.
+    Protocol(WireError),
+    /// The two records differ; the next link begins with a comparison.
+    Desync,
+}
+
+/// Something worth telling.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Notice {
+    /// A session with a hub is open.
+    Opened {
+        /// Where.
+        target: TargetId,
+        /// Both sides held the same tree.
+        equal: bool,
+    },
+    /// The hub did not open.
+    Refused {
+        /// Where.
+        target: TargetId,
+        /// Why.
+        refusal: Refusal,
+    },
+    /// A generation is on its way.
+    Begin {
+        /// Where.
+        target: TargetId,
+        /// Number.
+        generation: u64,
+        /// Ops on files and links.
+        files: u64,
+    },
+    /// A generation is visible at the target.
+    Applied {
+        /// Where.
+        target: TargetId,
+        /// What and when.
+        report: Applied,
+    },
+    /// A path could not be applied.
+    Problem {
+        /// Where.
+        target: TargetId,
+        /// Which and why.
+        problem: Problem,
+    },
+    /// A path that had a problem has none any more.
+    ProblemGone {
+        /// Where.
+        target: TargetId,
+        /// Which.
+        path: SyncPath,
+    },
+    /// Nothing is sent until somebody answers.
+    Held {
+        /// Where.
+        target: TargetId,
+        /// Why.
+        hold: Hold,
+    },
+    /// A hold is over.
+    Released {
+        /// Where.
+        target: TargetId,
+    },
+    /// Managed paths that somebody changed at the target; they are being put right.
+    Drifted {
+        /// Where.
+        target: TargetId,
+        /// Which.
+        paths: Vec<SyncPath>,
+    },
+    /// Unmanaged paths were removed (`mirror`).
+    Mirrored {
+        /// Where.
+        target: TargetId,
+        /// How many.
+        removed: u64,
+    },
+    /// The restart rules were followed.
+    Acted {
+        /// Where.
+        target: TargetId,
+        /// For generations up to this.
+        generation: u64,
+        /// What.
+        actions: ActionSet,
+    },
+    /// The command did something.
+    Child {
+        /// Where.
+        target: TargetId,
+        /// What.
+        event: ChildEvent,
+    },
+}
+
+/// What a generation did and how long each stage took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Applied {
+    /// Number.
+    pub generation: u64,
+    /// Files and links changed, made or removed.
+    pub files: u64,
+    /// Content that was not at the target before, in bytes.
+    pub bytes: u64,
+    /// Ops that were skipped.
+    pub skipped: u64,
+    /// Paths whose foreign content went to the hub's trash.
+    pub overwritten: Vec<SyncPath>,
+    /// When the first change was seen.
+    pub seen: Instant,
+    /// When its hash was known.
+    pub hashed: Instant,
+    /// When it was handed to the link.
+    pub sent: Instant,
+    /// How long the hub wrote.
+    pub written: Duration,
+    /// When the acknowledgement came.
+    pub acked: Instant,
+}
+
+/// The machine. See the module.
+pub struct Session {
+    settings: Settings,
+    /// The source as last seen; `None` before the first look.
+    local: Option<Local>,
+    /// Counts the trees the source went through; never goes back.
+    generation: u64,
+    source_gone: bool,
+    paused: bool,
+    targets: Vec<target::Target>,
+}
+
+/// The source, with when it was seen.
+struct Local {
+    tree: Snapshot,
+    seen: Instant,
+    hashed: Instant,
+}
+
+impl Session {
+    /// A session that knows nothing yet; its first effects connect every target.
+    #[must_use]
+    pub fn new(settings: Settings, targets: usize, generation: u64) -> Self {
+        let targets = (0..targets).map(target::Target::new).collect();
+        Self { settings, local: None, generation, source_gone: false, paused: false, targets }
+    }
+
+    /// Takes one input. Called with the same inputs it has the same effects.
+    pub fn handle(&mut self, now: Instant, input: Input) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        match input {
+            Input::Scanned { tree, seen } => self.scanned(now, tree, seen),
+            Input::RootGone => self.root_gone(&mut effects),
+            Input::LinkUp(id) => self.targets[id].link_up(),
+            Input::Message(id, message) => self.message(now, id, message, &mut effects),
+            Input::Foreign(id, paths) => {
+                self.targets[id].foreign(paths, &self.settings, &mut effects);
+            }
+            Input::LinkDown(id) => self.targets[id].link_down(now),
+            Input::Pause => self.paused = true,
+            Input::Resume { accept } => self.resume(accept),
+            Input::Retry => self.targets.iter_mut().for_each(|t| t.retry(&mut effects)),
+            Input::Restart => self.restart(now),
+            Input::Tick { git_busy } => self.tick(now, git_busy, &mut effects),
+        }
+        self.pump(now, &mut effects);
+        effects
+    }
+
+    /// When [`Input::Tick`] is due.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.targets.iter().filter_map(target::Target::deadline).min()
+    }
+
+    /// Whether a restart waits: only then does [`Input::Tick`] need to know about git.
+    #[must_use]
+    pub fn is_settling(&self) -> bool {
+        self.targets.iter().any(target::Target::is_settling)
+    }
+
+    /// The number of the newest tree of the source.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The source as last seen.
+    #[must_use]
+    pub fn local(&self) -> Option<&Snapshot> {
+        self.local.as_ref().map(|local| &local.tree)
+    }
+
+    /// Whether the user paused it.
+    #[must_use]
+    pub fn is_paused(&self) -> bool {
+        self.paused
+    }
+
+    /// How each target stands, in the order of the configuration.
+    #[must_use]
+    pub fn status(&self) -> Vec<TargetStatus> {
+        self.targets.iter().map(|target| target.status(self.source_gone)).collect()
+    }
+
+    fn scanned(&mut self, now: Instant, tree: Snapshot, seen: Instant) {
+        self.source_gone = false;
+        let same = self.local.as_ref().is_some_and(|local| local.tree.id() == tree.id());
+        if !same {
+            self.generation += 1;
+        }
+        match &mut self.local {
+            // Stamps may be newer: keep them.
+            Some(local) if same => local.tree = tree,
+            local => *local = Some(Local { tree, seen, hashed: now }),
+        }
+        if !same {
+            self.targets.iter_mut().for_each(|t| t.source_changed(seen));
+        }
+    }
+
+    fn root_gone(&mut self, effects: &mut Vec<Effect>) {
+        if !std::mem::replace(&mut self.source_gone, true) {
+            for target in 0..self.targets.len() {
+                effects.push(Effect::Say(Notice::Held { target, hold: Hold::RootGone }));
+            }
+        }
+    }
+
+    fn resume(&mut self, accept: bool) {
+        self.paused = false;
+        if accept && let Some(local) = &self.local {
+            self.targets.iter_mut().for_each(|t| t.accept(local.tree.id()));
+        }
+    }
+
+    fn restart(&mut self, now: Instant) {
+        let generation = self.generation;
+        self.targets.iter_mut().for_each(|t| t.restart_now(now, generation));
+    }
+
+    fn tick(&mut self, now: Instant, git_busy: bool, effects: &mut Vec<Effect>) {
+        for target in &mut self.targets {
+            target.tick(now, git_busy, &self.settings, effects);
+        }
+    }
+
+    fn message(&mut self, now: Instant, id: TargetId, message: FromHub, effects: &mut Vec<Effect>) {
+        let target = &mut self.targets[id];
+        let local = self.local.as_ref().map(|local| &local.tree);
+        let result = match message {
+            FromHub::Opened { tree, generation, epoch: _, populated } => {
+                self.generation = self.generation.max(generation);
+                target.opened(tree, generation, populated, local, effects)
+            }
+            FromHub::Refused(refusal) => {
+                effects.push(Effect::Say(Notice::Refused { target: id, refusal }));
+                target.refused();
+                Ok(())
+            }
+            FromHub::Listing { path, children } => {
+                target.listing(path.as_ref(), children, local, effects)
+            }
+            FromHub::Need { indices, adopted: _ } => target.needs(indices, effects),
+            FromHub::Applied { generation, tree, skipped, overwritten, micros } => {
+                let report = target::Report { generation, tree, skipped, overwritten, micros };
+                target.applied(now, report, effects)
+            }
+            FromHub::Drifted { paths } => {
+                effects.push(Effect::Say(Notice::Drifted { target: id, paths }));
+                Ok(())
+            }
+            FromHub::ForeignRemoved { removed, problems } => {
+                target.mirrored(removed, problems, effects);
+                Ok(())
+            }
+            FromHub::Child(event) => {
+                target.child(&event);
+                effects.push(Effect::Say(Notice::Child { target: id, event }));
+                Ok(())
+            }
+            // The edge's: collected, forwarded or counted there.
+            FromHub::Foreign { .. }
+            | FromHub::Output { .. }
+            | FromHub::Credit { .. }
+            | FromHub::Ping
+            | FromHub::Bye { .. } => Ok(()),
+        };
+        if let Err(error) = result {
+            effects.push(Effect::Close(id, error));
+        }
+    }
+
+    /// Gives every target what it lacks and may have now.
+    fn pump(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+        let Some(local) = &self.local else { return };
+        if self.paused || self.source_gone {
+            return;
+        }
+        for target in &mut self.targets {
+            target.pump(now, local, &mut self.generation, &self.settings, effects);
+        }
+    }
+}
+
+/// The reason of a skipped op that stands for a lost race: the next look decides, nobody is told.
+fn is_race(reason: &Reason) -> bool {
+    matches!(reason, Reason::Conflict)
+}
+
+#[cfg(test)]
+mod tests;

@@ -66,9 +66,7 @@ impl Target {
     /// # Errors
     /// [`TargetError::Gone`], [`TargetError::Denied`].
     pub fn pin(pid: i32) -> Result<Self, TargetError> {
-        let number = Pid::from_raw(pid)
-            .filter(|_| pid > 0)
-            .ok_or(TargetError::Gone(pid))?;
+        let number = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(TargetError::Gone(pid))?;
         Self::take(number).map_err(|errno| explain(pid, errno))
     }
 
@@ -82,14 +80,7 @@ impl Target {
         let owner = owner(proc.as_fd())?;
         let (root, seen) = enter(proc.as_fd(), owner)?;
         alive(pidfd.as_fd())?;
-        Ok(Self {
-            pid,
-            pidfd,
-            proc,
-            root,
-            seen,
-            owner,
-        })
+        Ok(Self { pid, pidfd, proc, root, seen, owner })
     }
 
     /// The number; for display only.
@@ -120,11 +111,7 @@ impl Target {
         let pid = self.pid();
         alive(self.pidfd.as_fd()).map_err(|errno| explain(pid, errno))?;
         let (_, now) = enter(self.proc.as_fd(), self.owner).map_err(|errno| explain(pid, errno))?;
-        if now == self.seen {
-            Ok(())
-        } else {
-            Err(TargetError::Moved(pid))
-        }
+        if now == self.seen { Ok(()) } else { Err(TargetError::Moved(pid)) }
     }
 
     /// Sends a signal to exactly this process.
@@ -151,22 +138,13 @@ fn explain(pid: i32, errno: Errno) -> TargetError {
     match errno {
         Errno::SRCH | Errno::NOENT => TargetError::Gone(pid),
         Errno::ACCESS | Errno::PERM => TargetError::Denied(pid),
-        errno => TargetError::Io {
-            pid,
-            source: errno.into(),
-        },
+        errno => TargetError::Io { pid, source: errno.into() },
     }
 }
 
 fn alive(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
     let mut ended = [PollFd::new(&pidfd, PollFlags::IN)];
-    match poll(
-        &mut ended,
-        Some(&Timespec {
-            tv_sec: 0,
-            tv_nsec: 0,
-        }),
-    )? {
+    match poll(&mut ended, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? {
         0 => Ok(()),
         _ => Err(Errno::SRCH),
     }
@@ -221,12 +199,7 @@ fn read(proc: BorrowedFd<'_>, name: &std::ffi::CStr) -> Result<Vec<u8>, Errno> {
 /// it.
 fn start_time(stat: &[u8]) -> Option<u64> {
     let after = &stat[stat.iter().rposition(|&b| b == b')')? + 1..];
-    std::str::from_utf8(after)
-        .ok()?
-        .split_ascii_whitespace()
-        .nth(19)?
-        .parse()
-        .ok()
+    std::str::from_utf8(after).ok()?.split_ascii_whitespace().nth(19)?.parse().ok()
 }
 
 /// Effective user and group (`Uid:` and `Gid:` of `status`: real, effective, saved, file system).
@@ -237,10 +210,7 @@ fn owner(proc: BorrowedFd<'_>) -> Result<(u32, u32), Errno> {
         let line = status.lines().find_map(|line| line.strip_prefix(key))?;
         line.split_ascii_whitespace().nth(1)?.parse().ok()
     };
-    Ok((
-        effective("Uid:").ok_or(Errno::SRCH)?,
-        effective("Gid:").ok_or(Errno::SRCH)?,
-    ))
+    Ok((effective("Uid:").ok_or(Errno::SRCH)?, effective("Gid:").ok_or(Errno::SRCH)?))
 }
 
 #[cfg(test)]
@@ -263,30 +233,19 @@ mod tests {
 
     #[test]
     fn i2_the_dead_are_refused() {
-        let mut child = std::process::Command::new("cat")
-            .stdin(std::process::Stdio::piped())
-            .spawn()
-            .unwrap();
+        let mut child =
+            std::process::Command::new("cat").stdin(std::process::Stdio::piped()).spawn().unwrap();
         let pid = child.id().cast_signed();
         let target = Target::pin(pid).unwrap();
         target.check().unwrap();
         drop(child.stdin.take());
         let mut ended = [PollFd::new(&target.pidfd, PollFlags::IN)];
         poll(&mut ended, None).unwrap();
-        assert!(
-            matches!(target.check(), Err(TargetError::Gone(_))),
-            "a zombie is gone"
-        );
-        assert!(
-            matches!(Target::pin(pid), Err(TargetError::Gone(_))),
-            "nor is it pinned"
-        );
+        assert!(matches!(target.check(), Err(TargetError::Gone(_))), "a zombie is gone");
+        assert!(matches!(Target::pin(pid), Err(TargetError::Gone(_))), "nor is it pinned");
         child.wait().unwrap();
         assert!(matches!(target.check(), Err(TargetError::Gone(_))));
-        assert!(matches!(
-            target.signal(Signal::TERM),
-            Err(TargetError::Gone(_))
-        ));
+        assert!(matches!(target.signal(Signal::TERM), Err(TargetError::Gone(_))));
         assert!(matches!(Target::pin(0), Err(TargetError::Gone(_))));
     }
 }

@@ -34,9 +34,8 @@ impl AsFd for Directory<'_> {
     }
 }
 
-const BENEATH: ResolveFlags = ResolveFlags::BENEATH
-    .union(ResolveFlags::NO_SYMLINKS)
-    .union(ResolveFlags::NO_MAGICLINKS);
+const BENEATH: ResolveFlags =
+    ResolveFlags::BENEATH.union(ResolveFlags::NO_SYMLINKS).union(ResolveFlags::NO_MAGICLINKS);
 const IN_ROOT: ResolveFlags = ResolveFlags::IN_ROOT.union(ResolveFlags::NO_MAGICLINKS);
 const DIRECTORY: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 const STEP: OFlags = DIRECTORY.union(OFlags::NOFOLLOW);
@@ -254,13 +253,7 @@ mod tests {
         }
         let host = open(std::path::Path::new("/"));
         let magic = b"/proc/self/root/srv";
-        assert_eq!(
-            directory_in_root(host.as_fd(), magic).map(inode),
-            Err(Errno::LOOP)
-        );
-        assert_eq!(
-            walk_in_root(host.as_fd(), magic).map(inode),
-            Err(Errno::LOOP)
-        );
+        assert_eq!(directory_in_root(host.as_fd(), magic).map(inode), Err(Errno::LOOP));
+        assert_eq!(walk_in_root(host.as_fd(), magic).map(inode), Err(Errno::LOOP));
     }
 }

@@ -31,9 +31,7 @@ impl TargetRoot {
     /// [`RootErrorKind::NotFound`], [`RootErrorKind::IsDirectory`] (either end),
     /// [`RootErrorKind::MountPoint`] (either end), [`RootErrorKind::CrossesMounts`]: copy then.
     pub fn rename(&self, from: &SyncPath, to: &SyncPath) -> Result<Stamp, RootError> {
-        let (source, name) = self
-            .parent(from)
-            .map_err(|fault| fault.at("rename", from))?;
+        let (source, name) = self.parent(from).map_err(|fault| fault.at("rename", from))?;
         let (goal, new_name) = self.parent(to).map_err(|fault| fault.at("rename", to))?;
         let (source, goal) = (source.as_fd(), goal.as_fd());
         let moved = look(source, name)
@@ -53,8 +51,7 @@ impl TargetRoot {
             make_later(source, name, &moved, old.as_ref())
                 .and_then(|()| install((source, name), goal, new_name, old.as_ref(), false))
         };
-        done.and_then(|()| stamp_of(goal, new_name))
-            .map_err(|fault| fault.at("rename", to))
+        done.and_then(|()| stamp_of(goal, new_name)).map_err(|fault| fault.at("rename", to))
     }
 
     /// Makes a directory, or leaves the one that is there as it is. A file or link makes room.
@@ -96,8 +93,7 @@ impl TargetRoot {
     /// [`RootErrorKind::IsDirectory`], [`RootErrorKind::NotRegular`] and
     /// [`RootErrorKind::MountPoint`] for what must stay; else what the kernel says.
     pub fn remove_file(&self, path: &SyncPath) -> Result<Removed, RootError> {
-        self.remove(path, movable, AtFlags::empty())
-            .map_err(|fault| fault.at("remove", path))
+        self.remove(path, movable, AtFlags::empty()).map_err(|fault| fault.at("remove", path))
     }
 
     /// Removes a directory if it is empty.
@@ -159,10 +155,7 @@ impl TargetRoot {
         let directory = directory.as_fd();
         let old = look(directory, name)?;
         match old.as_ref() {
-            Some(Found {
-                kind: FoundKind::Directory,
-                ..
-            }) => return Ok(()),
+            Some(Found { kind: FoundKind::Directory, .. }) => return Ok(()),
             Some(found) => movable(found)?,
             None => {}
         }
@@ -215,18 +208,15 @@ impl TargetRoot {
         let old = look(directory, name)?;
         match old.as_ref() {
             Some(found) if found.mount_root => return Err(RootErrorKind::MountPoint.into()),
-            Some(Found {
-                kind: FoundKind::Other,
-                ..
-            }) => {
+            Some(Found { kind: FoundKind::Other, .. }) => {
                 return Err(RootErrorKind::NotRegular.into());
             }
             _ => {}
         }
         let (uid, gid) = self.owner_in(directory)?;
-        let (place, staged, ()) = match self.place_for(path, |place, staged| {
-            rustix::fs::symlinkat(target, place, staged)
-        }) {
+        let (place, staged, ()) = match self
+            .place_for(path, |place, staged| rustix::fs::symlinkat(target, place, staged))
+        {
             Err(fault) if old.is_none() && cannot_stage(fault.kind) => {
                 rustix::fs::symlinkat(target, directory, name)?;
                 return stamp_of(directory, name);
@@ -282,11 +272,7 @@ impl TargetRoot {
     ) -> Result<Stamp, RootError> {
         let (staged, _) = self.copy_to_stage(path, path)?;
         let mtime_ns = Some(found.stamp.mtime_ns);
-        let meta = PutMeta {
-            executable,
-            mode: None,
-            mtime_ns,
-        };
+        let meta = PutMeta { executable, mode: None, mtime_ns };
         Ok(self.put(path, staged, &meta)?.stamp)
     }
 }
@@ -368,11 +354,7 @@ mod tests {
             ("d/l", "a/../../b", false),
         ] {
             let path = SyncPath::try_from(path).unwrap();
-            assert_eq!(
-                is_safe(&path, target.as_bytes()),
-                safe,
-                "{path} -> {target}"
-            );
+            assert_eq!(is_safe(&path, target.as_bytes()), safe, "{path} -> {target}");
         }
     }
 }

@@ -138,10 +138,7 @@ impl Fault {
 
 impl From<Errno> for Fault {
     fn from(errno: Errno) -> Self {
-        Self {
-            kind: errno.into(),
-            errno: Some(errno),
-        }
+        Self { kind: errno.into(), errno: Some(errno) }
     }
 }
 

@@ -79,8 +79,7 @@ impl TargetRoot {
     /// [`RootErrorKind::NotRegular`] for anything but a file, [`RootErrorKind::Changed`] when it
     /// changed during each of three reads.
     pub fn hash(&self, path: &SyncPath) -> Result<Option<(Digest, Found)>, RootError> {
-        self.hash_stable(path)
-            .map_err(|fault| fault.at("read", path))
+        self.hash_stable(path).map_err(|fault| fault.at("read", path))
     }
 
     /// Opens the regular file at `path` for reading.
@@ -89,9 +88,7 @@ impl TargetRoot {
     /// [`RootErrorKind::NotFound`]; [`RootErrorKind::NotRegular`] for anything but a file, which is
     /// not opened.
     pub fn open_file(&self, path: &SyncPath) -> Result<File, RootError> {
-        self.open_regular(path)
-            .map(File::from)
-            .map_err(|fault| fault.at("read", path))
+        self.open_regular(path).map(File::from).map_err(|fault| fault.at("read", path))
     }
 
     /// Every name in the directory `path` with what stands there, in no particular order. Names
@@ -100,8 +97,7 @@ impl TargetRoot {
     /// # Errors
     /// As [`TargetRoot::stat`]; [`RootErrorKind::NotFound`] when nothing is there.
     pub fn list(&self, path: &SyncPath) -> Result<Listing, RootError> {
-        self.read_directory(path)
-            .map_err(|fault| fault.at("list", path))
+        self.read_directory(path).map_err(|fault| fault.at("list", path))
     }
 
     fn find(&self, path: &SyncPath) -> Result<Option<Found>, Fault> {
@@ -135,10 +131,7 @@ impl TargetRoot {
         let (directory, name) = self.parent(path)?;
         match look(directory.as_fd(), name)? {
             None => return Err(Errno::NOENT.into()),
-            Some(Found {
-                kind: FoundKind::File,
-                ..
-            }) => {}
+            Some(Found { kind: FoundKind::File, .. }) => {}
             Some(_) => return Err(RootErrorKind::NotRegular.into()),
         }
         open_checked(directory.as_fd(), name, OFlags::RDONLY)
@@ -200,9 +193,7 @@ fn found(directory: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> Result<Found
         FileType::Directory => FoundKind::Directory,
         FileType::Symlink => {
             let target = rustix::fs::readlinkat(directory, name, Vec::new())?;
-            FoundKind::Symlink {
-                target: target.into_bytes().into(),
-            }
+            FoundKind::Symlink { target: target.into_bytes().into() }
         }
         _ => FoundKind::Other,
     };
@@ -222,9 +213,7 @@ fn found(directory: BorrowedFd<'_>, name: &[u8], flags: AtFlags) -> Result<Found
 
 fn stamp(stat: &Statx) -> Stamp {
     let nanoseconds = |time: &rustix::fs::StatxTimestamp| {
-        time.tv_sec
-            .saturating_mul(1_000_000_000)
-            .saturating_add(i64::from(time.tv_nsec))
+        time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
     };
     Stamp {
         inode: stat.stx_ino,
@@ -240,10 +229,7 @@ pub(super) fn device(stat: &Statx) -> u64 {
 /// Whether something is mounted at `name`. Before Linux 5.8 `statx` does not know; then the mount
 /// ids of the name and its directory are compared, and where procfs does not tell them, devices.
 fn mount_root(directory: BorrowedFd<'_>, name: &[u8], stat: &Statx) -> Result<bool, Errno> {
-    if stat
-        .stx_attributes_mask
-        .contains(StatxAttributes::MOUNT_ROOT)
-    {
+    if stat.stx_attributes_mask.contains(StatxAttributes::MOUNT_ROOT) {
         return Ok(stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT));
     }
     if name.is_empty() {
@@ -270,8 +256,7 @@ pub(super) fn mount_id(fd: BorrowedFd<'_>) -> Option<u64> {
 fn told_mount_id(fd: BorrowedFd<'_>) -> Option<u64> {
     use std::os::fd::AsRawFd;
     let told = std::fs::read_to_string(format!("/proc/self/fdinfo/{}", fd.as_raw_fd())).ok()?;
-    told.lines()
-        .find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
+    told.lines().find_map(|line| line.strip_prefix("mnt_id:")?.trim().parse().ok())
 }
 
 /// Hands every name of a directory but `.` and `..` to `each`.
@@ -309,10 +294,7 @@ pub(super) fn read_through(
     mut take: impl FnMut(&[u8]) -> Result<(), Errno>,
 ) -> Result<u64, Errno> {
     // One byte more than the size, so that the end of a file that did not grow is seen at once.
-    let room = usize::try_from(size_hint)
-        .unwrap_or(READ_BYTES)
-        .clamp(4095, READ_BYTES - 1)
-        + 1;
+    let room = usize::try_from(size_hint).unwrap_or(READ_BYTES).clamp(4095, READ_BYTES - 1) + 1;
     let mut buffer = vec![0; room];
     let mut length = 0;
     loop {

@@ -166,14 +166,8 @@ impl TargetRoot {
             .try_clone_to_owned()
             .map_err(|error| fail(Errno::from_io_error(&error).unwrap_or(Errno::MFILE).into()))?;
         let (uid, gid) = target.owner();
-        let root = Self::hold(
-            fd,
-            Origin::Process(process, within),
-            Owner::Fixed { uid, gid },
-        )?;
-        target
-            .check()
-            .map_err(|_| fail(RootErrorKind::RootReplaced.into()))?;
+        let root = Self::hold(fd, Origin::Process(process, within), Owner::Fixed { uid, gid })?;
+        target.check().map_err(|_| fail(RootErrorKind::RootReplaced.into()))?;
         root.sweep(&target.mountinfo().unwrap_or_default());
         Ok(root)
     }
@@ -185,14 +179,8 @@ impl TargetRoot {
             resolver: Resolver::probe(fd.as_fd()),
             identity,
             origin,
-            settings: Settings {
-                owner,
-                ..Settings::default()
-            },
-            us: (
-                rustix::process::geteuid().as_raw(),
-                rustix::process::getegid().as_raw(),
-            ),
+            settings: Settings { owner, ..Settings::default() },
+            us: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             grounds: Grounds::new(),
             beside: None,
             fd,
@@ -252,9 +240,7 @@ impl TargetRoot {
 
 impl std::fmt::Debug for TargetRoot {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TargetRoot")
-            .field("identity", &self.identity)
-            .finish_non_exhaustive()
+        f.debug_struct("TargetRoot").field("identity", &self.identity).finish_non_exhaustive()
     }
 }
 

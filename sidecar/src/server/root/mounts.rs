@@ -35,11 +35,7 @@ pub(super) fn nested(root: BorrowedFd<'_>, resolver: Resolver, mountinfo: &[u8])
         }
         false
     };
-    mounts
-        .iter()
-        .filter(|m| inside(m))
-        .filter_map(|m| below(root, resolver, m))
-        .collect()
+    mounts.iter().filter(|m| inside(m)).filter_map(|m| below(root, resolver, m)).collect()
 }
 
 fn below(root: BorrowedFd<'_>, resolver: Resolver, mount: &Mount) -> Option<SyncPath> {
@@ -61,11 +57,7 @@ fn parse(line: &[u8]) -> Option<Mount> {
     let mut fields = line.split(|&b| b == b' ');
     let mut number = || std::str::from_utf8(fields.next()?).ok()?.parse().ok();
     let (id, above) = (number()?, number()?);
-    Some(Mount {
-        id,
-        above,
-        point: unescape(fields.nth(2)?),
-    })
+    Some(Mount { id, above, point: unescape(fields.nth(2)?) })
 }
 
 /// Undoes the `\040` escapes of `mountinfo`.
@@ -90,10 +82,7 @@ mod tests {
     fn a_line_of_mountinfo_is_understood() {
         let line = br"36 35 98:0 /mnt1 /a\040b/c\134 rw,noatime master:1 - ext3 /dev/root rw";
         let mount = parse(line).unwrap();
-        assert_eq!(
-            (mount.id, mount.above, &mount.point[..]),
-            (36, 35, &br"/a b/c\"[..])
-        );
+        assert_eq!((mount.id, mount.above, &mount.point[..]), (36, 35, &br"/a b/c\"[..]));
         assert!(parse(b"").is_none() && parse(b"1 x").is_none() && parse(b"1 2 3 4").is_none());
     }
 }

@@ -66,8 +66,7 @@ impl TargetRoot {
     /// [`RootErrorKind::NotRegular`] when what stands there must stay; else what the kernel says.
     /// After an error the old file is whole, save one that was being written in place.
     pub fn put(&self, path: &SyncPath, staged: Staged, meta: &PutMeta) -> Result<Put, RootError> {
-        self.put_staged(path, staged, meta)
-            .map_err(|fault| fault.at("write", path))
+        self.put_staged(path, staged, meta).map_err(|fault| fault.at("write", path))
     }
 
     fn put_staged(
@@ -92,10 +91,7 @@ impl TargetRoot {
                 match done {
                     Ok(()) => {
                         staged.placed();
-                        return Ok(Put {
-                            stamp: look_at(staged.fd())?.stamp,
-                            in_place: None,
-                        });
+                        return Ok(Put { stamp: look_at(staged.fd())?.stamp, in_place: None });
                     }
                     Err(fault) if fault.kind == RootErrorKind::Denied && lone(old.as_ref()) => {
                         InPlace::Directory
@@ -111,15 +107,9 @@ impl TargetRoot {
                 self.dress(directory, Some(&old), &staged, meta)?;
                 self.rename_in(&staged, directory, name, Some(&old))?;
                 staged.placed();
-                Ok(Put {
-                    stamp: look_at(staged.fd())?.stamp,
-                    in_place: None,
-                })
+                Ok(Put { stamp: look_at(staged.fd())?.stamp, in_place: None })
             }
-            written => Ok(Put {
-                stamp: written?,
-                in_place: Some(reason),
-            }),
+            written => Ok(Put { stamp: written?, in_place: Some(reason) }),
         }
     }
 
@@ -214,11 +204,7 @@ pub(super) fn install(
     if !old_is_directory && !new_is_directory {
         return Ok(rustix::fs::renameat(aside, staged, directory, name)?);
     }
-    let remove = if old_is_directory {
-        AtFlags::REMOVEDIR
-    } else {
-        AtFlags::empty()
-    };
+    let remove = if old_is_directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
     if old_is_directory && !is_empty(directory, name)? {
         return Err(RootErrorKind::NotEmpty.into());
     }
@@ -288,9 +274,7 @@ fn overwrite(
         }
     }
     rustix::fs::seek(staged.fd(), SeekFrom::Start(0))?;
-    read_through(staged.fd(), staged.len(), |bytes| {
-        write_whole(fd.as_fd(), bytes)
-    })?;
+    read_through(staged.fd(), staged.len(), |bytes| write_whole(fd.as_fd(), bytes))?;
     rustix::fs::ftruncate(&fd, staged.len())?;
     let mode = mode_for(Some(old), meta);
     if mode != old.mode {
@@ -354,10 +338,7 @@ pub(super) fn mtime_after(wanted_ns: i64, old: &Found, size: u64) -> i64 {
 
 pub(super) fn times(mtime_ns: i64) -> Timestamps {
     Timestamps {
-        last_access: Timespec {
-            tv_sec: 0,
-            tv_nsec: UTIME_OMIT,
-        },
+        last_access: Timespec { tv_sec: 0, tv_nsec: UTIME_OMIT },
         last_modification: Timespec {
             tv_sec: mtime_ns.div_euclid(SECOND_NS),
             tv_nsec: mtime_ns.rem_euclid(SECOND_NS),

@@ -106,9 +106,7 @@ impl Grounds {
         };
         let deepest = list.iter().filter(|(top, _)| holds(top));
         let deepest = deepest.max_by_key(|(top, _)| top.as_bytes().len());
-        deepest
-            .cloned()
-            .expect("the root's ground is never taken out and holds everything")
+        deepest.cloned().expect("the root's ground is never taken out and holds everything")
     }
 
     fn set(&self, top: &SyncPath, ground: Ground) {
@@ -120,10 +118,7 @@ impl Grounds {
     }
 
     fn all(&self) -> Vec<(SyncPath, Ground)> {
-        self.list
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.list.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -134,8 +129,7 @@ impl TargetRoot {
     /// # Errors
     /// [`RootErrorKind::NoSpace`] and what else the kernel says; [`RootErrorKind::TooLarge`].
     pub fn stage(&self, for_path: &SyncPath, size_hint: u64) -> Result<Staged, RootError> {
-        self.make_staged(for_path, size_hint)
-            .map_err(|fault| fault.at("stage", for_path))
+        self.make_staged(for_path, size_hint).map_err(|fault| fault.at("stage", for_path))
     }
 
     /// Copies the regular file `from` to staging for `for_path` and hashes what was copied: shared
@@ -148,12 +142,8 @@ impl TargetRoot {
         from: &SyncPath,
         for_path: &SyncPath,
     ) -> Result<(Staged, Digest), RootError> {
-        let source = self
-            .open_regular(from)
-            .map_err(|fault| fault.at("copy", from))?;
-        let size = look_at(source.as_fd())
-            .map_err(|e| Fault::from(e).at("copy", from))?
-            .size;
+        let source = self.open_regular(from).map_err(|fault| fault.at("copy", from))?;
+        let size = look_at(source.as_fd()).map_err(|e| Fault::from(e).at("copy", from))?.size;
         let mut staged = self.stage(for_path, size)?;
         let copied = if rustix::fs::ioctl_ficlone(&staged.fd, &source).is_ok() {
             digest_of(staged.fd.as_fd(), size)
@@ -330,10 +320,7 @@ impl TargetRoot {
             record(&above.join(&name).map_err(|_| Errno::NAMETOOLONG)?);
         }
         let fd = create_in(directory.as_fd(), &name)?;
-        let held = directory
-            .as_fd()
-            .try_clone_to_owned()
-            .map_err(|_| Errno::MFILE)?;
+        let held = directory.as_fd().try_clone_to_owned().map_err(|_| Errno::MFILE)?;
         Ok(Staged::new(fd, Home::Beside(held, name)))
     }
 
@@ -357,9 +344,7 @@ impl TargetRoot {
     /// The topmost directory, from `directory` up, that lies on the same mount.
     fn mount_top(&self, directory: &[u8]) -> Result<SyncPath, Fault> {
         let id = |path: &[u8]| -> Result<Option<u64>, Errno> {
-            Ok(mount_id(
-                self.resolver.directory(self.fd.as_fd(), path)?.as_fd(),
-            ))
+            Ok(mount_id(self.resolver.directory(self.fd.as_fd(), path)?.as_fd()))
         };
         let here = id(directory)?;
         let mut top = directory;
@@ -385,11 +370,7 @@ impl Drop for TargetRoot {
 
 impl Staged {
     fn new(fd: OwnedFd, home: Home) -> Self {
-        Self {
-            fd,
-            home,
-            length: 0,
-        }
+        Self { fd, home, length: 0 }
     }
 
     /// Appends all of `bytes`.
@@ -484,17 +465,13 @@ pub(super) fn write_whole(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Er
 
 /// Whether a name is that of a temporary file beside another.
 pub(super) fn is_beside(name: &[u8]) -> bool {
-    name.strip_prefix(BESIDE_PREFIX)
-        .is_some_and(|rest| rest.ends_with(BESIDE_SUFFIX))
+    name.strip_prefix(BESIDE_PREFIX).is_some_and(|rest| rest.ends_with(BESIDE_SUFFIX))
 }
 
 /// Whether a fault means "not here", so that another way is tried.
 pub(super) fn cannot_stage(kind: RootErrorKind) -> bool {
     use RootErrorKind::{Denied, LinkInTheWay, NotADirectory, NotFound, ReadOnly};
-    matches!(
-        kind,
-        Denied | ReadOnly | LinkInTheWay | NotADirectory | NotFound
-    )
+    matches!(kind, Denied | ReadOnly | LinkInTheWay | NotADirectory | NotFound)
 }
 
 fn memory(refused: Fault, size_hint: u64) -> Result<Staged, Fault> {
@@ -530,10 +507,6 @@ fn sweep_place(place: BorrowedFd<'_>) -> Result<(), Fault> {
 fn remove_place(directory: BorrowedFd<'_>) -> Result<(), Fault> {
     match look(directory, STAGING)? {
         Some(found) if found.mount_root => Err(RootErrorKind::MountPoint.into()),
-        _ => Ok(rustix::fs::unlinkat(
-            directory,
-            STAGING,
-            AtFlags::REMOVEDIR,
-        )?),
+        _ => Ok(rustix::fs::unlinkat(directory, STAGING, AtFlags::REMOVEDIR)?),
     }
 }

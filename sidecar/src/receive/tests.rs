@@ -1,0 +1,237 @@
+//! The receiver against a model disk: random trees, every step performed in the order given.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::tree::{Change, Digest};
+use crate::wire::Meta;
+
+/// A disk that holds whole entries; content is stood for by its digest.
+type Disk = BTreeMap<SyncPath, Entry>;
+
+fn path(text: &str) -> SyncPath {
+    SyncPath::try_from(text).unwrap()
+}
+
+fn file(content: u8) -> Entry {
+    Entry::File { digest: Digest::of(&[content]), size: 1, executable: false }
+}
+
+fn snapshot(disk: &Disk) -> Snapshot {
+    let edits: Vec<Edit> = disk
+        .iter()
+        .map(|(p, e)| (p.clone(), Some(Node::from_entry(e, Stamp::default()))))
+        .collect();
+    Snapshot::empty().apply(&edits).unwrap()
+}
+
+/// Trees of one pair: "0" and below, with a few contents so that copies are frequent.
+fn disks() -> impl Strategy<Value = Disk> {
+    proptest::collection::vec(("[ab](/[ab]){0,2}", 0u8..3), 0..8).prop_map(|puts| {
+        let mut disk = Disk::from([(path("0"), Entry::Directory)]);
+        for (at, content) in puts {
+            let at = path("0").append(&path(&at)).unwrap();
+            let mut parent = at.parent();
+            while let Some(p) = parent.filter(|p| !p.is_root()) {
+                disk.insert(p.clone(), Entry::Directory);
+                parent = p.parent();
+            }
+            disk.retain(|p, _| p == &at || !p.starts_with(&at));
+            disk.insert(at, file(content));
+        }
+        disk
+    })
+}
+
+/// Ops with a copy wherever the old tree has the content.
+fn plan(from: &Snapshot, to: &Snapshot) -> Vec<Op> {
+    let mut known = BTreeMap::new();
+    from.walk(&mut |path, node| {
+        if let Node::File { digest, .. } = node {
+            known.insert(*digest, path.clone());
+        }
+    });
+    from.diff(to)
+        .into_iter()
+        .map(|change| {
+            let how = match &change.new {
+                Some(Entry::File { digest, .. }) => match known.get(digest) {
+                    Some(from) => How::Copy { from: from.clone() },
+                    None => How::Data,
+                },
+                _ => How::None,
+            };
+            Op { change, how, meta: Meta::default() }
+        })
+        .collect()
+}
+
+struct Player {
+    receiver: Receiver,
+    disk: Disk,
+    staged: BTreeMap<u32, Entry>,
+}
+
+impl Player {
+    fn perform(&mut self, steps: Vec<Step>) {
+        for step in steps {
+            self.perform_one(step);
+        }
+    }
+
+    fn perform_one(&mut self, step: Step) {
+        match step {
+            Step::Stage { index } => {
+                let How::Copy { from } = self.receiver.op(index).how.clone() else { panic!() };
+                self.staged.insert(index, self.disk[&from].clone());
+            }
+            Step::Place { index } => {
+                let entry = self.staged.remove(&index).unwrap();
+                self.put(index, &entry);
+            }
+            Step::Copy { index } => {
+                let How::Copy { from } = self.receiver.op(index).how.clone() else { panic!() };
+                let entry = self.disk[&from].clone();
+                self.put(index, &entry);
+            }
+            Step::Move { index, removal } => {
+                let from = self.receiver.op(removal).change.path.clone();
+                let entry = self.disk.remove(&from).unwrap();
+                self.put(index, &entry);
+                self.receiver.done(removal, Stamp::default());
+            }
+            Step::Ask { index } => self.receiver.need(index),
+            Step::MakeDirectory { index } => self.put(index, &Entry::Directory),
+            Step::Write { index, complete, .. } => {
+                assert!(complete, "contents are one byte");
+                let entry = self.receiver.op(index).change.new.clone().unwrap();
+                self.put(index, &entry);
+            }
+            Step::Make { .. } => unreachable!("no links here"),
+            Step::Remove { index } => {
+                let at = self.receiver.op(index).change.path.clone();
+                assert!(self.disk.keys().all(|p| p == &at || !p.starts_with(&at)), "{at} holds");
+                self.disk.remove(&at).unwrap();
+                self.receiver.done(index, Stamp::default());
+            }
+        }
+    }
+
+    fn put(&mut self, index: u32, entry: &Entry) {
+        let change = &self.receiver.op(index).change;
+        assert_eq!(change.new.as_ref(), Some(entry), "wrong content for {}", change.path);
+        let parent = change.path.parent().unwrap();
+        assert!(parent.is_root() || self.disk.get(&parent) == Some(&Entry::Directory));
+        assert!(self.disk.keys().all(|p| p == &change.path || !p.starts_with(&change.path)));
+        self.disk.insert(change.path.clone(), entry.clone());
+        self.receiver.done(index, Stamp::default());
+    }
+}
+
+proptest! {
+    #[test]
+    fn i3_any_tree_becomes_any_other(a in disks(), b in disks()) {
+        let (from, to) = (snapshot(&a), snapshot(&b));
+        let ops = plan(&from, &to);
+        let mut player = Player {
+            receiver: Receiver::new(from, 4, 1),
+            disk: a,
+            staged: BTreeMap::new(),
+        };
+        let steps = player.receiver.take_ops(5, ops.clone(), true).unwrap();
+        player.perform(steps);
+        let mut wanted: Vec<u32> = player.receiver.needed().unwrap_or_default();
+        wanted.extend((0u32..).zip(&ops).filter(|(_, op)| op.how == How::Data).map(|(i, _)| i));
+        let steps = player.receiver.take_data(wanted.into_iter().map(|i| (i, 0..1)).collect()).unwrap();
+        player.perform(steps);
+        let steps = player.receiver.commit(5, to.id()).unwrap();
+        player.perform(steps);
+        let finished = player.receiver.finish().unwrap();
+        prop_assert!(finished.skipped.is_empty());
+        prop_assert_eq!(player.disk, b);
+        prop_assert_eq!(player.receiver.held().id(), to.id());
+    }
+
+    #[test]
+    fn the_record_never_says_more_than_was_done(a in disks(), b in disks(), fail in 0u32..6) {
+        let (from, to) = (snapshot(&a), snapshot(&b));
+        let ops: Vec<Op> = plan(&from, &to)
+            .into_iter()
+            .map(|op| Op { how: if op.how == How::None { How::None } else { How::Data }, ..op })
+            .collect();
+        let mut receiver = Receiver::new(from, 0, 1);
+        receiver.take_ops(1, ops.clone(), true).unwrap();
+        for (index, _) in (0u32..).zip(&ops) {
+            if index == fail {
+                receiver.skip(index, Reason::NoSpace);
+            } else {
+                receiver.done(index, Stamp::default());
+            }
+        }
+        receiver.commit(1, to.id()).unwrap();
+        let finished = receiver.finish().unwrap();
+        if let Some(failed) = ops.get(fail as usize) {
+            prop_assert_eq!(receiver.held().entry(&failed.change.path), failed.change.old.clone());
+            prop_assert!(finished.skipped.iter().any(|s| s.index == fail));
+        } else {
+            prop_assert_eq!(receiver.held().id(), to.id());
+        }
+    }
+}
+
+fn op(at: &str, old: Option<Entry>, new: Option<Entry>, how: How) -> Op {
+    Op { change: Change { path: path(at), old, new }, how, meta: Meta::default() }
+}
+
+#[test]
+fn i11_nonsense_is_refused() {
+    let refused =
+        |ops: Vec<Op>| Receiver::new(Snapshot::empty(), 0, 1).take_ops(1, ops, true).unwrap_err();
+    for ops in [
+        vec![op("1/a", None, Some(file(1)), How::Data)],
+        vec![op("x", None, Some(file(1)), How::Data)],
+        vec![op("00", None, Some(Entry::Directory), How::None)],
+        vec![op("0/a", None, Some(Entry::Directory), How::Data)],
+        vec![op("0/a", None, Some(file(1)), How::None)],
+        vec![op("0/a", None, Some(file(1)), How::Copy { from: path("7/x") })],
+        vec![op("0/b", None, Some(file(1)), How::Data), op("0/a", None, Some(file(1)), How::Data)],
+    ] {
+        assert!(matches!(refused(ops.clone()), WireError::Order(_)), "{ops:?}");
+    }
+    let mut receiver = Receiver::new(Snapshot::empty(), 0, 1);
+    assert!(receiver.take_ops(0, vec![], true).is_err(), "a generation of the past");
+    receiver.abandon();
+    assert!(receiver.take_data(vec![(0, 0..1)]).is_err(), "data without ops");
+    assert!(receiver.commit(1, Snapshot::empty().id()).is_err(), "commit without ops");
+}
+
+#[test]
+fn i11_data_must_fit() {
+    let start = || {
+        let mut receiver = Receiver::new(Snapshot::empty(), 0, 1);
+        let ops = vec![
+            op("0", None, Some(Entry::Directory), How::None),
+            op("0/a", None, Some(file(1)), How::Data),
+        ];
+        receiver.take_ops(1, ops, true).unwrap();
+        receiver
+    };
+    assert!(start().take_data(vec![(1, 0..2)]).is_err(), "too much");
+    assert!(start().take_data(vec![(0, 0..1)]).is_err(), "for a directory");
+    assert!(start().take_data(vec![(9, 0..1)]).is_err(), "for nothing");
+    assert!(start().commit(1, Snapshot::empty().id()).is_err(), "too early");
+}
+
+#[test]
+fn i4_an_op_that_expects_something_else_is_skipped() {
+    let held = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(1))]));
+    let mut receiver = Receiver::new(held, 0, 1);
+    let steps = receiver.take_ops(1, vec![op("0/a", Some(file(2)), None, How::None)], true);
+    assert_eq!(steps, Ok(vec![]));
+    assert_eq!(receiver.commit(1, TreeId([0; 32])), Ok(vec![]));
+    let finished = receiver.finish().unwrap();
+    assert_eq!(finished.skipped, [Skipped { index: 0, reason: Some(Reason::Conflict) }]);
+    assert_eq!(receiver.held().entry(&path("0/a")), Some(file(1)));
+}

@@ -1,0 +1,521 @@
+//! What a kill at any instant, or damage to any byte, leaves behind.
+
+use std::collections::BTreeSet;
+use std::process::{Command, Stdio};
+
+use super::format::Record;
+use super::*;
+use crate::tree::{Digest, Node, Stamp};
+
+fn path(text: &str) -> SyncPath {
+    SyncPath::try_from(text).unwrap()
+}
+
+fn file(content: &str, inode: u64) -> Node {
+    let stamp = Stamp { inode, mtime_ns: -1, ctime_ns: 7 };
+    let digest = Digest::of(content.as_bytes());
+    Node::File { digest, size: content.len() as u64, executable: false, stamp }
+}
+
+fn owner(epoch: u64) -> Owner {
+    Owner { workspace: [7; 16], writer: "ann@desk:src".to_owned(), epoch }
+}
+
+/// Every detail, stamps included.
+fn dump(tree: &Snapshot) -> String {
+    let mut lines = Vec::new();
+    tree.walk(&mut |path, node| lines.push(format!("{path} {:?} {node:?}", node.entry())));
+    lines.join("\n")
+}
+
+/// Applies a generation as the hub does.
+fn step(store: &mut Store, held: &mut Snapshot, generation: u64, edits: &[Edit]) {
+    let after = held.apply(edits).unwrap();
+    let changes = held.diff(&after);
+    store.begin(generation, changes.iter()).unwrap();
+    store.finish(generation, edits, &after).unwrap();
+    *held = after;
+}
+
+fn three_generations(store: &mut Store) -> Snapshot {
+    let mut held = Snapshot::empty();
+    let below = Snapshot::empty().apply(&[(path("deep"), Some(file("x", 9)))]).unwrap();
+    let link = Node::Symlink(b"a/b"[..].into());
+    let first = [
+        (path("0"), Some(Node::directory())),
+        (path("0/a"), Some(file("one", 1))),
+        (path("0/l"), Some(link)),
+    ];
+    step(store, &mut held, 1, &first);
+    let second = [
+        (path("0/a"), Some(file("two", 2))),
+        (path("0/d"), Some(Node::Directory(below.root().clone()))),
+        (path("0/d/e"), Some(file("", 3))),
+    ];
+    step(store, &mut held, 2, &second);
+    step(store, &mut held, 3, &[(path("0/l"), None)]);
+    held
+}
+
+fn log_of(dir: &Path) -> PathBuf {
+    let is_log = |p: &PathBuf| p.file_name().unwrap().to_str().unwrap().starts_with("log.");
+    fs::read_dir(dir).unwrap().map(|e| e.unwrap().path()).find(is_log).unwrap()
+}
+
+#[test]
+fn i8_what_was_done_is_there_again_after_a_kill_and_after_a_close() {
+    for clean in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, first) = Store::open(dir.path()).unwrap();
+        assert_eq!((first.generation, first.damaged, first.rebooted), (0, false, false));
+        store.set_owner(&owner(4)).unwrap();
+        let held = three_generations(&mut store);
+        let marker = store.marker().to_owned();
+        if clean {
+            store.close().unwrap()
+        } else {
+            drop(store)
+        }
+
+        let (store, loaded) = Store::open(dir.path()).unwrap();
+        assert_eq!(dump(&loaded.held), dump(&held));
+        assert_eq!((loaded.generation, loaded.owner), (3, Some(owner(4))));
+        assert_eq!((loaded.unfinished, loaded.damaged), (vec![], false));
+        assert_eq!(store.marker(), marker);
+        assert_eq!(marker.len(), 32);
+        let log_bytes = fs::metadata(log_of(dir.path())).unwrap().len();
+        assert_eq!(log_bytes == LOG_HEAD_BYTES as u64, clean);
+    }
+}
+
+#[test]
+fn i8_a_begin_without_its_end_is_told_until_reset() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let mut held = three_generations(&mut store);
+    let change = Change { path: path("0/a"), old: held.entry(&path("0/a")), new: None };
+    store.begin(4, [&change].into_iter()).unwrap();
+    drop(store);
+    let (mut store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!(loaded.unfinished, std::slice::from_ref(&change));
+    assert_eq!((dump(&loaded.held), loaded.generation), (dump(&held), 3));
+    // A later generation does not hide it, nor does folding.
+    step(&mut store, &mut held, 4, &[(path("0/new"), Some(file("n", 5)))]);
+    store.close().unwrap();
+    let (mut store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!(loaded.unfinished, [change]);
+    assert_eq!((dump(&loaded.held), loaded.generation), (dump(&held), 4));
+    store.reset(4, &held).unwrap();
+    drop(store);
+    assert!(Store::open(dir.path()).unwrap().1.unfinished.is_empty());
+}
+
+#[test]
+fn staged_names_survive_until_forgotten() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    store.record_staged(&path("0/.x")).unwrap();
+    store.record_staged(&path("0/.y")).unwrap();
+    store.forget_staged(&path("0/.x")).unwrap();
+    store.reset(0, &Snapshot::empty()).unwrap();
+    drop(store);
+    let (mut store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!(loaded.staged, [path("0/.y")]);
+    store.forget_staged(&path("0/.y")).unwrap();
+    drop(store);
+    assert!(Store::open(dir.path()).unwrap().1.staged.is_empty());
+}
+
+#[test]
+fn i8_every_cut_of_the_log_is_an_earlier_state() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let mut states = vec![dump(&Snapshot::empty())];
+    let mut held = Snapshot::empty();
+    let mut ends = Vec::new();
+    for generation in 1..6 {
+        let name = path(&format!("f{}", generation % 3));
+        let content = format!("content {generation}");
+        step(&mut store, &mut held, generation, &[(name, Some(file(&content, generation)))]);
+        states.push(dump(&held));
+        ends.push(fs::metadata(log_of(dir.path())).unwrap().len());
+    }
+    drop(store);
+    let log = log_of(dir.path());
+    let bytes = fs::read(&log).unwrap();
+    for cut in 0..=bytes.len() {
+        fs::write(&log, &bytes[..cut]).unwrap();
+        let read = read_pair(dir.path());
+        if cut < LOG_HEAD_BYTES {
+            assert!(read.is_none(), "cut at {cut}: the head is never half written");
+            continue;
+        }
+        let mut replay = read.expect("a cut is no damage");
+        let done = ends.iter().filter(|&&end| end <= cut as u64).count();
+        assert_eq!(dump(&replay.held), states[done], "cut at {cut}");
+        assert_eq!(replay.generation, done as u64);
+        let unfinished = replay.loaded([0; 16]).unfinished;
+        assert!(unfinished.len() <= 1);
+        assert!(unfinished.iter().all(|c| c.path == path(&format!("f{}", (done + 1) % 3))));
+    }
+}
+
+/// Reads manifest and log without opening for use; `None` for damage.
+fn read_pair(dir: &Path) -> Option<Replay> {
+    let mut replay = Replay::manifest(&fs::read(dir.join(MANIFEST)).unwrap()).ok()?;
+    replay.log(&fs::read(dir.join(log_name(replay.nonce))).ok()?).ok()?;
+    Some(replay)
+}
+
+#[test]
+fn i8_every_changed_bit_is_seen() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let mut held = three_generations(&mut store);
+    store.reset(3, &held).unwrap();
+    store.set_owner(&owner(1)).unwrap();
+    step(&mut store, &mut held, 4, &[(path("0/a"), Some(file("four", 4)))]);
+    drop(store);
+    for file in [dir.path().join(MANIFEST), log_of(dir.path())] {
+        let bytes = fs::read(&file).unwrap();
+        for bit in 0..bytes.len() * 8 {
+            let mut flipped = bytes.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            // The boot id within the log's head is under its checksum like all else.
+            fs::write(&file, &flipped).unwrap();
+            assert!(read_pair(dir.path()).is_none(), "{file:?} bit {bit}");
+        }
+        fs::write(&file, &bytes).unwrap();
+    }
+    assert!(read_pair(dir.path()).is_some());
+}
+
+#[test]
+fn i8_damage_means_an_empty_record_and_the_files_are_kept_aside() {
+    for victim in [MANIFEST, "log", "no log"] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = Store::open(dir.path()).unwrap();
+        store.set_owner(&owner(1)).unwrap();
+        store.record_staged(&path("0/.x")).unwrap();
+        let mut held = three_generations(&mut store);
+        let marker = store.marker().to_owned();
+        drop(store);
+        let log = log_of(dir.path());
+        let target = if victim == MANIFEST { dir.path().join(MANIFEST) } else { log };
+        let mut bytes = fs::read(&target).unwrap();
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        if victim == "no log" {
+            fs::remove_file(target).unwrap();
+        } else {
+            fs::write(target, bytes).unwrap();
+        }
+
+        let (mut store, loaded) = Store::open(dir.path()).unwrap();
+        assert!(loaded.damaged, "{victim}");
+        assert_eq!((loaded.held.count(), loaded.generation), (0, 0));
+        // What came before the damage is still told.
+        let known = victim == "log";
+        assert_eq!((loaded.owner.is_some(), loaded.staged.len() == 1), (known, known), "{victim}");
+        assert!(dir.path().join("damaged.manifest").exists());
+        assert_eq!(dir.path().join("damaged.log").exists(), victim != "no log");
+        assert_eq!(store.marker(), marker);
+        held = held.apply(&[]).unwrap();
+        store.reset(9, &held).unwrap();
+        drop(store);
+        let (_store, loaded) = Store::open(dir.path()).unwrap();
+        assert_eq!((dump(&loaded.held), loaded.damaged), (dump(&held), false));
+    }
+}
+
+#[test]
+fn i8_a_fold_that_was_cut_off_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let held = three_generations(&mut store);
+    let before = dir.path().join("before");
+    copy_dir_files(dir.path(), &before);
+    store.reset(8, &Snapshot::empty()).unwrap();
+    drop(store);
+    // The new log is there, the manifest still the old one.
+    let new_log = log_of(dir.path());
+    fs::copy(&new_log, before.join(new_log.file_name().unwrap())).unwrap();
+    fs::copy(dir.path().join(MANIFEST), before.join("manifest.new")).unwrap();
+    let (_store, loaded) = Store::open(&before).unwrap();
+    assert_eq!((dump(&loaded.held), loaded.generation), (dump(&held), 3));
+    assert!(!before.join("manifest.new").exists());
+    assert!(!before.join(new_log.file_name().unwrap()).exists());
+    // The manifest is the new one, the old log still there: it is never played on top.
+    let old_log = log_of(&before);
+    fs::copy(&old_log, dir.path().join(old_log.file_name().unwrap())).unwrap();
+    let (_store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!((loaded.held.count(), loaded.generation), (0, 8));
+    assert!(!dir.path().join(old_log.file_name().unwrap()).exists());
+}
+
+fn copy_dir_files(from: &Path, to: &Path) {
+    let files: Vec<_> = fs::read_dir(from).unwrap().map(|e| e.unwrap()).collect();
+    fs::create_dir_all(to).unwrap();
+    for entry in files.iter().filter(|e| e.file_type().unwrap().is_file()) {
+        fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+}
+
+#[test]
+fn a_long_log_is_folded() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let first = log_of(dir.path());
+    let mut held = Snapshot::empty();
+    let many: Vec<Edit> =
+        (0..20_000).map(|i| (path(&format!("f{i:05}")), Some(file("x", i)))).collect();
+    step(&mut store, &mut held, 1, &many);
+    assert_ne!(log_of(dir.path()), first, "a log beyond the limit was not folded");
+    let folded = log_of(dir.path());
+    step(&mut store, &mut held, 2, &[(path("one"), Some(file("y", 1)))]);
+    assert_eq!(log_of(dir.path()), folded, "one file folded the log");
+    drop(store);
+    let (_store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!((dump(&loaded.held), loaded.generation), (dump(&held), 2));
+}
+
+#[test]
+fn edits_that_do_not_lead_to_what_is_held_are_not_logged_as_if() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let held = Snapshot::empty().apply(&[(path("a"), Some(file("a", 1)))]).unwrap();
+    store.finish(1, &[], &held).unwrap();
+    drop(store);
+    let (_store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!((dump(&loaded.held), loaded.damaged), (dump(&held), false));
+}
+
+#[test]
+fn i8_a_full_disk_loses_no_truth() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let mut held = three_generations(&mut store);
+    let log = log_of(dir.path());
+    // Whatever is appended fails from here on, as on a full disk; folding works again later.
+    store.log = File::open(&log).unwrap();
+    let edits = [(path("0/a"), Some(file("five", 5)))];
+    let after = held.apply(&edits).unwrap();
+    let changes = held.diff(&after);
+    assert!(store.begin(4, changes.iter()).is_err());
+    assert!(store.behind);
+    held = after;
+    store.finish(4, &edits, &held).unwrap();
+    step(&mut store, &mut held, 5, &[(path("0/b"), Some(file("six", 6)))]);
+    drop(store);
+    let (_store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!((dump(&loaded.held), loaded.generation), (dump(&held), 5));
+    assert!(loaded.unfinished.is_empty());
+}
+
+#[test]
+fn another_boot_is_told_until_reset() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    store.boot = [1; 16];
+    store.fold().unwrap();
+    drop(store);
+    let (store, loaded) = Store::open(dir.path()).unwrap();
+    assert!(loaded.rebooted);
+    store.close().unwrap();
+    let (mut store, loaded) = Store::open(dir.path()).unwrap();
+    assert!(loaded.rebooted);
+    store.reset(0, &Snapshot::empty()).unwrap();
+    drop(store);
+    assert!(!Store::open(dir.path()).unwrap().1.rebooted);
+}
+
+#[test]
+fn i14_one_hub_at_a_time_and_the_other_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let refused = Store::open(dir.path()).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, StoreError::Locked { owner: None }));
+    store.set_owner(&owner(3)).unwrap();
+    let refused = Store::open(dir.path()).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, StoreError::Locked { owner: Some(o) } if o == owner(3)));
+    drop(store);
+    let (_store, _) = Store::open(dir.path()).unwrap();
+    let refused = Store::open(dir.path()).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, StoreError::Locked { owner: None }), "a dead owner was named");
+}
+
+/// Runs this very test binary as a second process that runs one of the `child_` tests.
+fn second_process(test: &str, dir: &Path) -> std::process::Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("server::store::tests::{test}"), "--nocapture"])
+        .env("STORE_TEST_DIR", dir)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap()
+}
+
+fn wait_for(child: &mut std::process::Child, word: &str) {
+    use std::io::BufRead as _;
+    let out = io::BufReader::new(child.stdout.take().unwrap());
+    assert!(out.lines().map_while(Result::ok).any(|line| line.ends_with(word)), "child ended");
+}
+
+/// Not a test by itself: holds a store, and says so, until it is killed.
+#[test]
+fn child_holds_the_store() {
+    let Some(dir) = std::env::var_os("STORE_TEST_DIR") else { return };
+    let (mut store, _) = Store::open(Path::new(&dir)).unwrap();
+    store.set_owner(&owner(8)).unwrap();
+    three_generations(&mut store);
+    let _claim = Registry::claim(Path::new(&dir), Path::new("/srv/app"), "child").unwrap();
+    println!("\nready");
+    let _ = io::stdin().read(&mut [0]);
+}
+
+#[test]
+fn i8_a_killed_hub_leaves_no_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = second_process("child_holds_the_store", dir.path());
+    wait_for(&mut child, "ready");
+    let refused = Store::open(dir.path()).map(|_| ()).unwrap_err();
+    assert!(matches!(refused, StoreError::Locked { owner: Some(o) } if o.epoch == 8));
+    let clash = Registry::claim(dir.path(), Path::new("/srv"), "us").unwrap_err();
+    assert!(matches!(clash, ClaimError::Clash(Clash { same: false, .. })));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let (_store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!((loaded.generation, loaded.damaged), (3, false));
+    let _claim = Registry::claim(dir.path(), Path::new("/srv"), "us").unwrap();
+    let files: BTreeSet<_> =
+        fs::read_dir(dir.path().join("roots")).unwrap().map(|e| e.unwrap().file_name()).collect();
+    assert_eq!(files.len(), 2, "the dead claim is gone: {files:?}");
+}
+
+#[test]
+fn roots_that_are_equal_or_nested_clash_and_others_do_not() {
+    let dir = tempfile::tempdir().unwrap();
+    let claim = |root: &str| Registry::claim(dir.path(), Path::new(root), "ann");
+    let app = claim("/srv/app").unwrap();
+    for (root, same) in [("/srv/app", true), ("/srv", false), ("/", false), ("/srv/app/x", false)] {
+        let Err(ClaimError::Clash(clash)) = claim(root) else { panic!("{root} was given") };
+        let expected = Clash { root: "/srv/app".into(), writer: "ann".to_owned(), same };
+        assert_eq!(clash, expected, "{root}");
+    }
+    let beside = claim("/srv/app2").unwrap();
+    drop(app);
+    let again = claim("/srv/app/x").unwrap();
+    drop((beside, again));
+    claim("/").unwrap();
+}
+
+#[test]
+fn of_many_that_claim_at_once_one_gets_it() {
+    let dir = tempfile::tempdir().unwrap();
+    for _ in 0..20 {
+        let start = std::sync::Barrier::new(4);
+        let claims: Vec<_> = std::thread::scope(|scope| {
+            let one = |root: &'static str| {
+                let (start, dir) = (&start, dir.path());
+                scope.spawn(move || {
+                    start.wait();
+                    Registry::claim(dir, Path::new(root), root)
+                })
+            };
+            let all = ["/a", "/a/b", "/a/b/c", "/a"].map(one);
+            all.into_iter().map(|t| t.join().unwrap()).collect()
+        });
+        assert_eq!(claims.iter().filter(|c| c.is_ok()).count(), 1, "{claims:?}");
+    }
+}
+
+#[test]
+fn i4_the_trash_keeps_what_it_is_given() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let nasty = SyncPath::new(&b"0/.%\xff/a b"[..]).unwrap();
+    let kept = store.trash(&nasty, 4, &b"theirs"[..]).unwrap();
+    assert_eq!(kept, dir.path().join("trash/4/0%2F.%25%FF%2Fa%20b"));
+    let again = store.trash(&nasty, 4, &b"again"[..]).unwrap();
+    assert_eq!(
+        (fs::read(kept).unwrap(), fs::read(again).unwrap()),
+        (b"theirs".to_vec(), b"again".to_vec())
+    );
+    let long = SyncPath::new(vec![b"\xe4"[0]; 200]).unwrap();
+    let kept = store.trash(&long, 4, &b""[..]).unwrap();
+    assert_eq!(kept.file_name().unwrap().len(), 200);
+}
+
+#[test]
+fn i10_the_trash_is_bounded_and_the_oldest_goes_first() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut trash = Trash::bounded(dir.path(), 100, 5).unwrap();
+    let put = |trash: &mut Trash, generation, bytes: usize| {
+        trash.keep(&path("f"), generation, &vec![0_u8; bytes][..]).map(|_| ())
+    };
+    let there = || {
+        let names = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name());
+        let mut names: Vec<_> = names.map(|n| n.into_string().unwrap()).collect();
+        names.sort();
+        names
+    };
+    put(&mut trash, 1, 40).unwrap();
+    put(&mut trash, 2, 40).unwrap();
+    put(&mut trash, 3, 40).unwrap();
+    assert_eq!(there(), ["2", "3"]);
+    // By number of files.
+    for _ in 0..4 {
+        put(&mut trash, 4, 1).unwrap();
+    }
+    assert_eq!(there(), ["3", "4"]);
+    // Never at the cost of the generation that is being written.
+    put(&mut trash, 4, 1).unwrap();
+    let refused = put(&mut trash, 4, 1).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::QuotaExceeded);
+    let refused = put(&mut trash, 5, 101).unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::QuotaExceeded);
+    assert!(!dir.path().join("part").exists());
+    // Counted again by the next hub.
+    put(&mut trash, 6, 60).unwrap();
+    let mut trash = Trash::bounded(dir.path(), 100, 5).unwrap();
+    put(&mut trash, 7, 60).unwrap();
+    assert_eq!(there(), ["7"]);
+}
+
+/// The bytes are kept for good: a change of a line here needs a new version of the file.
+#[test]
+fn records_keep_their_bytes() {
+    let change = Change { path: path("a"), old: None, new: Some(file("x", 1).entry()) };
+    let below = Snapshot::empty().apply(&[(path("b"), Some(Node::directory()))]).unwrap();
+    let edits = [
+        (path("a"), Some(file("x", 1))),
+        (path("d"), Some(Node::directory())),
+        (path("l"), Some(Node::Symlink(b"t"[..].into()))),
+        (path("s"), Some(Node::Directory(below.root().clone()))),
+        (path("z"), None),
+    ];
+    let logged = edits.iter().map(|(p, n)| (p, n.as_ref().map(Logged::from))).collect();
+    let records = [
+        RecordRef::Begin { generation: 5, changes: vec![&change] },
+        RecordRef::Done { generation: 5, edits: logged, tree: below.id() },
+        RecordRef::Owner(&owner(300)),
+        RecordRef::Staged(&path("a")),
+        RecordRef::Unstaged(&path("a")),
+    ];
+    let mut lines = Vec::new();
+    for record in &records {
+        let mut bytes = Vec::new();
+        format::push_frame(record, &mut bytes).unwrap();
+        lines.push(bytes.iter().map(|b| format!("{b:02x}")).collect::<String>());
+        // What is written borrowed is read back owned.
+        let owned: Record = format::take_frame(&mut &*bytes).unwrap().unwrap();
+        let mut again = Vec::new();
+        format::push_frame(&owned, &mut again).unwrap();
+        assert_eq!(again, bytes);
+    }
+    let header = Header { nonce: 1 << 40, generation: 3, owner: Some(owner(1)) };
+    let made = format::manifest(&header, &below).unwrap();
+    lines.push(made.iter().map(|b| format!("{b:02x}")).collect::<String>());
+    lines.push(format::log_head(7, [9; 16]).iter().map(|b| format!("{b:02x}")).collect());
+    assert_eq!(lines, include_str!("golden.txt").lines().collect::<Vec<_>>());
+}

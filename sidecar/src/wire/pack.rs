@@ -1,0 +1,106 @@
+//! Data frames: pieces of many files in one body, each `index (varint) | length (varint) | bytes`,
+//! the whole either as it is or as one self-contained zstd frame.
+
+use super::{Blob, MAX_UNPACKED_BYTES, PIECE_BYTES, ToHub, WireError};
+
+/// A body that is at least this long is tried with zstd.
+const COMPRESS_FROM_BYTES: usize = 256;
+
+/// Gathers pieces of files into Data messages.
+pub struct Packer {
+    body: Vec<u8>,
+    /// zstd level; 0 sends bytes as they are.
+    level: i32,
+}
+
+impl Packer {
+    /// Level 0: no compression.
+    #[must_use]
+    pub fn new(level: i32) -> Self {
+        Self { body: Vec::new(), level }
+    }
+
+    /// Adds content of an op. Returns messages that are full. An empty piece adds nothing.
+    pub fn push(&mut self, index: u32, mut content: &[u8]) -> Vec<ToHub> {
+        let mut full = Vec::new();
+        while !content.is_empty() {
+            let room = PIECE_BYTES.saturating_sub(self.body.len());
+            // A file that fits a frame is not cut: the hub then writes it in one go.
+            if room < content.len().min(PIECE_BYTES) && !self.body.is_empty() {
+                full.extend(self.flush());
+                continue;
+            }
+            let (piece, rest) = content.split_at(content.len().min(PIECE_BYTES));
+            varint(index.into(), &mut self.body);
+            varint(piece.len() as u64, &mut self.body);
+            self.body.extend_from_slice(piece);
+            content = rest;
+        }
+        full
+    }
+
+    /// The message of what is gathered, if anything is.
+    pub fn flush(&mut self) -> Option<ToHub> {
+        if self.body.is_empty() {
+            return None;
+        }
+        let body = std::mem::take(&mut self.body);
+        if self.level > 0
+            && body.len() >= COMPRESS_FROM_BYTES
+            && let Ok(small) = zstd::bulk::compress(&body, self.level)
+            && small.len() < body.len()
+        {
+            return Some(ToHub::Data { encoding: 1, body: Blob(small) });
+        }
+        Some(ToHub::Data { encoding: 0, body: Blob(body) })
+    }
+}
+
+fn varint(mut value: u64, out: &mut Vec<u8>) {
+    while value >= 0x80 {
+        out.push(value as u8 | 0x80);
+        value >>= 7;
+    }
+    out.push(value as u8);
+}
+
+/// The pieces of a Data message: op index and range within the returned body.
+///
+/// # Errors
+/// When it unpacks to more than [`MAX_UNPACKED_BYTES`] or is malformed.
+#[allow(clippy::type_complexity)]
+pub fn unpack(
+    encoding: u8,
+    body: Vec<u8>,
+) -> Result<(Vec<u8>, Vec<(u32, std::ops::Range<usize>)>), WireError> {
+    let body = match encoding {
+        0 => body,
+        1 => zstd::bulk::decompress(&body, MAX_UNPACKED_BYTES).map_err(|_| WireError::TooLong)?,
+        _ => return Err(WireError::Malformed),
+    };
+    let mut pieces = Vec::new();
+    let mut at = 0;
+    while at < body.len() {
+        let index = read_varint(&body, &mut at).and_then(|v| u32::try_from(v).ok());
+        let len = read_varint(&body, &mut at).and_then(|v| usize::try_from(v).ok());
+        let (Some(index), Some(len)) = (index, len) else { return Err(WireError::Malformed) };
+        let end = at.checked_add(len).filter(|&end| end <= body.len() && len > 0);
+        let end = end.ok_or(WireError::Malformed)?;
+        pieces.push((index, at..end));
+        at = end;
+    }
+    Ok((body, pieces))
+}
+
+fn read_varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
+    let mut value = 0;
+    for shift in (0..64).step_by(7) {
+        let byte = *bytes.get(*at)?;
+        *at += 1;
+        value |= u64::from(byte & 0x7f) << shift;
+        if byte < 0x80 {
+            return Some(value);
+        }
+    }
+    None
+}

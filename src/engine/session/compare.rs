@@ -1,0 +1,105 @@
+//! Finds out what a hub holds by asking for the directories whose hash is not known here.
+//!
+//! Cost: one question a level, and only along the paths that differ. Nothing is taken for granted:
+//! the tree that comes out must have the hash the hub claims.
+
+use std::collections::BTreeMap;
+
+use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::tree::{Dir, DirBuilder, Entry, Node, Snapshot, Stamp, TreeId};
+use e2ek_sidecar::wire::{Blob, Listed, WireError};
+use std::sync::Arc;
+
+/// A comparison under way.
+pub(super) struct Compare {
+    claimed: TreeId,
+    /// Trees that may share directories with the hub's, best first.
+    known: Vec<Snapshot>,
+    listed: BTreeMap<SyncPath, Vec<(Box<[u8]>, Listed)>>,
+    /// Asked for and not answered.
+    open: BTreeMap<SyncPath, ()>,
+}
+
+/// How a listing moved a comparison on.
+pub(super) enum Progress {
+    /// Ask for these.
+    Ask(Vec<SyncPath>),
+    /// Answers are still to come.
+    Waiting,
+    /// Done.
+    Tree(Snapshot),
+}
+
+impl Compare {
+    /// Begins with the question for the root.
+    pub(super) fn new(claimed: TreeId, known: Vec<Snapshot>) -> Self {
+        let open = BTreeMap::from([(SyncPath::root(), ())]);
+        Self { claimed, known, listed: BTreeMap::new(), open }
+    }
+
+    /// Takes one directory's listing.
+    pub(super) fn listing(
+        &mut self,
+        path: &SyncPath,
+        children: Vec<(Blob, Listed)>,
+    ) -> Result<Progress, WireError> {
+        if self.open.remove(path).is_none() {
+            return Err(WireError::Order("a listing that was not asked for"));
+        }
+        let mut ask = Vec::new();
+        let mut list = Vec::with_capacity(children.len());
+        for (name, listed) in children {
+            let below = path.join(&name.0).map_err(|_| WireError::Order("listing"))?;
+            if let Listed::Directory(id) = &listed
+                && self.find(&below, *id).is_none()
+            {
+                self.open.insert(below.clone(), ());
+                ask.push(below);
+            }
+            list.push((name.0.into(), listed));
+        }
+        self.listed.insert(path.clone(), list);
+        if !ask.is_empty() {
+            return Ok(Progress::Ask(ask));
+        }
+        if !self.open.is_empty() {
+            return Ok(Progress::Waiting);
+        }
+        let tree = Snapshot::from_root(self.assemble(&SyncPath::root())?);
+        if tree.id() != self.claimed {
+            return Err(WireError::Order("listings do not add up to the tree"));
+        }
+        Ok(Progress::Tree(tree))
+    }
+
+    fn find(&self, path: &SyncPath, id: TreeId) -> Option<Arc<Dir>> {
+        let empty = Dir::empty();
+        if empty.id() == id {
+            return Some(empty);
+        }
+        self.known.iter().filter_map(|tree| tree.dir(path)).find(|dir| dir.id() == id).cloned()
+    }
+
+    fn assemble(&self, path: &SyncPath) -> Result<Arc<Dir>, WireError> {
+        let list = self.listed.get(path).ok_or(WireError::Order("listing"))?;
+        let mut dir = DirBuilder::default();
+        for (name, listed) in list {
+            let node = match listed {
+                Listed::Directory(id) => {
+                    let below = path.join(name).map_err(|_| WireError::Order("listing"))?;
+                    Node::Directory(match self.find(&below, *id) {
+                        Some(dir) => dir,
+                        None => self.assemble(&below)?,
+                    })
+                }
+                &Listed::File { digest, size, executable } => {
+                    let entry = Entry::File { digest, size, executable };
+                    Node::from_entry(&entry, Stamp::default())
+                }
+                Listed::Symlink(target) => Node::Symlink(target.0.as_slice().into()),
+            };
+            dir.push(name, node);
+        }
+        Ok(dir.finish())
+    }
+}
