@@ -230,10 +230,7 @@ fn i6_nothing_outside_is_read() {
         }
         read > 100 && refused > 100
     });
-    assert!(
-        read > 100 && refused > 100,
-        "the race was not run: {read} {refused}"
-    );
+    assert!(read > 100 && refused > 100, "the race was not run: {read} {refused}");
 }
 
 /// A process in mounts of its own whose root is a directory here.
@@ -473,4 +470,40 @@ fn i2_a_process_that_enters_another_namespace_is_noticed() {
     assert!(matches!(target.check(), Err(TargetError::Moved(_))));
     drop(child.stdin.take());
     child.wait().unwrap();
+}
+
+/// The usual sidecar: root without the privilege to trace, an app of another user.
+#[test]
+fn i6_an_app_of_another_user_is_entered_with_its_own_rights() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+    use std::os::unix::process::CommandExt;
+    if !rustix::process::geteuid().is_root() {
+        println!("skipped: only root may start a process of another user");
+        return;
+    }
+    let temp = tempfile::tempdir().unwrap();
+    let (uid, gid) = (65_533, 65_532);
+    let mut child = Command::new("cat").uid(uid).gid(gid).stdin(Stdio::piped()).spawn().unwrap();
+    let pid = child.id().cast_signed();
+    let sidecar = std::thread::scope(|scope| {
+        let sidecar = || {
+            let mut ours = capabilities(None).unwrap();
+            ours.effective.remove(CapabilitySet::SYS_PTRACE);
+            ours.permitted.remove(CapabilitySet::SYS_PTRACE);
+            set_capabilities(None, ours).unwrap();
+            let refused = fs::read_link(format!("/proc/{pid}/root")).unwrap_err();
+            assert_eq!(refused.kind(), std::io::ErrorKind::PermissionDenied, "the control");
+            let target = Target::pin(pid).unwrap();
+            target.check().unwrap();
+            assert_eq!(target.owner(), (uid, gid));
+            let root = TargetRoot::open_in_process(&target, temp.path()).unwrap();
+            put(&root, "f", "x").unwrap();
+        };
+        scope.spawn(sidecar).join()
+    });
+    drop(child.stdin.take());
+    child.wait().unwrap();
+    sidecar.unwrap();
+    let meta = fs::metadata(temp.path().join("f")).unwrap();
+    assert_eq!((meta.uid(), meta.gid()), (uid, gid), "new files are the app's");
 }

@@ -318,6 +318,10 @@ fn i6_a_link_on_the_way_is_never_followed() {
     ] {
         assert_eq!(kind, RootErrorKind::LinkInTheWay);
     }
+    // Nor one that took a file's place after it was looked at.
+    let out = bench.root.resolver.directory(bench.root.fd.as_fd(), b"").unwrap();
+    let fault = found::open_checked(out.as_fd(), b"d", rustix::fs::OFlags::RDONLY).unwrap_err();
+    assert_eq!(fault.kind, RootErrorKind::LinkInTheWay);
     let text = bench.root.open_file(&f).unwrap_err().to_string();
     assert_eq!(text, "read d/f: a symbolic link stands where a directory is expected");
 }
@@ -542,6 +546,43 @@ fn a_read_only_disk_is_said_to_be_one() {
         );
         assert_eq!(root.remove_file(&path("a")).map_err(kind), Err(RootErrorKind::ReadOnly));
         assert_eq!(fs::read(at.join("a")).unwrap(), b"old");
+    });
+}
+
+#[test]
+fn layers_of_an_image_take_every_change() {
+    in_own_mounts(|| {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
+        rustix::mount::mount("tmpfs", temp.path(), "tmpfs", MountFlags::empty(), None).unwrap();
+        for name in ["lower/dir", "lower/full", "lower/gone", "upper", "work", "app"] {
+            fs::create_dir_all(at(name)).unwrap();
+        }
+        fs::write(at("lower/file"), "old").unwrap();
+        fs::write(at("lower/full/theirs"), "theirs").unwrap();
+        fs::hard_link(at("lower/file"), at("lower/full/name")).unwrap();
+        let layers = ["lower", "upper", "work"].map(|name| at(name).display().to_string());
+        let [lower, upper, work] = layers;
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        let options = std::ffi::CString::new(options).unwrap();
+        let none = MountFlags::empty();
+        let mounted = rustix::mount::mount("overlay", at("app"), "overlay", none, &*options);
+        if let Err(errno) = mounted {
+            eprintln!("skipped: no overlay file system here ({errno})");
+            return;
+        }
+        let root = TargetRoot::open_directory(&at("app"), false).unwrap();
+        for name in ["file", "dir", "full/new", "full/name"] {
+            assert_eq!(put(&root, &path(name), b"new", &PROGRAM).unwrap().in_place, None, "{name}");
+            assert_eq!(fs::read(at("app").join(name)).unwrap(), b"new");
+        }
+        assert_eq!(put(&root, &path("full"), b"", &PLAIN), Err(RootErrorKind::NotEmpty));
+        root.make_directory(&path("file"), None).unwrap();
+        root.make_symlink(&path("gone"), b"file").unwrap();
+        root.rename(&path("full/theirs"), &path("dir")).unwrap();
+        assert_eq!(fs::read(at("app/dir")).unwrap(), b"theirs");
+        assert_eq!(fs::read(at("lower/file")).unwrap(), b"old");
+        assert_eq!(fs::read_dir(at("app/.e2ek-sync")).unwrap().count(), 0);
     });
 }
 
