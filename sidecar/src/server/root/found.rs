@@ -64,10 +64,11 @@ pub(super) const READ_BYTES: usize = 256 * 1024;
 const DIRECTORY_BUFFER_BYTES: usize = 32 * 1024;
 
 impl TargetRoot {
-    /// What stands at `path`; `None` for nothing. The root itself may be asked for.
+    /// What stands at `path`; `None` for nothing, also when a directory on the way is missing or
+    /// is a file. The root itself may be asked for.
     ///
     /// # Errors
-    /// A link or a non-directory on the way, or what the kernel says.
+    /// A link on the way, or what the kernel says.
     pub fn stat(&self, path: &SyncPath) -> Result<Option<Found>, RootError> {
         self.find(path).map_err(|fault| fault.at("look at", path))
     }
@@ -105,7 +106,7 @@ impl TargetRoot {
             return Ok(Some(found(self.fd.as_fd(), b"", AtFlags::EMPTY_PATH)?));
         }
         let (directory, name) = match self.parent(path) {
-            Err(fault) if fault.is(Errno::NOENT) => return Ok(None),
+            Err(fault) if fault.means_absent() => return Ok(None),
             parent => parent?,
         };
         look(directory.as_fd(), name)
@@ -114,7 +115,7 @@ impl TargetRoot {
     fn hash_stable(&self, path: &SyncPath) -> Result<Option<(Digest, Found)>, Fault> {
         for _ in 0..STABLE_READS {
             let fd = match self.open_regular(path) {
-                Err(fault) if fault.is(Errno::NOENT) => return Ok(None),
+                Err(fault) if fault.means_absent() => return Ok(None),
                 opened => opened?,
             };
             let before = found(fd.as_fd(), b"", AtFlags::EMPTY_PATH)?;

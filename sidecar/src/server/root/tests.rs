@@ -388,6 +388,11 @@ fn removals_say_what_they_found() {
         assert_eq!(root.stat(&path(gone)).unwrap(), None);
         assert_eq!(root.hash(&path(gone)).unwrap(), None);
     }
+    bench.put("file", "", PLAIN).unwrap();
+    assert_eq!(root.stat(&path("file/x")).unwrap(), None);
+    assert_eq!(root.hash(&path("file/x")).unwrap(), None);
+    assert_eq!(root.remove_file(&path("file/x")).unwrap(), Removed::Absent);
+    assert_eq!(bench.put("file/x", "", PLAIN), Err(RootErrorKind::NotADirectory));
     assert_eq!(bench.put("x/y", "", PLAIN), Err(RootErrorKind::NotFound));
     assert_eq!(root.rename(&path("n"), &path("m")).unwrap_err().kind, RootErrorKind::NotFound);
 }
