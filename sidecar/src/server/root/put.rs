@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::error::{Fault, RootError, RootErrorKind};
 use super::found::{Found, FoundKind, look, look_at, mount_id, open_checked, read_through};
-use super::stage::{Staged, write_whole};
+use super::staged::{Staged, write_whole};
 use super::{Owner, TargetRoot, WriteMode};
 use crate::path::SyncPath;
 use crate::tree::Stamp;

@@ -409,6 +409,19 @@ fn copies_are_hashed_on_the_way() {
 }
 
 #[test]
+fn i10_a_file_that_keeps_growing_does_not_keep_us() {
+    let bench = Bench::new();
+    // As if it had grown since its size was asked.
+    fs::write(bench.at("log"), [b'x'; 100]).unwrap();
+    let digest = |size| {
+        let log = bench.root.open_file(&path("log")).unwrap();
+        found::digest_of(log.as_fd(), size)
+    };
+    assert_eq!(digest(10), Err(rustix::io::Errno::AGAIN));
+    assert_eq!(digest(100), Ok((Digest::of(&[b'x'; 100]), 100)));
+}
+
+#[test]
 fn i8_leftovers_are_swept_but_not_those_of_the_living() {
     let bench = Bench::new();
     let alive = bench.root.stage(&path("a"), 0).unwrap();
