@@ -34,7 +34,7 @@ pub(crate) trait Named {
 variants!(ToHub: Open, Ops, Data, Withdraw, Commit, Describe, ListForeign, Run, Act, Stdin, StdinEnd,
     StopCommand, Credit, Ping, Bye, RemoveForeign);
 variants!(FromHub: Opened, Refused, Drifted, Need, Applied, Listing, Foreign, ForeignRemoved, Child,
-    Output, Credit, Ping, Bye, StdinTaken);
+    Output, Credit, Ping, Bye, StdinTaken, AppliedPart);
 variants!(Refusal: Owned, Nested, NotFound, Forbidden, Unusable, Superseded);
 variants!(ChildEvent: Started, Restarted, Exited, Failed, Ran, Signalled, Stopped, Interrupted,
     Backoff);
@@ -197,7 +197,7 @@ pub(crate) fn from_hub() -> Vec<FromHub> {
     let mut all = vec![
         FromHub::Opened { tree: TREE, generation: 41, epoch: 3, populated: true },
         FromHub::Drifted { paths: vec![path("0/a")] },
-        FromHub::Need { indices: vec![1, 128, u32::MAX], adopted: 4 },
+        FromHub::Need { indices: vec![1, 128, u32::MAX], adopted: 4, last: true },
         FromHub::Applied {
             generation: 42,
             tree: TREE,
@@ -208,8 +208,9 @@ pub(crate) fn from_hub() -> Vec<FromHub> {
         FromHub::Listing {
             path: Some(path("0")),
             children: listed().into_iter().map(|entry| (blob("n"), entry)).collect(),
+            last: false,
         },
-        FromHub::Listing { path: None, children: Vec::new() },
+        FromHub::Listing { path: None, children: Vec::new(), last: true },
         FromHub::Foreign { paths: vec![(path("0/log"), listed().remove(2))], last: false },
         FromHub::ForeignRemoved {
             removed: 3,
@@ -220,6 +221,10 @@ pub(crate) fn from_hub() -> Vec<FromHub> {
         FromHub::Ping,
         FromHub::Bye { reason: "stopped".to_owned() },
         FromHub::StdinTaken { bytes: 70_000 },
+        FromHub::AppliedPart {
+            skipped: vec![Skipped { index: 5, reason: Some(Reason::NoSpace) }],
+            overwritten: vec![path("0/c")],
+        },
     ];
     all.extend(refusals().into_iter().map(FromHub::Refused));
     all.extend(child_events().into_iter().map(FromHub::Child));
