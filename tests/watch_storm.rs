@@ -1,7 +1,7 @@
 //! Storms against a real watch: whatever is done to the tree, everything in it is found.
 
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "helpers of tests; a measurement")]
 
 use std::collections::HashSet;
 use std::ffi::OsStr;

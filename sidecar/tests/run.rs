@@ -146,6 +146,27 @@ fn started_restarted_stopped() {
 }
 
 #[test]
+fn i9_restarts_asked_for_while_the_old_run_ends_become_one_start() {
+    let script =
+        "trap 'echo stopping; read word; exit 0' INT; echo start; while :; do sleep 0.01; done";
+    with(script, async |app| {
+        app.printed("start").await;
+        app.apply(2, [Action::Restart]);
+        app.printed("stopping").await;
+        for generation in 3..=6 {
+            app.apply(generation, [Action::Restart]);
+        }
+        app.ask(Request::Stdin(b"go\n".to_vec()));
+        let restarted = |event: &RunEvent| matches!(event, RunEvent::Restarted { .. });
+        let event = app.until(restarted).await;
+        assert!(matches!(event, RunEvent::Restarted { generation: 6, .. }), "{event:?}");
+        app.printed("start").await;
+        app.quiet().await;
+        assert_eq!(app.runner.state().restarts, 1);
+    });
+}
+
+#[test]
 fn output_comes_before_the_exit_and_a_crash_is_held_until_any_change() {
     with("printf %s \"$NAME\"; printf oops >&2; exit 3", async |app| {
         app.until(|event| matches!(event, RunEvent::Started { .. })).await;

@@ -59,12 +59,7 @@ pub struct SuperviseArgs {
     #[arg(long, alias = "timeout", value_name = "TIME", value_parser = parse_seconds, hide = true)]
     interval: Option<Duration>,
     /// What to run
-    #[arg(
-        required = true,
-        trailing_var_arg = true,
-        allow_hyphen_values = true,
-        value_name = "CMD"
-    )]
+    #[arg(required = true, trailing_var_arg = true, value_name = "CMD")]
     pub command: Vec<OsString>,
 }
 

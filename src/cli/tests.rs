@@ -151,6 +151,7 @@ fn what_cannot_be_meant_is_a_usage_error() {
         "wait --synced --ready",
         "wait --gen -1",
         "supervise",
+        "supervise --no-such-flag -- app",
         "supervise --kill-after -1 app",
         "supervise --debounce -0.1 app",
         "check-ignore",

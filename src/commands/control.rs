@@ -165,12 +165,13 @@ impl<'a> Daemon<'a> {
         }
     }
 
-    /// Says what happens until the daemon ends, which is good when it said so, or nobody listens.
+    /// Says what happens until nobody listens or the daemon ends, which is good when it said that
+    /// it would.
     async fn attach(&self, reporter: &mut Reporter) -> Result<u8, Error> {
         let mut events = self.events().await?;
         let mut stopped = false;
         while let Some(event) = next(&mut events, self.config).await? {
-            stopped |= matches!(event, Event::Stopped { .. });
+            stopped |= matches!(event, Event::Stopping { .. } | Event::Stopped { .. });
             if reporter.say(&event) == Heard::Gone {
                 return Ok(0);
             }

@@ -129,7 +129,6 @@ fn syncs(command: &Command) -> bool {
 }
 
 /// `watch`, `sync`, `plan`.
-#[expect(clippy::unused_async, reason = "the daemon will be waited for")]
 async fn sync_command(
     command: &Command,
     config: Config,

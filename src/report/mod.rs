@@ -193,6 +193,9 @@ impl Reporter {
     /// else's (`check-ignore`). The caller answers for what they do to a terminal.
     pub fn verbatim(&mut self, bytes: &[u8]) -> Heard {
         self.write(Stream::Stdout, bytes);
+        // A record may well end with a NUL: no newline is missing.
+        self.out.dangling = false;
+        self.screen.set_dangling(false);
         self.heard()
     }
 

@@ -189,7 +189,9 @@ fn table() -> Vec<Event> {
             value: "mirror".into(),
             origin: "e2ek.toml:12".into(),
         },
-        Event::Version { version: "0.1.0".into(), protocol: (1, 1) },
+        Event::Done { command: "flush".into(), generation: Some(42) },
+        Event::Done { command: "pause".into(), generation: None },
+        Event::Version { version: "0.1.0".into(), protocol: (1, 1), features: vec![] },
         Event::Stopped { exit: 130 },
     ]
 }

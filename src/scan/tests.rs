@@ -179,7 +179,7 @@ fn i4_what_may_not_be_read_stays_and_is_told() {
     }
     place.write("never", b"seen");
     for name in ["file", "dir", "never"] {
-        fs::set_permissions(place.at(name), PermissionsExt::from_mode(0)).unwrap();
+        fs::set_permissions(place.at(name), PermissionsExt::from_mode(0o0)).unwrap();
     }
     let mut hints = Hints::default();
     ["open", "file", "dir/f", "never"].iter().for_each(|n| hints.look(path(n), Instant::now()));

@@ -197,8 +197,14 @@ impl Runner {
         }
     }
 
-    /// Does what is wanted next, unless an old run is just ending.
+    /// Does what is wanted next. While an old run is ending that waits, but for a restart alone,
+    /// which the coming start covers.
     fn advance(&mut self) {
+        if self.machine.state() == State::Stopping
+            && let Some(generation) = self.commands.take_restart()
+        {
+            self.handle(Input::Trigger { generation });
+        }
         while !matches!(self.machine.state(), State::Idle | State::Stopping | State::Stopped)
             && let Some(next) = self.commands.next()
         {

@@ -1,0 +1,13 @@
+//! The commands that are not `watch`, `sync` or `plan`, through the built binary: what they say, and
+//! which code they end with.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "helpers of tests")]
+
+mod control_commands {
+    pub(crate) mod place;
+
+    mod answers;
+    mod hub;
+    mod ignore;
+    mod version;
+}
