@@ -1,3 +1,15 @@
-//! The `e2ek-sync` binary.
+//! The `e2ek-sync` binary: what was typed, and who does it.
 
-fn main() {}
+use std::process::ExitCode;
+
+use e2ek_sync::cli::{self, Parsed};
+use e2ek_sync::commands;
+
+fn main() -> ExitCode {
+    let code = match cli::parse(std::env::args_os()) {
+        Ok(Parsed::Run(cli)) => commands::run(&cli),
+        Ok(Parsed::Show(text)) => commands::show(&text),
+        Err(error) => commands::refuse(&error),
+    };
+    ExitCode::from(code)
+}

@@ -84,6 +84,8 @@ enum State {
     Received,
     Done(Stamp),
     Skipped(Option<Reason>),
+    /// What stood there is not what the record says: the record forgets it.
+    Lost,
 }
 
 struct Incoming {
@@ -138,9 +140,11 @@ impl Receiver {
         self.held = held;
     }
 
-    /// Forgets a generation that was cut off.
+    /// Ends a generation that was cut off: what was done of it enters the record, its number does not.
     pub fn abandon(&mut self) {
-        self.open = None;
+        if let Some(open) = self.open.take() {
+            self.close(open);
+        }
     }
 
     /// An op of the open generation.
@@ -285,6 +289,12 @@ impl Receiver {
     pub fn finish(&mut self) -> Result<Finished, WireError> {
         self.whole()?;
         let open = self.open.take().ok_or(WireError::Order("commit"))?;
+        self.generation = open.generation;
+        Ok(self.close(open))
+    }
+
+    /// Enters what was done into the record.
+    fn close(&mut self, open: Incoming) -> Finished {
         let mut edits: Vec<Edit> = Vec::with_capacity(open.ops.len());
         let mut skipped = Vec::new();
         let mut stayed: Vec<SyncPath> = Vec::new();
@@ -298,6 +308,11 @@ impl Receiver {
                     edits.push((op.change.path, node));
                 }
                 State::Skipped(reason) => skipped.push(Skipped { index, reason }),
+                State::Lost => {
+                    stayed.pop();
+                    edits.push((op.change.path, None));
+                    skipped.push(Skipped { index, reason: Some(Reason::Conflict) });
+                }
                 _ => skipped.push(Skipped { index, reason: Some(Reason::Conflict) }),
             }
         }
@@ -309,8 +324,7 @@ impl Receiver {
             }
         });
         self.held = apply_what_fits(&self.held, &mut edits);
-        self.generation = open.generation;
-        Ok(Finished { generation: open.generation, edits, skipped })
+        Finished { generation: open.generation, edits, skipped }
     }
 
     /// An op was done; the stamp is that of the file as it now stands.
@@ -321,6 +335,12 @@ impl Receiver {
     /// An op could not be done.
     pub fn skip(&mut self, index: u32, reason: Reason) {
         self.set(index, State::Skipped(Some(reason)));
+    }
+
+    /// An op could not be done because its path holds what the record does not know of: the record
+    /// forgets the path, so that the daemon sends all of it.
+    pub fn lost(&mut self, index: u32) {
+        self.set(index, State::Lost);
     }
 
     /// An op's content was not found at the target.

@@ -65,7 +65,7 @@ impl Decoder {
     ///
     /// # Errors
     /// When the bytes are no frame; the link is to be closed.
-    pub fn next<M: DeserializeOwned>(&mut self) -> Result<Option<(M, usize)>, WireError> {
+    pub fn message<M: DeserializeOwned>(&mut self) -> Result<Option<(M, usize)>, WireError> {
         let bytes = &self.buffer[self.start..];
         let Some((len, used)) = read_length(bytes)? else { return Ok(None) };
         let end = used + len;

@@ -68,18 +68,17 @@ impl Resolver {
         Ok(Directory::Below(fd))
     }
 
-    /// Creates `directory/name` (not at the root); `held` is that directory, opened before. With `openat2` the
-    /// directory is found anew, so that one moved out of the root meanwhile is not written to.
+    /// Creates `directory/name` (not at the root). The directory is found anew each time, so that
+    /// one moved out of the root is not written to.
     pub(super) fn create(
         self,
         root: BorrowedFd<'_>,
         directory: &[u8],
-        held: BorrowedFd<'_>,
         name: &[u8],
     ) -> Result<OwnedFd> {
         match self {
             Self::Kernel => beneath(root, &[directory, b"/", name].concat(), CREATE, PRIVATE),
-            Self::Walk => create_in(held, name),
+            Self::Walk => create_in(walk(root, directory)?.as_fd(), name),
         }
     }
 }

@@ -8,6 +8,7 @@ use rustix::io::Errno;
 use super::error::{Fault, RootError, RootErrorKind};
 use super::found::{Found, FoundKind, look, look_at, open_checked};
 use super::put::{PutMeta, install, mtime_after, times, with_executable};
+use super::stage::cannot_stage;
 use super::{Links, TargetRoot};
 use crate::path::SyncPath;
 use crate::tree::Stamp;
@@ -41,14 +42,16 @@ impl TargetRoot {
             .and_then(|old| old.as_ref().map_or(Ok(()), movable).map(|()| old))
             .map_err(|fault| fault.at("rename", to))?;
         let same = |old: &Found| (old.device, old.stamp.inode) == (moved.device, moved.stamp.inode);
-        let done = if old.as_ref().is_some_and(same) && from != to {
+        let done = if from == to {
+            Ok(())
+        } else if old.as_ref().is_some_and(same) {
             // Two names of one inode: rename(2) would do nothing and say that it did.
             rustix::fs::unlinkat(source, name, AtFlags::empty()).map_err(Fault::from)
         } else {
-            install((source, name), goal, new_name, old.as_ref(), false)
+            make_later(source, name, &moved, old.as_ref())
+                .and_then(|()| install((source, name), goal, new_name, old.as_ref(), false))
         };
-        done.and_then(|()| arrived(goal, new_name, &moved, old.as_ref()))
-            .map_err(|fault| fault.at("rename", to))
+        done.and_then(|()| stamp_of(goal, new_name)).map_err(|fault| fault.at("rename", to))
     }
 
     /// Makes a directory, or leaves the one that is there as it is. A file or link makes room.
@@ -59,7 +62,8 @@ impl TargetRoot {
     /// [`RootErrorKind::NotFound`] without a parent, [`RootErrorKind::MountPoint`],
     /// [`RootErrorKind::NotRegular`], or what the kernel says.
     pub fn make_directory(&self, path: &SyncPath, mode: Option<u32>) -> Result<(), RootError> {
-        self.make_dir(path, mode.unwrap_or(0o755) & 0o777)
+        let mode = mode.unwrap_or(0o755) & 0o777;
+        self.again_on_its_mount(path, || self.make_dir(path, mode))
             .map_err(|fault| fault.at("make directory", path))
     }
 
@@ -68,7 +72,8 @@ impl TargetRoot {
     /// # Errors
     /// [`RootErrorKind::UnsafeLink`] (see [`Links`]), and as [`TargetRoot::put`].
     pub fn make_symlink(&self, path: &SyncPath, target: &[u8]) -> Result<Stamp, RootError> {
-        self.make_link(path, target).map_err(|fault| fault.at("make link", path))
+        self.again_on_its_mount(path, || self.make_link(path, target))
+            .map_err(|fault| fault.at("make link", path))
     }
 
     /// Sets or clears the executable bit of a regular file; the other bits stay. A file with
@@ -109,6 +114,21 @@ impl TargetRoot {
         }
     }
 
+    /// Once more after EXDEV, with the mount of `path` learnt.
+    fn again_on_its_mount<T>(
+        &self,
+        path: &SyncPath,
+        make: impl Fn() -> Result<T, Fault>,
+    ) -> Result<T, Fault> {
+        match make() {
+            Err(fault) if fault.is(Errno::XDEV) => {
+                self.learn_mount(path)?;
+                make()
+            }
+            done => done,
+        }
+    }
+
     fn remove(
         &self,
         path: &SyncPath,
@@ -142,7 +162,7 @@ impl TargetRoot {
         let make =
             |place: BorrowedFd<'_>, staged: &[u8]| rustix::fs::mkdirat(place, staged, Mode::RWXU);
         let (place, staged, ()) = match self.place_for(path, |p, staged| make(p.as_fd(), staged)) {
-            Err(fault) if old.is_none() && fault.kind == RootErrorKind::Denied => {
+            Err(fault) if old.is_none() && cannot_stage(fault.kind) => {
                 return Ok(rustix::fs::mkdirat(directory, name, Mode::from(mode))?);
             }
             made => made?,
@@ -153,10 +173,6 @@ impl TargetRoot {
             .and_then(|()| install((place, &staged), directory, name, old.as_ref(), true));
         if let Err(fault) = done {
             let _ = rustix::fs::unlinkat(place, &staged, AtFlags::REMOVEDIR);
-            if fault.is(Errno::XDEV) && old.is_none() {
-                // A mount nobody told us of; the next stage there learns it.
-                return Ok(rustix::fs::mkdirat(directory, name, Mode::from(mode))?);
-            }
             return Err(fault);
         }
         Ok(())
@@ -201,7 +217,7 @@ impl TargetRoot {
         let (place, staged, ()) = match self
             .place_for(path, |place, staged| rustix::fs::symlinkat(target, place, staged))
         {
-            Err(fault) if old.is_none() && fault.kind == RootErrorKind::Denied => {
+            Err(fault) if old.is_none() && cannot_stage(fault.kind) => {
                 rustix::fs::symlinkat(target, directory, name)?;
                 return stamp_of(directory, name);
             }
@@ -216,10 +232,6 @@ impl TargetRoot {
         let done = install((place, &staged), directory, name, old.as_ref(), false);
         if let Err(fault) = done {
             let _ = rustix::fs::unlinkat(place, &staged, AtFlags::empty());
-            if fault.is(Errno::XDEV) && old.is_none() {
-                rustix::fs::symlinkat(target, directory, name)?;
-                return stamp_of(directory, name);
-            }
             return Err(fault);
         }
         stamp_of(directory, name)
@@ -275,21 +287,26 @@ fn movable(found: &Found) -> Result<(), Fault> {
     }
 }
 
-/// A moved file gets a later time when it took the place of another one.
-fn arrived(
+/// A moved file gets a later time when it takes the place of another one.
+fn make_later(
     directory: BorrowedFd<'_>,
     name: &[u8],
     moved: &Found,
     old: Option<&Found>,
-) -> Result<Stamp, Fault> {
-    if let Some(old) = old.filter(|o| o.kind == FoundKind::File && moved.kind == FoundKind::File) {
-        let mtime = mtime_after(moved.stamp.mtime_ns, old, moved.size);
-        if mtime != moved.stamp.mtime_ns && old.stamp.inode != moved.stamp.inode {
-            let flags = AtFlags::SYMLINK_NOFOLLOW;
-            rustix::fs::utimensat(directory, name, &times(mtime), flags)?;
-        }
+) -> Result<(), Fault> {
+    let Some(old) = old.filter(|o| o.kind == FoundKind::File && moved.kind == FoundKind::File)
+    else {
+        return Ok(());
+    };
+    let mtime = mtime_after(moved.stamp.mtime_ns, old, moved.size);
+    if mtime == moved.stamp.mtime_ns {
+        return Ok(());
     }
-    stamp_of(directory, name)
+    let fd = open_checked(directory, name, OFlags::RDONLY)?;
+    if look_at(fd.as_fd())?.stamp.inode != moved.stamp.inode {
+        return Err(RootErrorKind::Changed.into());
+    }
+    Ok(rustix::fs::futimens(&fd, &times(mtime))?)
 }
 
 fn stamp_of(directory: BorrowedFd<'_>, name: &[u8]) -> Result<Stamp, Fault> {

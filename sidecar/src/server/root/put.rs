@@ -9,7 +9,7 @@ use rustix::fs::{
 use rustix::io::Errno;
 
 use super::error::{Fault, RootError, RootErrorKind};
-use super::found::{Found, FoundKind, look, look_at, open_checked, read_through};
+use super::found::{Found, FoundKind, look, look_at, mount_id, open_checked, read_through};
 use super::stage::{Staged, write_whole};
 use super::{Owner, TargetRoot, WriteMode};
 use crate::path::SyncPath;
@@ -219,6 +219,7 @@ pub(super) fn install(
                 Err(errno.into())
             }
         },
+        Err(Errno::XDEV) if mount_id(aside) != mount_id(directory) => Err(Errno::XDEV.into()),
         // A directory of an image layer or a plain file system: for a moment nothing is there.
         Err(Errno::XDEV | Errno::INVAL | Errno::NOSYS) => {
             rustix::fs::unlinkat(directory, name, remove)?;

@@ -214,7 +214,7 @@ impl TargetRoot {
 
     fn make_staged(&self, for_path: &SyncPath, size_hint: u64) -> Result<Staged, Fault> {
         let refused = match self.place_for(for_path, |place, name| {
-            self.resolver.create(self.fd.as_fd(), &place.path, place.as_fd(), name)
+            self.resolver.create(self.fd.as_fd(), &place.path, name)
         }) {
             Ok((place, name, fd)) => return Ok(Staged::new(fd, Home::Ground(place, name))),
             Err(fault) if cannot_stage(fault.kind) => fault,
@@ -326,13 +326,19 @@ impl TargetRoot {
 
     /// Stages a copy of `staged` on the mount that really holds `for_path`, which is learnt.
     pub(super) fn restage(&self, staged: &Staged, for_path: &SyncPath) -> Result<Staged, Fault> {
-        let top = self.mount_top(split(for_path).0)?;
-        self.grounds.set(&top, Ground::Unmade);
+        self.learn_mount(for_path)?;
         let mut again = self.make_staged(for_path, staged.length)?;
         rustix::fs::seek(&staged.fd, rustix::fs::SeekFrom::Start(0))?;
         let (_, length) = again.take_all(staged.fd.as_fd(), staged.length)?;
         again.length = length;
         Ok(again)
+    }
+
+    /// After EXDEV: what is staged for `for_path` from now on is staged on its mount.
+    pub(super) fn learn_mount(&self, for_path: &SyncPath) -> Result<(), Fault> {
+        let top = self.mount_top(split(for_path).0)?;
+        self.grounds.set(&top, Ground::Unmade);
+        Ok(())
     }
 
     /// The topmost directory, from `directory` up, that lies on the same mount.
@@ -463,7 +469,7 @@ pub(super) fn is_beside(name: &[u8]) -> bool {
 }
 
 /// Whether a fault means "not here", so that another way is tried.
-fn cannot_stage(kind: RootErrorKind) -> bool {
+pub(super) fn cannot_stage(kind: RootErrorKind) -> bool {
     use RootErrorKind::{Denied, LinkInTheWay, NotADirectory, NotFound, ReadOnly};
     matches!(kind, Denied | ReadOnly | LinkInTheWay | NotADirectory | NotFound)
 }

@@ -1,0 +1,168 @@
+//! Owns the asking end of the socket.
+
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use tokio::io::AsyncWriteExt;
+use tokio::net::UnixStream;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::time::timeout;
+
+use super::line::{LineError, Lines};
+use super::{CONTROL_VERSION, Reply, Request, Versioned};
+use crate::report::{Record, json_line};
+
+/// A connection to a running daemon. Requests are answered one after the other.
+#[derive(Debug)]
+pub struct ControlClient {
+    lines: Lines<OwnedReadHalf>,
+    to: OwnedWriteHalf,
+}
+
+/// Why there is no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    /// Nobody listens there.
+    #[error("no daemon listens")]
+    NoDaemon,
+    /// The socket, or the daemon behind it, is another user's.
+    #[error("the daemon's socket belongs to another user")]
+    Forbidden,
+    /// The daemon did not answer in time.
+    #[error("the daemon does not answer")]
+    Silent,
+    /// The daemon ended before it answered.
+    #[error("the daemon ended before it answered")]
+    Ended,
+    /// The daemon answered what cannot be understood.
+    #[error("the daemon's answer is not understood: {0}")]
+    Garbled(String),
+    /// The daemon speaks another version.
+    #[error("the daemon speaks control version {theirs}, this program version {CONTROL_VERSION}")]
+    Version {
+        /// What it speaks.
+        theirs: u32,
+    },
+    /// The connection failed.
+    #[error("connection to the daemon")]
+    Io(#[source] io::Error),
+}
+
+impl ControlClient {
+    /// Connects to the daemon whose socket is at `path`. Never starts one.
+    ///
+    /// # Errors
+    /// [`ClientError::NoDaemon`] when there is no socket or nobody behind it,
+    /// [`ClientError::Forbidden`] when it is not ours.
+    pub async fn connect(path: &Path) -> Result<Self, ClientError> {
+        let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon,
+            io::ErrorKind::PermissionDenied => ClientError::Forbidden,
+            // The queue of connections is full: the daemon is stopped, or nearly.
+            io::ErrorKind::WouldBlock => ClientError::Silent,
+            _ => ClientError::Io(error),
+        })?;
+        let theirs = stream.peer_cred().map_err(ClientError::Io)?.uid();
+        if theirs != rustix::process::geteuid().as_raw() {
+            return Err(ClientError::Forbidden);
+        }
+        let (from, to) = stream.into_split();
+        Ok(Self { lines: Lines::new(from), to })
+    }
+
+    /// Asks, and waits for the answer at most `patience`: give a request's own timeout and a
+    /// little more, so that the daemon's answer wins.
+    ///
+    /// # Errors
+    /// When there is no answer. An answer of "no" is [`Reply::Failed`].
+    pub async fn request(
+        &mut self,
+        request: &Request,
+        patience: Option<Duration>,
+    ) -> Result<Reply, ClientError> {
+        let asked = self.ask(request);
+        match patience {
+            Some(patience) => timeout(patience, asked).await.map_err(|_| ClientError::Silent)?,
+            None => asked.await,
+        }
+    }
+
+    async fn ask(&mut self, request: &Request) -> Result<Reply, ClientError> {
+        let line = json_line(&Versioned::new(request)) + "\n";
+        // A daemon that refuses us writes why and hangs up before it reads: look for that first.
+        let written = self.to.write_all(line.as_bytes()).await;
+        let line = match (next(&mut self.lines).await, written) {
+            (Ok(Some(line)), _) => line,
+            (Ok(None), Ok(())) => return Err(ClientError::Ended),
+            (Ok(None), Err(error)) => return Err(lost(error)),
+            (Err(error), _) => return Err(error),
+        };
+        let reply: Versioned<Reply> = serde_json::from_slice(&line).map_err(garbled)?;
+        if reply.v != CONTROL_VERSION {
+            return Err(ClientError::Version { theirs: reply.v });
+        }
+        Ok(reply.body)
+    }
+
+    /// Follows the daemon's events from now on.
+    ///
+    /// # Errors
+    /// When the daemon does not agree within `patience`.
+    pub async fn attach(mut self, patience: Duration) -> Result<Events, ClientError> {
+        match self.request(&Request::Attach {}, Some(patience)).await? {
+            Reply::Attached {} => Ok(Events { client: self }),
+            other => Err(ClientError::Garbled(format!("{other:?}"))),
+        }
+    }
+
+    /// Waits until the daemon hangs up: after [`Request::Stop`], its end.
+    pub async fn closed(mut self) {
+        while let Ok(Some(_)) = self.lines.next().await {}
+    }
+}
+
+/// A daemon's events, as they come.
+#[derive(Debug)]
+pub struct Events {
+    client: ControlClient,
+}
+
+impl Events {
+    /// The next event; `None` when the daemon has ended. What this reader was too slow for is told
+    /// by [`crate::report::Event::LeftOut`].
+    ///
+    /// # Errors
+    /// When the connection fails or a line is not a record; the next call may well succeed after
+    /// the latter.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn next(&mut self) -> Result<Option<Record>, ClientError> {
+        match next(&mut self.client.lines).await? {
+            Some(line) => serde_json::from_slice(&line).map(Some).map_err(garbled),
+            None => Ok(None),
+        }
+    }
+}
+
+async fn next(lines: &mut Lines<OwnedReadHalf>) -> Result<Option<Vec<u8>>, ClientError> {
+    match lines.next().await {
+        Ok(line) => Ok(line),
+        Err(LineError::TooLong) => Err(garbled(LineError::TooLong)),
+        Err(LineError::Io(error)) => Err(lost(error)),
+    }
+}
+
+fn lost(error: io::Error) -> ClientError {
+    match error.kind() {
+        io::ErrorKind::UnexpectedEof
+        | io::ErrorKind::ConnectionReset
+        | io::ErrorKind::BrokenPipe => ClientError::Ended,
+        _ => ClientError::Io(error),
+    }
+}
+
+fn garbled(error: impl ToString) -> ClientError {
+    ClientError::Garbled(error.to_string())
+}

@@ -1,0 +1,303 @@
+//! Owns the rules inside one directory: which sources count there, and in which order.
+//!
+//! A [`DirRules`] is made from its parent's and the directory's own files; it then decides without
+//! touching the file system. The order of the sources stands at the head of the parent room.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::protect;
+use super::repository::{self, GitPlaces, Repository};
+use super::rules::{Rule, RuleFile};
+use super::{FilterOptions, Unread, Verdict, as_path};
+
+/// git's name for a directory's rules.
+pub(super) const GITIGNORE: &str = ".gitignore";
+/// Our name for a directory's rules.
+pub(super) const E2EKIGNORE: &str = ".e2ekignore";
+/// A larger file of rules is not read, as git does from 2.46 on (`PATTERN_MAX_FILE_SIZE`).
+const MAX_FILE_BYTES: u64 = 100 << 20;
+
+/// The rules that apply inside one directory. Cheap to clone; sent between threads freely.
+#[derive(Clone)]
+pub struct DirRules(Arc<Dir>);
+
+struct Dir {
+    common: Arc<Common>,
+    /// Relative to the top; empty, or with a slash at the end.
+    path: Box<[u8]>,
+    /// `.e2ekignore` files, the outermost first.
+    ours: Layers,
+    /// `core.excludesFile`, `info/exclude`, then `.gitignore` files, the outermost first.
+    gits: Layers,
+    /// Of the repository around this directory.
+    ignore_case: bool,
+    /// Set in a directory that is only open for an include: what everything else in it gets.
+    closed: Option<Verdict>,
+}
+
+type Layers = Arc<[Layer]>;
+
+/// A file of rules and how many bytes of a path lead to its directory.
+#[derive(Clone)]
+struct Layer {
+    file: Arc<RuleFile>,
+    base: usize,
+}
+
+/// What all directories of one reading share.
+struct Common {
+    /// Where paths of rules begin: the repository's top, else the root.
+    top: PathBuf,
+    /// How many bytes of a path below the top lead to the root, with the slash.
+    prefix: usize,
+    includes: Arc<RuleFile>,
+    /// Directories on the way to what is included.
+    passages: Arc<RuleFile>,
+    excludes: Arc<RuleFile>,
+    git: Option<GitPlaces>,
+    unread: Mutex<Vec<Unread>>,
+}
+
+/// A verdict, and the rule that led to it (also when that rule keeps the path).
+pub(super) struct Decision {
+    pub(super) verdict: Verdict,
+    pub(super) rule: Option<Rule>,
+    /// For a directory that is kept only as a way to something included: what the rest gets.
+    closed: Option<Verdict>,
+}
+
+impl Decision {
+    fn new(verdict: Verdict, rule: Option<Rule>) -> Self {
+        Self { verdict, rule, closed: None }
+    }
+}
+
+impl DirRules {
+    /// Reads the rules of `root` (absolute, resolved).
+    pub(super) fn of_root(root: &Path, options: &FilterOptions) -> Self {
+        let top = options.git.as_ref().and_then(|_| repository::top_of(root)).unwrap_or(root);
+        let below = root.strip_prefix(top).expect("the top is an ancestor of the root or itself");
+        let names: Vec<&[u8]> = below.iter().map(|name| name.as_encoded_bytes()).collect();
+        let common = Arc::new(Common {
+            top: top.to_path_buf(),
+            prefix: names.iter().map(|name| name.len() + 1).sum(),
+            includes: includes(&options.includes, false),
+            passages: includes(&options.includes, true),
+            excludes: patterns(b"--exclude", &options.excludes),
+            git: options.git.clone(),
+            unread: Mutex::default(),
+        });
+        let outermost = Dir {
+            common,
+            path: Box::default(),
+            ours: Arc::default(),
+            gits: Arc::default(),
+            ignore_case: false,
+            closed: None,
+        };
+        names.iter().fold(Self(Arc::new(outermost.with_files(true))), |dir, name| {
+            Self(Arc::new(dir.inside(name, None)))
+        })
+    }
+
+    /// The rules inside the directory `name`; reads its files.
+    pub(super) fn enter(&self, name: &[u8]) -> Self {
+        let closed = match self.0.common.passages.is_empty() {
+            true => None,
+            false => self.decide(name, true).closed,
+        };
+        Self(Arc::new(self.inside(name, closed)))
+    }
+
+    fn inside(&self, name: &[u8], closed: Option<Verdict>) -> Dir {
+        let dir = Dir {
+            common: Arc::clone(&self.0.common),
+            path: [&self.path_of(name), &b"/"[..]].concat().into(),
+            ours: Arc::clone(&self.0.ours),
+            gits: Arc::clone(&self.0.gits),
+            ignore_case: self.0.ignore_case,
+            closed,
+        };
+        dir.with_files(false)
+    }
+
+    /// The path of `name` in this directory, below the top.
+    pub(super) fn path_of(&self, name: &[u8]) -> Vec<u8> {
+        // Room for the slash that a child's path ends with.
+        let mut path = Vec::with_capacity(self.0.path.len() + name.len() + 1);
+        path.extend_from_slice(&self.0.path);
+        path.extend_from_slice(name);
+        path
+    }
+
+    /// Whether both were read between the same two reloads.
+    pub(super) fn is_of_one_reading(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0.common, &other.0.common)
+    }
+
+    pub(super) fn unread(&self) -> Vec<Unread> {
+        self.0.common.unread.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Decides about one name in this directory.
+    pub(super) fn decide(&self, name: &[u8], is_dir: bool) -> Decision {
+        if name == protect::STAGING {
+            let rule = protect::staging();
+            return Decision::new(Verdict::Ignored(rule.clone()), Some(rule));
+        }
+        let dir = &*self.0;
+        let path = self.path_of(name);
+        let below_root = &path[dir.common.prefix..];
+        // Includes are kept as `!` patterns, so what includes is negative.
+        let include = dir.common.includes.matched(below_root, is_dir);
+        if let Some(rule) = include.filter(Rule::is_negative) {
+            return Decision::new(Verdict::Kept, Some(rule));
+        }
+        let decision = match &dir.closed {
+            Some(verdict) => Decision::new(verdict.clone(), verdict.rule().cloned()),
+            None => dir.judge(&path, name, is_dir),
+        };
+        if decision.verdict.is_kept() {
+            return decision;
+        }
+        let closed = Some(decision.verdict.clone());
+        if is_dir && dir.common.passages.matched(below_root, true).is_some() {
+            return Decision { verdict: Verdict::Kept, rule: None, closed };
+        }
+        Decision { closed, ..decision }
+    }
+}
+
+impl Dir {
+    /// Everything below the includes.
+    fn judge(&self, path: &[u8], name: &[u8], is_dir: bool) -> Decision {
+        let excludes = &self.common.excludes;
+        let deepest = |layers: &Layers| {
+            layers.iter().rev().find_map(|layer| layer.file.matched(&path[layer.base..], is_dir))
+        };
+        let rule = excludes
+            .matched(&path[self.common.prefix..], is_dir)
+            .or_else(|| deepest(&self.ours))
+            .or_else(|| deepest(&self.gits));
+        match rule {
+            Some(rule) if !rule.is_negative() => {
+                Decision::new(Verdict::Ignored(rule.clone()), Some(rule))
+            }
+            rule => match protect::protects(self.name(), name, is_dir) {
+                Some(rule) => Decision::new(Verdict::Protected(rule.clone()), Some(rule)),
+                None => Decision::new(Verdict::Kept, rule),
+            },
+        }
+    }
+
+    /// The last component of the directory's path; empty for the top.
+    fn name(&self) -> &[u8] {
+        let path = self.path.strip_suffix(b"/").unwrap_or(&self.path);
+        path.rsplit(|&b| b == b'/').next().unwrap_or(path)
+    }
+
+    /// Adds what the directory's own files say. Where a repository begins, those around it end.
+    fn with_files(mut self, is_top: bool) -> Self {
+        let directory = self.common.top.join(as_path(&self.path));
+        if let Some(places) = &self.common.git {
+            if is_top || repository::git_directory(&directory).is_some() {
+                self.gits = Arc::default();
+                let repository = Repository::read(&directory, places);
+                self.ignore_case = repository.ignore_case;
+                let files = [repository.excludes_file, repository.info_exclude];
+                for file in files.into_iter().flatten() {
+                    self.gits = self.with_layer(&self.gits, &directory.join(&file), &file, true);
+                }
+            }
+            let file = directory.join(GITIGNORE);
+            self.gits = self.with_layer(&self.gits, &file, &file, false);
+        }
+        let file = directory.join(E2EKIGNORE);
+        self.ours = self.with_layer(&self.ours, &file, &file, false);
+        self
+    }
+
+    /// `layers` with `file` on top, if that can be read and says anything.
+    fn with_layer(&self, layers: &Layers, file: &Path, shown: &Path, follow: bool) -> Layers {
+        let bytes = match read(file, follow) {
+            Ok(Some(bytes)) => bytes,
+            Ok(None) => return Arc::clone(layers),
+            Err(error) => {
+                let unread = Unread { path: file.to_path_buf(), reason: error.to_string() };
+                self.common.unread.lock().unwrap_or_else(PoisonError::into_inner).push(unread);
+                return Arc::clone(layers);
+            }
+        };
+        let shown = shown.strip_prefix(&self.common.top).unwrap_or(shown);
+        let source = shown.as_os_str().as_encoded_bytes();
+        let rules = RuleFile::from_bytes(source, &bytes, self.ignore_case);
+        if rules.is_empty() {
+            return Arc::clone(layers);
+        }
+        let layer = Layer { file: Arc::new(rules), base: self.path.len() };
+        layers.iter().cloned().chain([layer]).collect()
+    }
+}
+
+/// Patterns of an option, counted from 1.
+fn patterns(source: &[u8], texts: &[String]) -> Arc<RuleFile> {
+    let lines = (1..).zip(texts).map(|(number, text)| (number, text.as_bytes()));
+    Arc::new(RuleFile::from_patterns(source, lines, false, |pattern| vec![pattern]))
+}
+
+/// Includes, turned into `!` patterns as an ignore file would say it; or the directories on the
+/// way to them.
+fn includes(texts: &[String], passages: bool) -> Arc<RuleFile> {
+    let turn = |text: &String| text.strip_prefix('!').map_or(format!("!{text}"), str::to_owned);
+    let turned: Vec<String> = texts.iter().map(turn).collect();
+    let lines = (1..).zip(&turned).map(|(number, text)| (number, text.as_bytes()));
+    Arc::new(RuleFile::from_patterns(b"--include", lines, false, |pattern| match passages {
+        false => vec![pattern],
+        true if pattern.negative => pattern.passages(),
+        true => Vec::new(),
+    }))
+}
+
+/// Reads a file of rules; `None` where there is none. A link is followed only on request, and
+/// nothing but a regular file is waited for.
+fn read(path: &Path, follow: bool) -> io::Result<Option<Vec<u8>>> {
+    let mut file = match open(path, follow) {
+        Ok(file) => file,
+        Err(error) => {
+            use io::ErrorKind::{NotADirectory, NotFound};
+            let absent = matches!(error.kind(), NotFound | NotADirectory);
+            return if absent { Ok(None) } else { Err(error) };
+        }
+    };
+    let meta = file.metadata()?;
+    if !meta.is_file() {
+        return Err(io::Error::other("not a regular file"));
+    }
+    if meta.len() > MAX_FILE_BYTES {
+        return Err(io::ErrorKind::FileTooLarge.into());
+    }
+    let mut bytes = Vec::new();
+    file.read_to_end(&mut bytes)?;
+    Ok(Some(bytes))
+}
+
+#[cfg(unix)]
+fn open(path: &Path, follow: bool) -> io::Result<File> {
+    use rustix::fs::{Mode, OFlags};
+    let mut flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
+    if !follow {
+        flags |= OFlags::NOFOLLOW;
+    }
+    Ok(rustix::fs::open(path, flags, Mode::empty())?.into())
+}
+
+#[cfg(not(unix))]
+fn open(path: &Path, follow: bool) -> io::Result<File> {
+    if !follow && path.symlink_metadata()?.is_symlink() {
+        return Err(io::Error::other("a link"));
+    }
+    File::open(path)
+}

@@ -1,0 +1,256 @@
+//! Owns the decision which files are synced: git's rules exactly, ours on top, secrets held back.
+//!
+//! What decides, the strongest first:
+//!
+//! 1. our staging directory `.e2ek-sync`: never synced;
+//! 2. `--include`: beats every layer below, the built-in protection too;
+//! 3. `--exclude` and the excludes of e2ek.toml, relative to the root;
+//! 4. `.e2ekignore` files, the deepest first: ours, on top of everything of git's;
+//! 5. `.gitignore` files, the deepest first, from the repository's top down;
+//! 6. the repository's `info/exclude`, then `core.excludesFile`;
+//! 7. the built-in protection of `.git` and of secrets, for what would be kept so far.
+//!
+//! Within a source the last line that matches decides, and a directory that is ignored is never
+//! entered, so nothing below it can be kept by rules 3 to 6 (git's rule). An include that names
+//! its directories (`dist/app.js`, `packages/*/dist/*.css`, up to the first `**`) opens the way:
+//! those directories are kept and everything else in them stays ignored. An include of a bare name
+//! (`*.css`) does not open ignored directories; an include of a directory judges what is inside as
+//! if the directory were not ignored, so `dist/**` takes all of it.
+//!
+//! As git does: a repository inside (a submodule, a worktree, a clone) follows its own
+//! `.gitignore`, `info/exclude` and configuration, not those around it; a `.gitignore` that is a
+//! link is not followed. Other than git: whether a file is tracked plays no part (as for
+//! `git check-ignore --no-index`), so a tracked file that is ignored is not synced; the root
+//! itself is always wanted, also where the repository around it ignores it; and the rules hold
+//! without any repository.
+//!
+//! This room reads ignore files and git's configuration, nothing else. Walking, watching, and
+//! noticing that a rule file changed are left to others ([`is_rule_file`](Filter::is_rule_file),
+//! [`Filter::reload`]).
+
+pub mod check;
+mod dir;
+mod gitconfig;
+mod patterns;
+mod protect;
+mod repository;
+mod rewrite;
+mod rules;
+#[cfg(test)]
+mod tests;
+
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use e2ek_sidecar::path::SyncPath;
+
+use dir::Decision;
+pub use dir::DirRules;
+pub use patterns::Patterns;
+pub use protect::STAGING;
+pub use repository::GitPlaces;
+pub use rules::Rule;
+
+/// What the user asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FilterOptions {
+    /// `--exclude` and its like in e2ek.toml, weakest first; gitignore syntax relative to the root.
+    pub excludes: Vec<String>,
+    /// `--include` and its like, weakest first; gitignore syntax relative to the root. `!` takes
+    /// back what an earlier one includes.
+    pub includes: Vec<String>,
+    /// Whether git's files count, and where the user's are; `None` leaves `.e2ekignore` alone.
+    pub git: Option<GitPlaces>,
+}
+
+impl Default for FilterOptions {
+    fn default() -> Self {
+        Self { excludes: Vec::new(), includes: Vec::new(), git: Some(GitPlaces::default()) }
+    }
+}
+
+/// Why there is no filter.
+#[derive(Debug, thiserror::Error)]
+pub enum FilterError {
+    /// The root cannot be resolved.
+    #[error("cannot resolve {}", path.display())]
+    Root {
+        /// The root as given.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// A file of rules that is there and could not be read: its rules do not count.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unread {
+    /// The file.
+    pub path: PathBuf,
+    /// Why.
+    pub reason: String,
+}
+
+/// What is to be done with a path.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// Synced (for a directory: entered).
+    Kept,
+    /// Not synced, and not entered.
+    Ignored(Rule),
+    /// Not synced and not entered, because it usually holds secrets; only `--include` lifts it.
+    Protected(Rule),
+}
+
+impl Verdict {
+    /// Whether the path is synced.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        matches!(self, Self::Kept)
+    }
+
+    /// The rule that keeps the path out.
+    #[must_use]
+    pub fn rule(&self) -> Option<&Rule> {
+        match self {
+            Self::Kept => None,
+            Self::Ignored(rule) | Self::Protected(rule) => Some(rule),
+        }
+    }
+}
+
+/// The rules of one root. Shared by threads (`&self` everywhere, meant for an `Arc`).
+pub struct Filter {
+    root: PathBuf,
+    options: FilterOptions,
+    state: RwLock<Arc<State>>,
+}
+
+/// Everything read so far; replaced as a whole by [`Filter::reload`].
+struct State {
+    root_rules: DirRules,
+    /// The rules of directories below the root, by their path.
+    cache: RwLock<HashMap<Box<[u8]>, DirRules>>,
+}
+
+impl Filter {
+    /// Reads the rules of `root` and of the directories above it up to the repository's top.
+    ///
+    /// # Errors
+    /// When the root is not there. Files of rules that cannot be read are in [`Filter::unread`].
+    pub fn new(root: &Path, options: &FilterOptions) -> Result<Self, FilterError> {
+        let root = root
+            .canonicalize()
+            .map_err(|source| FilterError::Root { path: root.to_path_buf(), source })?;
+        let state = RwLock::new(State::read(&root, options));
+        Ok(Self { root, options: options.clone(), state })
+    }
+
+    /// The root, resolved.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The rules that apply in the root.
+    #[must_use]
+    pub fn root_rules(&self) -> DirRules {
+        self.state().root_rules.clone()
+    }
+
+    /// The rules that apply in the directory `name` of `parent`. Reads its ignore files the first
+    /// time (three failed opens where there are none); blocks on the file system.
+    #[must_use]
+    pub fn child_rules(&self, parent: &DirRules, name: &[u8]) -> DirRules {
+        let state = self.state();
+        if !parent.is_of_one_reading(&state.root_rules) {
+            return parent.enter(name);
+        }
+        let path = parent.path_of(name);
+        let cache = state.cache.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = cache.get(&*path) {
+            return known.clone();
+        }
+        drop(cache);
+        let rules = parent.enter(name);
+        let mut cache = state.cache.write().unwrap_or_else(PoisonError::into_inner);
+        cache.entry(path.into()).or_insert(rules).clone()
+    }
+
+    /// What is to be done with `name` in the directory of `rules`. A link is no directory, whatever
+    /// it points to. Touches no file and takes no lock.
+    #[must_use]
+    pub fn verdict(&self, rules: &DirRules, name: &[u8], is_dir: bool) -> Verdict {
+        rules.decide(name, is_dir).verdict
+    }
+
+    /// What is to be done with a whole path: the outermost directory that is not kept decides. The
+    /// root is kept.
+    #[must_use]
+    pub fn verdict_of(&self, path: &SyncPath, is_dir: bool) -> Verdict {
+        self.decision_of(path, is_dir).map_or(Verdict::Kept, |decision| decision.verdict)
+    }
+
+    /// Whether a file of this name holds rules: when it changed, [`reload`](Self::reload) and look
+    /// at its whole directory again. (`info/exclude` and git's configuration are not seen by a
+    /// watcher of the root; they are read again by the next reload.)
+    #[must_use]
+    pub fn is_rule_file(name: &[u8]) -> bool {
+        name == dir::GITIGNORE.as_bytes() || name == dir::E2EKIGNORE.as_bytes()
+    }
+
+    /// Forgets everything read: files are read anew when they are asked for. [`DirRules`] made
+    /// before keep their old meaning.
+    pub fn reload(&self) {
+        let state = State::read(&self.root, &self.options);
+        *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// The files of rules that were met since the last reload and could not be read.
+    #[must_use]
+    pub fn unread(&self) -> Vec<Unread> {
+        self.root_rules().unread()
+    }
+
+    /// The decision about a path, `None` for the root.
+    fn decision_of(&self, path: &SyncPath, is_dir: bool) -> Option<Decision> {
+        let mut rules = self.root_rules();
+        let mut components = path.components().peekable();
+        while let Some(name) = components.next() {
+            let last = components.peek().is_none();
+            let decision = rules.decide(name, is_dir || !last);
+            if last || !decision.verdict.is_kept() {
+                return Some(decision);
+            }
+            rules = self.child_rules(&rules, name);
+        }
+        None
+    }
+
+    fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl State {
+    fn read(root: &Path, options: &FilterOptions) -> Arc<Self> {
+        let root_rules = DirRules::of_root(root, options);
+        Arc::new(Self { root_rules, cache: RwLock::default() })
+    }
+}
+
+/// Bytes from a rule or a tree as a path of this system.
+#[cfg(unix)]
+fn as_path(bytes: &[u8]) -> Cow<'_, Path> {
+    use std::os::unix::ffi::OsStrExt;
+    Path::new(std::ffi::OsStr::from_bytes(bytes)).into()
+}
+
+/// Bytes from a rule or a tree as a path of this system; what it cannot hold is replaced.
+#[cfg(not(unix))]
+fn as_path(bytes: &[u8]) -> Cow<'_, Path> {
+    PathBuf::from(String::from_utf8_lossy(bytes).into_owned()).into()
+}

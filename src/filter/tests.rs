@@ -1,0 +1,168 @@
+//! The order of the layers, includes, protection and reloading, over real directories.
+
+use super::*;
+
+/// A directory with these files (a path that ends with a slash is a directory).
+fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (path, text) in files {
+        let path = dir.path().join(path);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, text).unwrap();
+    }
+    dir
+}
+
+fn options(excludes: &[&str], includes: &[&str]) -> FilterOptions {
+    let owned = |texts: &[&str]| texts.iter().map(|text| (*text).to_owned()).collect();
+    FilterOptions {
+        excludes: owned(excludes),
+        includes: owned(includes),
+        git: Some(GitPlaces::default()),
+    }
+}
+
+/// `kept`, or who decided otherwise: `source:line:pattern`, `!` before what is protected.
+fn told(filter: &Filter, path: &str) -> String {
+    let is_dir = path.ends_with('/');
+    let path = SyncPath::try_from(path.trim_end_matches('/')).unwrap();
+    match filter.verdict_of(&path, is_dir) {
+        Verdict::Kept => "kept".to_owned(),
+        Verdict::Ignored(rule) => rule.to_string(),
+        Verdict::Protected(rule) => format!("!{rule}"),
+    }
+}
+
+fn check(dir: &tempfile::TempDir, options: &FilterOptions, expected: &[(&str, &str)]) {
+    let filter = Filter::new(dir.path(), options).unwrap();
+    for (path, verdict) in expected {
+        assert_eq!(told(&filter, path), *verdict, "{path}");
+    }
+}
+
+#[test]
+fn layers_beat_each_other_in_their_order() {
+    let dir = tree(&[
+        (".gitignore", "*.a\n*.b\n*.c\n*.d\n"),
+        ("sub/.gitignore", "!*.a\n"),
+        (".e2ekignore", "!*.b\n*.e\n"),
+        ("sub/.e2ekignore", "!*.e\n"),
+        // Ours, even from above, beats git's, even from below.
+        ("sub/deep/.gitignore", "*.b\n*.f\n"),
+    ]);
+    check(
+        &dir,
+        &options(&["*.c", "!*.d", "/top"], &["x.c"]),
+        &[
+            ("f.a", ".gitignore:1:*.a"),
+            ("sub/f.a", "kept"),
+            ("f.b", "kept"),
+            ("sub/deep/f.b", "kept"),
+            ("sub/deep/f.f", "sub/deep/.gitignore:2:*.f"),
+            ("f.c", "--exclude:1:*.c"),
+            ("x.c", "kept"),
+            ("f.d", "kept"),
+            ("f.e", ".e2ekignore:2:*.e"),
+            ("sub/f.e", "kept"),
+            ("top/f", "--exclude:3:/top"),
+            ("sub/top", "kept"),
+        ],
+    );
+}
+
+#[test]
+fn secrets_stay_unless_an_include_names_them() {
+    let dir = tree(&[(".gitignore", "!.env\n"), ("sub/.e2ekignore", "!id_rsa\n")]);
+    let protected: &[(&str, &str)] = &[
+        (".env", "!built-in:3:.env*"),
+        (".env.example", "!built-in:3:.env*"),
+        ("sub/id_rsa", "!built-in:5:id_rsa"),
+        (".git/config", "!built-in:2:.git"),
+        ("sub/.git", "!built-in:2:.git"),
+        (".kube/config", "!built-in:14:.kube/config"),
+        ("src/kubeconfig/", "kept"),
+    ];
+    check(&dir, &options(&[], &[]), protected);
+    let included: &[(&str, &str)] = &[
+        (".env.example", "kept"),
+        ("a/.env.example", "kept"),
+        (".env", "!built-in:3:.env*"),
+        (".git/config", "kept"),
+        (".git/.env", "!built-in:3:.env*"),
+        (".e2ek-sync/", "built-in:1:.e2ek-sync"),
+        ("a/.e2ek-sync/b", "built-in:1:.e2ek-sync"),
+    ];
+    check(&dir, &options(&[], &["*", "!*", ".env.example", ".git/"]), included);
+}
+
+#[test]
+fn an_include_opens_the_way_and_nothing_else() {
+    let dir = tree(&[(".gitignore", "dist/\n*.map\n/packages/*/out\n.cache/\n")]);
+    check(
+        &dir,
+        &options(
+            &["vendor"],
+            &["dist/js/app.js", "packages/*/out/*.css", ".cache/**", "vendor/x/"],
+        ),
+        &[
+            ("dist/", "kept"),
+            ("dist/js/", "kept"),
+            ("dist/js/app.js", "kept"),
+            ("dist/other", ".gitignore:1:dist/"),
+            ("dist/js/app.js.map", ".gitignore:1:dist/"),
+            ("dist/js/.env", ".gitignore:1:dist/"),
+            ("dist/css/", ".gitignore:1:dist/"),
+            ("sub/dist/", ".gitignore:1:dist/"),
+            ("sub/dist/js/app.js", ".gitignore:1:dist/"),
+            ("packages/a/out/", "kept"),
+            ("packages/a/out/x.css", "kept"),
+            ("packages/a/out/x.js", ".gitignore:3:/packages/*/out"),
+            (".cache/a/b/c.map", "kept"),
+            ("vendor/", "kept"),
+            ("vendor/x/", "kept"),
+            // As if `vendor/x` were not ignored: only rules for what is inside count.
+            ("vendor/x/a", "kept"),
+            ("vendor/x/a.map", ".gitignore:2:*.map"),
+            ("vendor/x/.env", "!built-in:3:.env*"),
+            ("vendor/y", "--exclude:1:vendor"),
+        ],
+    );
+    // A bare name opens no ignored directory.
+    let bare: &[(&str, &str)] = &[("dist/app.js", ".gitignore:1:dist/"), ("a.map", "kept")];
+    check(&dir, &options(&[], &["app.js", "*.map"]), bare);
+}
+
+#[test]
+fn without_git_only_our_own_files_count() {
+    let dir = tree(&[(".gitignore", "a\n"), (".e2ekignore", "b\n")]);
+    let no_git = FilterOptions { git: None, ..options(&[], &[]) };
+    check(&dir, &no_git, &[("a", "kept"), ("b", ".e2ekignore:1:b")]);
+}
+
+#[test]
+fn rules_are_read_once_until_reloaded() {
+    let dir = tree(&[("sub/.gitignore", "a\n")]);
+    let filter = Filter::new(dir.path(), &options(&[], &[])).unwrap();
+    let before = filter.child_rules(&filter.root_rules(), b"sub");
+    assert!(!filter.verdict(&before, b"a", false).is_kept());
+    std::fs::write(dir.path().join("sub/.gitignore"), "b\n").unwrap();
+    assert_eq!(told(&filter, "sub/b"), "kept", "known already");
+    assert!(Filter::is_rule_file(b".gitignore") && Filter::is_rule_file(b".e2ekignore"));
+    filter.reload();
+    assert_eq!(told(&filter, "sub/b"), "sub/.gitignore:1:b");
+    assert_eq!(told(&filter, "sub/a"), "kept");
+    // What was handed out before keeps its meaning and is not mixed into the new reading.
+    assert!(!filter.verdict(&before, b"a", false).is_kept());
+    let _ = filter.child_rules(&before, b"deep");
+    assert_eq!(told(&filter, "sub/deep/a"), "kept");
+}
+
+#[test]
+fn threads_share_one_filter() {
+    fn shared<T: Send + Sync>(_: &T) {}
+    let dir = tree(&[]);
+    let filter = Filter::new(dir.path(), &options(&[], &[])).unwrap();
+    shared(&filter);
+    shared(&filter.root_rules());
+    assert!(Filter::new(&dir.path().join("gone"), &options(&[], &[])).is_err());
+}
