@@ -222,7 +222,8 @@ impl Daemon {
         self.input_to_session(Input::Start);
         if self.kind == Kind::Watch {
             let cookies = self.index.with_file_name("cookies");
-            let watching = std::fs::create_dir_all(&cookies).and_then(|()| self.source.watch(&cookies));
+            let watching =
+                std::fs::create_dir_all(&cookies).and_then(|()| self.source.watch(&cookies));
             if let Err(error) = watching {
                 self.fail(Error::io("watch", &self.config.workspace.folder, &error));
             }
@@ -615,7 +616,8 @@ impl Daemon {
         let mut bytes = Vec::new();
         tree.encode(&mut bytes);
         let aside = self.index.with_extension("new");
-        let written = std::fs::write(&aside, &bytes).and_then(|()| std::fs::rename(&aside, &self.index));
+        let written =
+            std::fs::write(&aside, &bytes).and_then(|()| std::fs::rename(&aside, &self.index));
         if let Err(error) = written {
             tracing::warn!(%error, "the index cannot be kept; the next run reads all files");
         }

@@ -337,32 +337,23 @@ impl Error {
     #[must_use]
     pub fn left_out(problems: usize) -> Self {
         let s = if problems == 1 { "path was" } else { "paths were" };
-        Self::new(
-            Kind::Failure,
-            format!("{problems} {s} left out; the rest is in place"),
-        )
-        .hint("the reasons stand above, and in `e2ek-sync status`")
+        Self::new(Kind::Failure, format!("{problems} {s} left out; the rest is in place"))
+            .hint("the reasons stand above, and in `e2ek-sync status`")
     }
 
     /// A guard waits for an answer.
     #[must_use]
     pub fn held() -> Self {
-        Self::new(
-            Kind::Conflict,
-            "held: a change would delete more than the guard allows",
-        )
-        .hint("`e2ek-sync status` says what; `e2ek-sync resume --accept` makes the deletes")
+        Self::new(Kind::Conflict, "held: a change would delete more than the guard allows")
+            .hint("`e2ek-sync status` says what; `e2ek-sync resume --accept` makes the deletes")
     }
 
     /// Another daemon serves this workspace.
     #[must_use]
     pub fn already_watched(workspace: &Path, pid: Option<u32>) -> Self {
         let by = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
-        Self::new(
-            Kind::Conflict,
-            format!("{} is being synced already{by}", shown(workspace)),
-        )
-        .hint("`e2ek-sync attach` follows it, `e2ek-sync stop` ends it")
+        Self::new(Kind::Conflict, format!("{} is being synced already{by}", shown(workspace)))
+            .hint("`e2ek-sync attach` follows it, `e2ek-sync stop` ends it")
     }
 
     /// Somebody asked for a flush or a wait while the session is paused.

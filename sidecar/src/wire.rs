@@ -14,7 +14,7 @@ mod frame;
 mod hello;
 mod pack;
 
-pub use frame::{Decoder, encode};
+pub use frame::{Decoder, batches, encode};
 pub use hello::{Hello, HelloReader, PROTOCOL, negotiate};
 pub use pack::{Packer, unpack};
 
@@ -30,7 +30,7 @@ pub const MAX_FRAME_BYTES: usize = 1 << 20;
 pub const MAX_UNPACKED_BYTES: usize = 1 << 20;
 /// File bytes put into one frame: small enough that an edit never waits long behind it.
 pub const PIECE_BYTES: usize = 128 << 10;
-/// Ops put into one frame.
+/// Most ops put into one frame; long paths allow fewer, see [`batches`].
 pub const OPS_PER_FRAME: usize = 1000;
 /// Ops and Data bytes that may be on their way to the hub; the hub gives credit as it consumes.
 pub const WINDOW_BYTES: u64 = 8 << 20;

@@ -19,6 +19,7 @@ use e2ek_sidecar::wire::PROTOCOL;
 
 use crate::cli::{Cli, Command, VersionArgs};
 use crate::config::{Config, ConfigError, Environment, Output, Say};
+use crate::daemon;
 use crate::error::{Error, Kind};
 use crate::log::{self, LogError};
 use crate::report::{self, Event, Failure, Format, Reporter, Verbosity};
@@ -147,7 +148,12 @@ async fn sync_command(
             });
         }
     }
-    Err(Error::not_built(name))
+    let kind = match command {
+        Command::Watch(_) => daemon::Kind::Watch,
+        Command::Plan(_) => daemon::Kind::Plan,
+        _ => daemon::Kind::Once,
+    };
+    daemon::run(kind, config, reporter).await
 }
 
 fn version(args: &VersionArgs, options: report::Options) -> Result<u8, Error> {

@@ -222,10 +222,8 @@ impl Sender {
     async fn ops(&mut self, generation: u64, ops: &[Op]) -> io::Result<()> {
         let mut chunks = ops.chunks(OPS_PER_FRAME / 4).peekable();
         while let Some(chunk) = chunks.next() {
-            let ops = chunk
-                .iter()
-                .map(|op| Op { meta: self.origin.meta(op), ..op.clone() })
-                .collect();
+            let ops =
+                chunk.iter().map(|op| Op { meta: self.origin.meta(op), ..op.clone() }).collect();
             let last = chunks.peek().is_none();
             self.paid(&ToHub::Ops { generation, ops, last }).await?;
         }

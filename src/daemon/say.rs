@@ -96,7 +96,11 @@ impl Teller {
                 let mut events = Vec::new();
                 if actions.needs_build > 0 {
                     let count = actions.needs_build.into();
-                    events.push(Event::NeedsBuild { generation: *generation, paths: vec![], count });
+                    events.push(Event::NeedsBuild {
+                        generation: *generation,
+                        paths: vec![],
+                        count,
+                    });
                 }
                 if actions.restart {
                     self.restarting[*target] = Some((*generation, now));
@@ -133,11 +137,8 @@ impl Teller {
     }
 
     fn begin(&mut self, generation: u64, files: u64) -> Vec<Event> {
-        let begun = self.begun.entry(generation).or_insert(Begun {
-            targets: 0,
-            acked: 0,
-            failed: false,
-        });
+        let begun =
+            self.begun.entry(generation).or_insert(Begun { targets: 0, acked: 0, failed: false });
         begun.targets += 1;
         if begun.targets > 1 {
             return Vec::new();
@@ -238,8 +239,12 @@ fn planned(op: &Op) -> (&'static str, u64, String) {
         (None, _) => ("delete", 0, reason.to_owned()),
         (Some(Entry::Directory), _) => ("mkdir", 0, reason.to_owned()),
         (Some(Entry::Symlink { .. }), _) => ("link", 0, reason.to_owned()),
-        (Some(Entry::File { .. }), How::Copy { from }) => ("copy", 0, format!("same content as {from}")),
-        (Some(Entry::File { .. }), How::None) => ("write", 0, format!("{reason}, no content to send")),
+        (Some(Entry::File { .. }), How::Copy { from }) => {
+            ("copy", 0, format!("same content as {from}"))
+        }
+        (Some(Entry::File { .. }), How::None) => {
+            ("write", 0, format!("{reason}, no content to send"))
+        }
         (Some(Entry::File { size, .. }), How::Ask) => {
             ("write", *size, format!("{reason}, unless the target has the same"))
         }
@@ -296,7 +301,9 @@ pub(super) fn refused(target: &Text, root: &str, refusal: &Refusal) -> Error {
             &std::io::ErrorKind::PermissionDenied.into(),
         ),
         Refusal::Unusable(why) => Error::disconnected(target.as_str(), why),
-        Refusal::Superseded => Error::owned_by_other(target.as_str(), "a newer run of this workspace"),
+        Refusal::Superseded => {
+            Error::owned_by_other(target.as_str(), "a newer run of this workspace")
+        }
     }
 }
 
@@ -305,8 +312,6 @@ pub(super) fn held(source: &std::path::Path, hold: &Hold, budget: &str) -> Error
     match hold {
         Hold::RootGone => Error::held_root_replaced(source, "it is gone or was replaced"),
         Hold::RootEmptied { deletes } => Error::held_root_emptied(source, *deletes),
-        Hold::Budget { deletes, managed } => {
-            Error::held_delete_budget(*deletes, *managed, budget)
-        }
+        Hold::Budget { deletes, managed } => Error::held_delete_budget(*deletes, *managed, budget),
     }
 }

@@ -38,7 +38,9 @@ pub(super) fn sources(config: &Config) -> Result<Vec<PathBuf>, Error> {
     };
     let first = config.targets.first().map(of).unwrap_or_default();
     match config.targets.iter().find(|target| of(target) != first) {
-        Some(_) => Err(Error::not_built("targets with different source directories in one session")),
+        Some(_) => {
+            Err(Error::not_built("targets with different source directories in one session"))
+        }
         None => Ok(first),
     }
 }

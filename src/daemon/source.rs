@@ -283,9 +283,9 @@ impl Source {
         let hints = self.debounce.take(now);
         let seen = hints.first_seen()?;
         let jobs = self.split(hints);
-        let small = jobs.iter().all(|(_, hints)| {
-            hints.subtrees().is_empty() && hints.paths().len() <= AT_ONCE
-        });
+        let small = jobs
+            .iter()
+            .all(|(_, hints)| hints.subtrees().is_empty() && hints.paths().len() <= AT_ONCE);
         let work: Vec<_> = (jobs.into_iter())
             .map(|(index, hints)| {
                 let pair = &self.pairs[index];
