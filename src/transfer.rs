@@ -1,1 +1,179 @@
-//! (being written)
+//! Owns content on its way: reads what an op needs, again if it must be, and puts it into messages.
+//!
+//! Content that the scan has just read is taken from memory. Anything else is read anew and hashed on
+//! the way; what changed meanwhile is withdrawn before its last piece was sent, so that a target
+//! never holds a mixture.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{self, Read};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::receive::root_index;
+use e2ek_sidecar::tree::{Digest, Entry};
+use e2ek_sidecar::wire::{Meta, Op, PIECE_BYTES};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
+
+/// Content kept from scans, in bytes: enough for the saves of some seconds.
+const KEPT_BYTES: usize = 8 << 20;
+
+/// Content that was read not long ago, by digest. Shared by all targets; the oldest goes first.
+#[derive(Default)]
+pub struct Contents {
+    kept: Mutex<Kept>,
+}
+
+#[derive(Default)]
+struct Kept {
+    by_digest: HashMap<Digest, Arc<[u8]>>,
+    order: VecDeque<Digest>,
+    bytes: usize,
+}
+
+impl Contents {
+    /// Keeps what a scan has read.
+    pub fn keep(&self, contents: HashMap<Digest, Arc<[u8]>>) {
+        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        for (digest, content) in contents {
+            let len = content.len();
+            if len <= KEPT_BYTES && kept.by_digest.insert(digest, content).is_none() {
+                kept.order.push_back(digest);
+                kept.bytes += len;
+            }
+        }
+        while kept.bytes > KEPT_BYTES
+            && let Some(oldest) = kept.order.pop_front()
+        {
+            kept.bytes -= kept.by_digest.remove(&oldest).map_or(0, |content| content.len());
+        }
+    }
+
+    fn get(&self, digest: Digest) -> Option<Arc<[u8]>> {
+        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.by_digest.get(&digest).cloned()
+    }
+}
+
+/// Where a session's content comes from: the source directory of each path pair.
+pub struct Origin {
+    roots: Vec<PathBuf>,
+    contents: Arc<Contents>,
+}
+
+/// The file changed, vanished or cannot be read: its op is withdrawn.
+#[derive(Debug)]
+pub struct Changed;
+
+impl Origin {
+    /// The pairs' directories in their order.
+    #[must_use]
+    pub fn new(roots: Vec<PathBuf>, contents: Arc<Contents>) -> Self {
+        Self { roots, contents }
+    }
+
+    /// Permission bits and modification time for an op that puts something; nothing for others and
+    /// for what is gone.
+    #[must_use]
+    pub fn meta(&self, op: &Op) -> Meta {
+        match op.change.new {
+            Some(Entry::File { .. } | Entry::Directory) => {
+                self.stat(&op.change.path).unwrap_or_default()
+            }
+            _ => Meta::default(),
+        }
+    }
+
+    fn stat(&self, path: &SyncPath) -> io::Result<Meta> {
+        let opened = self.open(path, OFlags::PATH)?;
+        let flags = StatxFlags::MODE | StatxFlags::MTIME;
+        let found = rustix::fs::statx(&opened, c"", AtFlags::EMPTY_PATH, flags)?;
+        let time = found.stx_mtime;
+        Ok(Meta {
+            mode: found.stx_mode & 0o777,
+            mtime_ns: time.tv_sec.saturating_mul(1_000_000_000) + i64::from(time.tv_nsec),
+        })
+    }
+
+    /// Opens beneath the pair's directory; no link is followed below it.
+    fn open(&self, path: &SyncPath, flags: OFlags) -> io::Result<OwnedFd> {
+        let missing = || io::Error::from(io::ErrorKind::NotFound);
+        let (index, below) = root_index(path).ok_or_else(missing)?;
+        let root = self.roots.get(index).ok_or_else(missing)?;
+        let directory = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let root = rustix::fs::open(root, directory, Mode::empty())?;
+        if below.is_root() {
+            return Ok(root);
+        }
+        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        Ok(rustix::fs::openat2(root.as_fd(), below.as_bytes(), flags, Mode::empty(), resolve)?)
+    }
+
+    /// Begins to read an op's content.
+    ///
+    /// # Errors
+    /// When it is not there as the op says.
+    pub fn read(&self, op: &Op) -> Result<Reading, Changed> {
+        let Some(Entry::File { digest, size, .. }) = op.change.new else { return Err(Changed) };
+        if let Some(content) = self.contents.get(digest) {
+            return Ok(Reading { digest, left: size, from: From::Memory(content) });
+        }
+        let file = self.open(&op.change.path, OFlags::RDONLY).map_err(|_| Changed)?;
+        let found = rustix::fs::fstat(&file).map_err(|_| Changed)?;
+        let regular = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
+        if !regular || found.st_size.cast_unsigned() != size {
+            return Err(Changed);
+        }
+        let from = From::File(file.into(), Box::new(blake3::Hasher::new()));
+        Ok(Reading { digest, left: size, from })
+    }
+}
+
+/// The content of one op, piece by piece.
+pub struct Reading {
+    digest: Digest,
+    left: u64,
+    from: From,
+}
+
+enum From {
+    Memory(Arc<[u8]>),
+    File(std::fs::File, Box<blake3::Hasher>),
+}
+
+impl Reading {
+    /// The next piece, at most [`PIECE_BYTES`] of a file, all of what lies in memory; `None` after
+    /// the last. The last is given only when the whole is what the op says.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn piece(&mut self, buffer: &mut Vec<u8>) -> Result<bool, Changed> {
+        if self.left == 0 {
+            return Ok(false);
+        }
+        buffer.clear();
+        match &mut self.from {
+            From::Memory(content) => {
+                if content.len() as u64 != self.left {
+                    return Err(Changed);
+                }
+                buffer.extend_from_slice(content);
+            }
+            From::File(file, hasher) => {
+                let len = self.left.min(PIECE_BYTES as u64);
+                file.take(len).read_to_end(buffer).map_err(|_| Changed)?;
+                if buffer.len() as u64 != len {
+                    return Err(Changed);
+                }
+                hasher.update(buffer);
+                if len == self.left && Digest::from(hasher.finalize()) != self.digest {
+                    return Err(Changed);
+                }
+            }
+        }
+        self.left -= buffer.len() as u64;
+        Ok(true)
+    }
+}

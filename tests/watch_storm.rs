@@ -1,6 +1,7 @@
 //! Storms against a real watch: whatever is done to the tree, everything in it is found.
 
 #![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used)]
 
 use std::collections::HashSet;
 use std::ffi::OsStr;
@@ -171,6 +172,339 @@ async fn i5_files_born_in_new_directories_are_all_found() {
     storm(&mut scene, move || fill(&root, 2_000, 5)).await;
     assert_eq!(scene.lost(), Vec::<PathBuf>::new());
     assert_eq!(scene.watch.stats().directories, 1 + 40 + 2_000);
+}
+
+#[tokio::test]
+async fn i5_directories_that_move_while_files_are_born_in_them_lose_none() {
+    let mut scene = Scene::new(everything(), |root| fill(root, 100, 1)).await;
+    let root = scene.root.clone();
+    let begin = scene.log.len();
+    storm(&mut scene, move || {
+        for round in 0..400 {
+            let (from, to) = (round % 2, (round + 1) % 2);
+            let (from, to) = (root.join(format!("a{from}")), root.join(format!("a{to}")));
+            let aside = root.join("aside");
+            fs::write(from.join(format!("d{}/in-{round}", from_number(&from))), b"x").unwrap();
+            fs::rename(&from, &aside).unwrap();
+            fs::create_dir(aside.join(format!("d{}/new-{round}", from_number(&aside)))).unwrap();
+            fs::write(aside.join(format!("d{}/new-{round}/f", from_number(&aside))), b"x").unwrap();
+            fs::rename(&to, &from).unwrap();
+            fs::rename(&aside, &to).unwrap();
+        }
+    })
+    .await;
+    assert!(scene.log.len() > begin);
+    assert_eq!(scene.lost(), Vec::<PathBuf>::new());
+    let root = scene.root.clone();
+    assert_eq!(scene.watch.stats().directories, directories(&root), "each directory, once");
+    // And the watches stand where they say: a save in each directory is seen under its name.
+    scene.found.clear();
+    each_directory(&root, &mut |directory| fs::write(directory.join("last"), b"x").unwrap());
+    scene.settle().await;
+    let mut missing = Vec::new();
+    each_directory(&root, &mut |directory| {
+        if !scene.found.contains(&directory.join("last")) {
+            missing.push(directory.to_owned());
+        }
+    });
+    assert_eq!(missing, Vec::<PathBuf>::new());
+}
+
+/// Some directory that lies in it now.
+fn from_number(directory: &Path) -> String {
+    let name = fs::read_dir(directory).unwrap().flatten().map(|e| e.file_name()).min().unwrap();
+    name.to_str().unwrap()[1..].to_owned()
+}
+
+fn each_directory(top: &Path, visit: &mut dyn FnMut(&Path)) {
+    visit(top);
+    for entry in fs::read_dir(top).unwrap().flatten() {
+        if entry.file_type().unwrap().is_dir() {
+            each_directory(&entry.path(), visit);
+        }
+    }
+}
+
+fn directories(top: &Path) -> usize {
+    let mut count = 0;
+    each_directory(top, &mut |_| count += 1);
+    count
+}
+
+#[tokio::test]
+async fn two_directories_that_change_places_are_both_watched_afterwards() {
+    let mut scene = Scene::new(everything(), |root| fill(root, 60, 1)).await;
+    let root = scene.root.clone();
+    let (a, b) = (root.join("a0/d1"), root.join("a1"));
+    let cwd = rustix::fs::CWD;
+    rustix::fs::renameat_with(cwd, &a, cwd, &b, rustix::fs::RenameFlags::EXCHANGE).unwrap();
+    scene.settle().await;
+    scene.found.clear();
+    for file in [a.join("d50/f"), a.join("x"), b.join("y")] {
+        fs::write(&file, b"x").unwrap();
+        scene.settle().await;
+        assert!(scene.found.contains(&file), "{}", file.display());
+    }
+    assert_eq!(scene.watch.stats().directories, directories(&root));
+}
+
+#[tokio::test]
+async fn a_directory_moved_away_is_watched_no_more_and_one_moved_in_is() {
+    let mut scene = Scene::new(everything(), |root| fill(root, 3, 1)).await;
+    let (inside, outside) = (scene.root.join("a0"), scene.root.with_file_name("outside"));
+    fs::rename(&inside, &outside).unwrap();
+    scene.settle().await;
+    assert!(scene.saw_path("a0", Seen::MovedOut));
+    while scene.watch.stats().directories != 1 {
+        // Nothing is observed of its end; the watch drops it within milliseconds.
+        scene.settle().await;
+    }
+    fs::rename(&outside, &inside).unwrap();
+    scene
+        .until(|o| same(o, &Observed::Everywhere { subtree: path("a0"), at: Instant::now() }))
+        .await;
+    assert_eq!(scene.lost(), Vec::<PathBuf>::new());
+    fs::write(inside.join("d2/f0"), b"y").unwrap();
+    scene.settle().await;
+    assert!(scene.saw_path("a0/d2/f0", Seen::Closed));
+    fs::remove_dir_all(&inside).unwrap();
+    scene.settle().await;
+    assert!(scene.saw_path("a0", Seen::Removed));
+    assert_eq!(scene.watch.stats().directories, 1);
+}
+
+#[tokio::test]
+async fn each_kind_of_change_is_told_apart() {
+    let mut scene =
+        Scene::new(everything(), |root| fs::write(root.join("old"), b"x").unwrap()).await;
+    let root = scene.root.clone();
+    let at = |name: &str| root.join(name);
+    fs::write(at("new"), b"x").unwrap();
+    std::os::unix::fs::symlink("nowhere", at("link")).unwrap();
+    fs::hard_link(at("old"), at("other")).unwrap();
+    fs::create_dir(at("dir")).unwrap();
+    let open = fs::File::create(at("open")).unwrap();
+    fs::rename(at("old"), at("moved")).unwrap();
+    fs::remove_file(at("other")).unwrap();
+    let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    fs::set_permissions(at("moved"), mode).unwrap();
+    scene.settle().await;
+    let made = |open| Seen::Created { open };
+    for (name, seen) in [
+        ("new", made(true)),
+        ("new", Seen::Closed),
+        ("link", made(false)),
+        ("dir", made(false)),
+        ("open", made(true)),
+        ("old", Seen::MovedOut),
+        ("moved", Seen::MovedIn),
+        ("other", Seen::Removed),
+        ("moved", Seen::Attributes),
+    ] {
+        assert!(scene.saw_path(name, seen), "{name} {seen:?} in {:?}", scene.log);
+    }
+    assert!(!scene.saw_path("open", Seen::Closed));
+    drop(open);
+    scene.settle().await;
+    assert!(scene.saw_path("open", Seen::Closed));
+    let before = scene.log.len();
+    fs::read(at("new")).unwrap();
+    list(&root, &mut HashSet::new());
+    scene.settle().await;
+    assert_eq!(scene.log.len(), before, "reading is not an event");
+}
+
+#[tokio::test]
+async fn unwanted_directories_are_not_watched_until_they_are_wanted() {
+    let wanted: Wanted = Arc::new(|path: &SyncPath| path.name() != Some(b"d1"));
+    let mut scene = Scene::new(wanted, |root| fill(root, 3, 1)).await;
+    assert_eq!(scene.watch.stats().directories, 4);
+    fs::create_dir_all(scene.root.join("new/d1/x")).unwrap();
+    scene.settle().await;
+    assert_eq!(scene.watch.stats().directories, 5);
+    scene.watch.rewalk(everything());
+    scene.until(|o| matches!(o, Observed::Everywhere { .. })).await;
+    assert_eq!(scene.watch.stats().directories, 8);
+    scene.watch.rewalk(Arc::new(|path: &SyncPath| *path == SyncPath::try_from("new").unwrap()));
+    scene.until(|o| matches!(o, Observed::Everywhere { .. })).await;
+    assert_eq!(scene.watch.stats().directories, 2);
+}
+
+#[tokio::test]
+async fn i12_an_overflow_is_counted_and_everything_is_found_all_the_same() {
+    // The watching thread asks what is wanted: while it waits for our answer the queue fills.
+    let (gate, open) = (Arc::new(std::sync::Barrier::new(2)), Arc::new(std::sync::Barrier::new(2)));
+    let (at_gate, may_go) = (Arc::clone(&gate), Arc::clone(&open));
+    let wanted: Wanted = Arc::new(move |path: &SyncPath| {
+        if path.name() == Some(b"gate") && path.parent().is_some_and(|p| p.is_root()) {
+            at_gate.wait();
+            may_go.wait();
+        }
+        true
+    });
+    let mut scene = Scene::new(wanted, |root| fill(root, 100, 1)).await;
+    let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
+    let limit: usize = limit.trim().parse().unwrap();
+    let root = scene.root.clone();
+    let storm = std::thread::spawn(move || {
+        fs::create_dir(root.join("gate")).unwrap();
+        gate.wait();
+        // Each is at least three events; the rest of what is below is lost with them.
+        for i in 0..limit / 3 + 1 {
+            fs::write(root.join(format!("f{i}")), b"x").unwrap();
+        }
+        fill(&root.join("late"), 100, 2);
+        fs::rename(root.join("a0"), root.join("late/a0")).unwrap();
+        fs::remove_dir_all(root.join("a1")).unwrap();
+        open.wait();
+        // The gate is asked for again when all directories are gone through.
+        gate.wait();
+        open.wait();
+    });
+    scene.until(|o| matches!(o, Observed::Everywhere { subtree, .. } if subtree.is_root())).await;
+    storm.join().unwrap();
+    assert_eq!(scene.watch.stats().overflows, 1);
+    assert_eq!(scene.watch.stats().rewalks, 1);
+    assert_eq!(scene.lost(), Vec::<PathBuf>::new());
+    assert_eq!(scene.watch.stats().directories, directories(&scene.root));
+    let file = scene.root.join("late/a0/d7/after");
+    fs::write(&file, b"x").unwrap();
+    scene.settle().await;
+    assert!(scene.found.contains(&file));
+}
+
+#[tokio::test]
+async fn a_root_that_goes_and_comes_back_is_told_and_watched_again() {
+    let mut scene = Scene::new(everything(), |root| fill(root, 3, 1)).await;
+    let (root, aside) = (scene.root.clone(), scene.root.with_file_name("aside"));
+    type Step = (&'static str, Box<dyn Fn()>, Box<dyn Fn()>);
+    let (r, a) = (root.clone(), aside.clone());
+    let (r2, a2) = (root.clone(), aside.clone());
+    let (r3, r4) = (root.clone(), root.clone());
+    let steps: [Step; 2] = [
+        (
+            "moved",
+            Box::new(move || fs::rename(&r, &a).unwrap()),
+            Box::new(move || fs::rename(&a2, &r2).unwrap()),
+        ),
+        (
+            "deleted",
+            Box::new(move || fs::remove_dir_all(&r3).unwrap()),
+            Box::new(move || fill(&r4, 5, 1)),
+        ),
+    ];
+    for (what, go, come) in steps {
+        go();
+        scene.until(|o| matches!(o, Observed::RootGone { .. })).await;
+        assert_eq!(scene.watch.stats().directories, 0, "{what}");
+        scene.settle().await;
+        scene.found.clear();
+        come();
+        scene.until(|o| matches!(o, Observed::RootBack { .. })).await;
+        scene.settle().await;
+        assert_eq!(scene.lost(), Vec::<PathBuf>::new(), "{what}");
+        fs::write(root.join("a0/d0/after"), b"x").unwrap();
+        scene.settle().await;
+        assert!(scene.found.contains(&root.join("a0/d0/after")), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_root_whose_parent_is_renamed_is_gone() {
+    let home = tempfile::tempdir().unwrap();
+    let home = home.path().canonicalize().unwrap();
+    fs::create_dir_all(home.join("above/root/sub")).unwrap();
+    fs::create_dir(home.join("cookies")).unwrap();
+    let watch = Watch::start(home.join("above/root"), home.join("cookies"), everything()).unwrap();
+    let next = async || {
+        let wait = tokio::time::timeout(Duration::from_secs(60), watch.next());
+        wait.await.unwrap().unwrap()[0].clone()
+    };
+    assert!(matches!(next().await, Observed::Everywhere { .. }));
+    fs::rename(home.join("above"), home.join("below")).unwrap();
+    assert!(matches!(next().await, Observed::RootGone { .. }));
+    // Beside its parent nothing is watched: it is looked for every two seconds.
+    fs::rename(home.join("below"), home.join("above")).unwrap();
+    assert!(matches!(next().await, Observed::RootBack { .. }));
+    assert_eq!(watch.stats().directories, 2);
+}
+
+/// Runs one test of this file in a user namespace of its own, in which `setting` is `value`.
+fn in_namespace(setting: &str, value: u32, test: &str) {
+    let script = format!(
+        "echo {value} > /proc/sys/user/{setting} && exec \"$0\" --exact {test} --ignored --nocapture"
+    );
+    let output = std::process::Command::new("unshare")
+        .args(["--user", "--map-root-user", "sh", "-c", &script])
+        .arg(std::env::current_exe().unwrap())
+        .output()
+        .expect("unshare(1) of util-linux is installed");
+    let text = String::from_utf8_lossy(&output.stdout);
+    let said = format!("{text}\n{}", String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && text.contains("1 passed"), "{said}");
+}
+
+#[test]
+fn i10_beyond_the_limit_of_watches_directories_are_polled() {
+    in_namespace("max_inotify_watches", 60, "few_watches");
+}
+
+#[test]
+fn i10_without_any_inotify_everything_is_polled() {
+    in_namespace("max_inotify_instances", 0, "no_instances");
+}
+
+#[tokio::test]
+#[ignore = "run by another test with few watches to be had"]
+async fn few_watches() {
+    let mut scene = Scene::new(everything(), |root| fill(root, 100, 1)).await;
+    let stats = scene.watch.stats();
+    assert!(stats.directories > 10 && stats.directories <= 60, "{stats:?}");
+    let degraded = scene.watch.degraded();
+    assert_eq!((degraded.len(), degraded[0].shortage), (1, Shortage::Watches));
+    assert_eq!(degraded[0].directories, stats.polled);
+    let (name, value) = Shortage::Watches.setting().unwrap();
+    assert!(name == "fs.inotify.max_user_watches" && value > 0);
+    // A sync point covers what is not watched, too.
+    each_directory(&scene.root, &mut |directory| fs::write(directory.join("n"), b"x").unwrap());
+    scene.settle().await;
+    assert_eq!(scene.lost(), Vec::<PathBuf>::new());
+    // And without one, the next poll does; watches that become free are used.
+    each_directory(&scene.root, &mut |directory| fs::write(directory.join("m"), b"x").unwrap());
+    while !scene.lost().is_empty() {
+        scene.until(|_| true).await;
+    }
+    for entry in fs::read_dir(&scene.root).unwrap().flatten().filter(|e| e.path().is_dir()) {
+        if entry.file_name() != "a0" {
+            fs::remove_dir_all(entry.path()).unwrap();
+        }
+    }
+    for d in 10..50 {
+        fs::remove_dir_all(scene.root.join(format!("a0/d{d}"))).unwrap();
+    }
+    while scene.watch.stats().polled > 0 {
+        scene.until(|_| true).await;
+    }
+    assert_eq!(scene.watch.degraded(), []);
+    assert_eq!(scene.watch.stats().directories, directories(&scene.root));
+}
+
+#[tokio::test]
+#[ignore = "run by another test with no inotify to be had"]
+async fn no_instances() {
+    let mut scene = Scene::new(everything(), |root| fill(root, 3, 1)).await;
+    assert_eq!(scene.watch.degraded()[0].shortage, Shortage::Instances);
+    fill(&scene.root, 9, 2);
+    scene.settle().await;
+    assert_eq!(scene.lost(), Vec::<PathBuf>::new());
+    fill(&scene.root, 20, 2);
+    while !scene.lost().is_empty() {
+        scene.until(|_| true).await;
+    }
+    fs::remove_dir_all(&scene.root).unwrap();
+    scene.until(|o| matches!(o, Observed::RootGone { .. })).await;
+    fill(&scene.root, 2, 2);
+    scene.until(|o| matches!(o, Observed::RootBack { .. })).await;
 }
 
 /// Figures for the head of `watch`; run with `--release -- --ignored --nocapture`.

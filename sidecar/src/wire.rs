@@ -36,6 +36,8 @@ pub const OPS_PER_FRAME: usize = 1000;
 pub const WINDOW_BYTES: u64 = 8 << 20;
 /// Output bytes of the app that may be on their way to the daemon.
 pub const OUTPUT_WINDOW_BYTES: u64 = 256 << 10;
+/// Input bytes for the app that may be on their way to the hub.
+pub const INPUT_WINDOW_BYTES: u64 = 64 << 10;
 /// Most ops a generation may have.
 pub const MAX_OPS: usize = 20_000_000;
 
@@ -450,5 +452,10 @@ pub enum FromHub {
     Bye {
         /// Why, for people.
         reason: String,
+    },
+    /// The command took so many bytes of `Stdin`.
+    StdinTaken {
+        /// Bytes.
+        bytes: u64,
     },
 }

@@ -48,15 +48,19 @@ async fn with_daemon<T>(
     client: impl Future<Output = T>,
 ) -> (ControlServer, T) {
     tokio::pin!(client);
-    loop {
-        tokio::select! {
-            call = server.next_call() => {
-                let reply = answer(&call.request);
-                call.answer(reply);
+    let serving = async {
+        loop {
+            tokio::select! {
+                call = server.next_call() => {
+                    let reply = answer(&call.request);
+                    call.answer(reply);
+                }
+                done = &mut client => return done,
             }
-            done = &mut client => return (server, done),
         }
-    }
+    };
+    let done = tokio::time::timeout(Duration::from_secs(60), serving).await;
+    (server, done.expect("the client is served within a minute"))
 }
 
 fn done(_: &Request) -> Reply {
@@ -426,7 +430,9 @@ async fn an_asker_that_hangs_up_is_noticed() {
     asking.abort();
     let _ = asking.await;
     // The loop goes on as the daemon's would, until the connection's task has seen the end.
+    let deadline = std::time::Instant::now() + Duration::from_secs(20);
     while !call.is_gone() {
+        assert!(std::time::Instant::now() < deadline, "the hang-up goes unnoticed");
         let _ = tokio::time::timeout(Duration::from_millis(5), server.next_call()).await;
     }
     call.answer(Reply::Unknown);

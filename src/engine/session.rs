@@ -26,6 +26,8 @@ pub type Rules = Box<dyn Fn(&SyncPath) -> Vec<Action> + Send>;
 
 /// What does not change while a session lives.
 pub struct Settings {
+    /// Send nothing: only find out what would be sent (`plan`).
+    pub dry: bool,
     /// What becomes of files that others made.
     pub mode: Mode,
     /// How many deletes need no question.
@@ -57,8 +59,8 @@ pub enum Input {
     },
     /// A source root is gone, unmounted or replaced; a later `Scanned` says that it is back.
     RootGone,
-    /// A link stands: Hellos were exchanged.
-    LinkUp(TargetId),
+    /// Connect every target: the first input.
+    Start,
     /// A message came.
     Message(TargetId, FromHub),
     /// Unmanaged paths at the target that no ignore rule protects (for `mirror`), all of them.
@@ -256,7 +258,7 @@ struct Local {
 }
 
 impl Session {
-    /// A session that knows nothing yet; its first effects connect every target.
+    /// A session that knows nothing yet; it begins with [`Input::Start`].
     #[must_use]
     pub fn new(settings: Settings, targets: usize, generation: u64) -> Self {
         let targets = (0..targets).map(target::Target::new).collect();
@@ -269,7 +271,7 @@ impl Session {
         match input {
             Input::Scanned { tree, seen } => self.scanned(now, tree, seen),
             Input::RootGone => self.root_gone(&mut effects),
-            Input::LinkUp(id) => self.targets[id].link_up(),
+            Input::Start => self.targets.iter_mut().for_each(|t| t.connect(&mut effects)),
             Input::Message(id, message) => self.message(now, id, message, &mut effects),
             Input::Foreign(id, paths) => {
                 self.targets[id].foreign(paths, &self.settings, &mut effects);
@@ -307,6 +309,12 @@ impl Session {
     #[must_use]
     pub fn local(&self) -> Option<&Snapshot> {
         self.local.as_ref().map(|local| &local.tree)
+    }
+
+    /// What a target would be sent now; `None` as long as it is not known what it holds.
+    #[must_use]
+    pub fn plan(&self, target: TargetId) -> Option<Vec<Op>> {
+        self.targets[target].plan(self.local()?)
     }
 
     /// Whether the user paused it.
@@ -365,11 +373,10 @@ impl Session {
 
     fn message(&mut self, now: Instant, id: TargetId, message: FromHub, effects: &mut Vec<Effect>) {
         let target = &mut self.targets[id];
-        let local = self.local.as_ref().map(|local| &local.tree);
         let result = match message {
             FromHub::Opened { tree, generation, epoch: _, populated } => {
                 self.generation = self.generation.max(generation);
-                target.opened(tree, generation, populated, local, effects)
+                target.opened(tree, generation, populated)
             }
             FromHub::Refused(refusal) => {
                 effects.push(Effect::Say(Notice::Refused { target: id, refusal }));
@@ -377,7 +384,7 @@ impl Session {
                 Ok(())
             }
             FromHub::Listing { path, children } => {
-                target.listing(path.as_ref(), children, local, effects)
+                target.listing(path.as_ref(), children, effects)
             }
             FromHub::Need { indices, adopted: _ } => target.needs(indices, effects),
             FromHub::Applied { generation, tree, skipped, overwritten, micros } => {
@@ -401,6 +408,7 @@ impl Session {
             FromHub::Foreign { .. }
             | FromHub::Output { .. }
             | FromHub::Credit { .. }
+            | FromHub::StdinTaken { .. }
             | FromHub::Ping
             | FromHub::Bye { .. } => Ok(()),
         };

@@ -31,6 +31,7 @@
 pub mod check;
 mod dir;
 mod gitconfig;
+mod patterns;
 mod protect;
 mod repository;
 mod rewrite;
@@ -48,6 +49,7 @@ use e2ek_sidecar::path::SyncPath;
 
 use dir::Decision;
 pub use dir::DirRules;
+pub use patterns::Patterns;
 pub use protect::STAGING;
 pub use repository::GitPlaces;
 pub use rules::Rule;

@@ -433,6 +433,13 @@ impl Failure {
     }
 }
 
+impl From<&crate::error::Error> for Failure {
+    fn from(error: &crate::error::Error) -> Self {
+        let hints = error.hints.iter().map(|hint| hint.as_str().into()).collect();
+        Self { hints, ..Self::new(error.kind.name(), error.message.as_str()) }
+    }
+}
+
 impl From<Failure> for Event {
     fn from(Failure { kind, message, hints }: Failure) -> Self {
         Self::Error { target: None, class: kind, message, hints }

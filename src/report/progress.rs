@@ -124,7 +124,6 @@ impl Bar {
     /// Takes the bar off the screen.
     pub(super) fn clear(&mut self) {
         if let Some((_, bar)) = self.shown.take() {
-            bar.finish_and_clear();
             self.screen.bars.remove(&bar);
         }
     }

@@ -1,1 +1,97 @@
-//! (being written)
+//! A hub behind a program: this one, started again as the embedded hub, or any that the user names.
+//!
+//! The embedded hub speaks over a socket of its own, so that its standard streams can be the
+//! terminal's and go on to the command. A named program speaks over its standard streams, as `rsync
+//! -e` does; what it says on standard error goes to ours.
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use e2ek_sidecar::server::listen::{reader_of, writer_of};
+use tokio::process::{Child, Command};
+
+use super::Link;
+
+/// How a hub is reached.
+#[derive(Clone, Debug)]
+pub enum Transport {
+    /// This program as the hub.
+    Embedded {
+        /// This program.
+        program: PathBuf,
+        /// Where the hub keeps its records.
+        state: PathBuf,
+        /// Its standard streams are ours, for the command.
+        terminal: bool,
+    },
+    /// A program and its arguments.
+    Program(Vec<OsString>),
+}
+
+/// The program behind a link. Killed when dropped, unless it ended by itself before.
+pub struct Carrier {
+    child: Child,
+}
+
+impl Carrier {
+    /// Waits for its end, at most so long; then it is killed. Its code, if it ended by itself.
+    pub async fn end(mut self, patience: Duration) -> Option<i32> {
+        match tokio::time::timeout(patience, self.child.wait()).await {
+            Ok(Ok(status)) => status.code(),
+            _ => {
+                let _ = self.child.kill().await;
+                None
+            }
+        }
+    }
+}
+
+impl Transport {
+    /// Starts the program. The Hello is not exchanged yet.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn connect(&self) -> io::Result<Link> {
+        match self {
+            Self::Embedded { program, state, terminal } => embedded(program, state, *terminal),
+            Self::Program(argv) => named(argv),
+        }
+    }
+}
+
+fn embedded(program: &PathBuf, state: &PathBuf, terminal: bool) -> io::Result<Link> {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+    let (ours, theirs) =
+        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    let mut command = Command::new(program);
+    command.arg("hub").arg("--link").arg(theirs.as_raw_fd().to_string());
+    command.arg("--state").arg(state);
+    if !terminal {
+        command.stdin(Stdio::null()).stdout(Stdio::null());
+    }
+    command.kill_on_drop(true);
+    // The one descriptor that the hub inherits. Nothing else is started at this moment.
+    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
+    let child = command.spawn();
+    drop(theirs);
+    let reader = reader_of(ours.try_clone()?)?;
+    Ok(Link { reader, writer: writer_of(ours)?, carrier: Carrier { child: child? } })
+}
+
+fn named(argv: &[OsString]) -> io::Result<Link> {
+    let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    // A Ctrl-C on our terminal is for us to pass on, not for the carrier to die of.
+    command.process_group(0);
+    let mut child = command.spawn()?;
+    let missing = || io::Error::other("no pipe");
+    let output: OwnedFd = child.stdout.take().ok_or_else(missing)?.into_owned_fd()?;
+    let input: OwnedFd = child.stdin.take().ok_or_else(missing)?.into_owned_fd()?;
+    let (reader, writer) = (reader_of(output)?, writer_of(input)?);
+    Ok(Link { reader, writer, carrier: Carrier { child } })
+}

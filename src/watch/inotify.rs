@@ -317,14 +317,14 @@ impl Watcher {
         }
     }
 
-    /// A directory's mode changed: perhaps it can be watched only now.
+    /// A directory's mode changed: perhaps it can be watched only now. Nothing else about it is
+    /// part of a tree.
     fn attributes(&mut self, inside: Id, name: &[u8], path: SyncPath) {
         let watched_now = self.with_tree(|tree, tools| {
             tree.dirs.child(inside, name).is_none() && tree.walk_below(inside, name, false, tools)
         });
-        match watched_now {
-            Some(true) => self.out.everywhere(path),
-            _ => self.out.path(path, Seen::Attributes),
+        if watched_now == Some(true) {
+            self.out.everywhere(path);
         }
     }
 
@@ -425,9 +425,8 @@ impl Watcher {
         self.answers.extend(cookies.into_values());
     }
 
-    /// Posts what was gathered, brings the figures up to date, then answers sync points.
+    /// Brings the figures up to date, posts what was gathered, then answers sync points.
     fn finish_batch(&mut self) {
-        self.post();
         let mut state = self.shared.state();
         state.stats.directories = self.tree.as_ref().map_or(0, |tree| tree.dirs.len());
         let polled = self.tree.iter().flat_map(|tree| tree.polled.values());
@@ -441,6 +440,7 @@ impl Watcher {
             }
         }
         drop(state);
+        self.post();
         for answer in self.answers.drain(..) {
             // Who does not wait any more needs no answer.
             let _ = answer.send(());

@@ -188,7 +188,10 @@ impl Command {
                 info!(?left, "a process of an earlier run was killed");
                 return None;
             }
-            RunEvent::CommandStarted { .. } | RunEvent::StdinTaken { .. } => return None,
+            RunEvent::StdinTaken { bytes } => {
+                return Some(FromHub::StdinTaken { bytes: bytes as u64 });
+            }
+            RunEvent::CommandStarted { .. } => return None,
         };
         Some(FromHub::Child(event))
     }

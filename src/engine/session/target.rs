@@ -66,6 +66,8 @@ enum Link {
     Down,
     /// Connect was asked for, or Open is unanswered.
     Opening,
+    /// The hub holds this tree; what it is becomes known when the source is.
+    Told(TreeId),
     Comparing(Compare),
     Ready,
     Refused,
@@ -176,8 +178,16 @@ impl Target {
         }
     }
 
-    pub(super) fn link_up(&mut self) {
+    pub(super) fn connect(&mut self, effects: &mut Vec<Effect>) {
         self.link = Link::Opening;
+        self.connect_at = None;
+        effects.push(Effect::Connect(self.id));
+    }
+
+    /// What would be sent to reach `local`, once it is known what is there.
+    pub(super) fn plan(&self, local: &Snapshot) -> Option<Vec<Op>> {
+        let ready = matches!(self.link, Link::Ready);
+        ready.then(|| plan::plan(&self.sent, local, &self.refused, self.ask))
     }
 
     pub(super) fn link_down(&mut self, now: Instant) {
@@ -217,8 +227,7 @@ impl Target {
         self.forget_refused();
         self.mirror_due = true;
         if matches!(self.link, Link::Refused) {
-            self.link = Link::Opening;
-            effects.push(Effect::Connect(self.id));
+            self.connect(effects);
         }
     }
 
@@ -232,8 +241,6 @@ impl Target {
         tree: TreeId,
         generation: u64,
         populated: bool,
-        local: Option<&Snapshot>,
-        effects: &mut Vec<Effect>,
     ) -> Result<(), Closing> {
         if !matches!(self.link, Link::Opening) {
             return Err(Closing::Protocol(WireError::Order("opened twice")));
@@ -241,28 +248,30 @@ impl Target {
         self.last_used = generation;
         self.connect_wait = Duration::ZERO;
         self.ask = populated;
-        let equal = local.is_some_and(|local| local.id() == tree);
-        effects.push(Effect::Say(Notice::Opened { target: self.id, equal }));
-        let same = [Some(&self.acked), local, Some(&Snapshot::empty())]
-            .into_iter()
-            .flatten()
-            .find(|known| known.id() == tree)
-            .cloned();
-        if let Some(same) = same {
-            self.ready(same);
-            return Ok(());
-        }
-        let known = local.into_iter().chain([&self.acked]).cloned().collect();
-        self.link = Link::Comparing(Compare::new(tree, known));
-        effects.push(Effect::Send(self.id, ToHub::Describe { paths: Vec::new() }));
+        self.link = Link::Told(tree);
         Ok(())
+    }
+
+    /// Finds out what the hub holds: known here, or asked for where it differs.
+    fn compare(&mut self, tree: TreeId, local: &Snapshot, effects: &mut Vec<Effect>) {
+        let equal = local.id() == tree;
+        effects.push(Effect::Say(Notice::Opened { target: self.id, equal }));
+        let empty = Snapshot::empty();
+        let known = [&self.acked, local, &empty].into_iter().find(|known| known.id() == tree);
+        match known.cloned() {
+            Some(same) => self.ready(same),
+            None => {
+                let known = vec![local.clone(), self.acked.clone()];
+                self.link = Link::Comparing(Compare::new(tree, known));
+                effects.push(Effect::Send(self.id, ToHub::Describe { paths: Vec::new() }));
+            }
+        }
     }
 
     pub(super) fn listing(
         &mut self,
         path: Option<&SyncPath>,
         children: Vec<(Blob, Listed)>,
-        _local: Option<&Snapshot>,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Closing> {
         let Link::Comparing(compare) = &mut self.link else {
@@ -295,14 +304,13 @@ impl Target {
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
-        if matches!(self.link, Link::Down) && self.connect_at.is_none() {
-            self.link = Link::Opening;
-            effects.push(Effect::Connect(self.id));
+        if let Link::Told(tree) = self.link {
+            self.compare(tree, &local.tree, effects);
         }
         let blocked = self.in_flight.len() >= MAX_IN_FLIGHT
             || self.in_flight.iter().any(|flight| flight.asking)
             || self.in_flight.is_empty() && self.sent.id() != self.acked.id();
-        if !matches!(self.link, Link::Ready) || blocked {
+        if !matches!(self.link, Link::Ready) || blocked || settings.dry {
             return;
         }
         let ops = plan::plan(&self.sent, &local.tree, &self.refused, self.ask);
@@ -593,9 +601,7 @@ impl Target {
         effects: &mut Vec<Effect>,
     ) {
         if self.connect_at.is_some_and(|at| at <= now) {
-            self.connect_at = None;
-            self.link = Link::Opening;
-            effects.push(Effect::Connect(self.id));
+            self.connect(effects);
         }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.forget_refused();
@@ -654,8 +660,10 @@ impl Target {
         let hold = if source_gone { Some(Hold::RootGone) } else { self.hold.clone() };
         let state = match self.link {
             Link::Refused => TargetState::Refused,
-            Link::Down | Link::Opening if self.ever_ready => TargetState::Disconnected,
-            Link::Down | Link::Opening | Link::Comparing(_) => TargetState::Starting,
+            Link::Down | Link::Opening | Link::Told(_) if self.ever_ready => TargetState::Disconnected,
+            Link::Down | Link::Opening | Link::Told(_) | Link::Comparing(_) => {
+                TargetState::Starting
+            },
             Link::Ready if hold.is_some() => TargetState::Held,
             Link::Ready if self.is_current() => TargetState::Synced,
             Link::Ready => TargetState::Syncing,

@@ -1,0 +1,273 @@
+//! The tasks behind one target: connect, say Hello, read messages, send what is queued.
+//!
+//! What is queued for a target goes out in its order, content included, so that a message asked for
+//! after a generation arrives after it. Content is read only when the hub has room for it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::server::listen::{DEAD_AFTER, HEARTBEAT, HELLO_WITHIN, hello};
+use e2ek_sidecar::tree::TreeId;
+use e2ek_sidecar::wire::{
+    self, Decoder, FromHub, Hello, OPS_PER_FRAME, Op, Packer, ToHub, WINDOW_BYTES, WireError,
+};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::sync::{Semaphore, mpsc};
+
+use crate::engine::session::TargetId;
+use crate::transfer::{Origin, Reading};
+use crate::transport::Link;
+use crate::transport::process::Transport;
+
+/// Read at once.
+const READ_BYTES: usize = 64 << 10;
+/// How long a carrier may take to end by itself after its streams were closed.
+const CARRIER_ENDS_WITHIN: Duration = Duration::from_secs(2);
+
+/// What a link's tasks tell the daemon.
+#[derive(Debug)]
+pub(super) enum LinkEvent {
+    /// Hellos were exchanged.
+    Up,
+    /// A message came.
+    Message(FromHub),
+    /// A file changed while it was to be sent.
+    Changed(SyncPath),
+    /// It is over.
+    Down(LinkError),
+}
+
+/// Why a link is over.
+#[derive(Debug)]
+pub(super) enum LinkError {
+    /// The carrier could not be started.
+    NotStarted(io::Error),
+    /// The other end broke the protocol, or is not ours.
+    Wire(WireError),
+    /// Nothing came for fifteen seconds.
+    Silent,
+    /// It was closed; the carrier's exit code, if it had one.
+    Closed(Option<i32>),
+}
+
+/// Something to send.
+pub(super) enum Outgoing {
+    Message(ToHub),
+    Ops { generation: u64, ops: Arc<[Op]> },
+    Data { generation: u64, ops: Arc<[Op]>, indices: Vec<u32>, commit: TreeId },
+}
+
+/// Bytes that may still be sent before the hub has to give credit.
+pub(super) type Credit = Arc<Semaphore>;
+
+/// A target's connection as the daemon holds it. Dropped, it ends.
+pub(super) struct Connection {
+    /// Which try it is, so that the last words of an older one are not taken for its own.
+    pub(super) serial: u64,
+    /// Unbounded, because the session bounds it: generations in flight, and small messages.
+    pub(super) outgoing: mpsc::UnboundedSender<Outgoing>,
+    pub(super) credit: Credit,
+}
+
+/// Events carry the target and the serial of the connection.
+pub(super) type Events = mpsc::Sender<(TargetId, u64, LinkEvent)>;
+
+/// Connects and serves one link until it ends; always ends with [`LinkEvent::Down`].
+pub(super) async fn serve(
+    target: TargetId,
+    serial: u64,
+    transport: Transport,
+    origin: Arc<Origin>,
+    mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
+    credit: Credit,
+    events: Events,
+) {
+    let down = match transport.connect() {
+        Err(error) => LinkError::NotStarted(error),
+        Ok(Link { reader, writer, carrier }) => {
+            let mut sender = Sender {
+                writer,
+                origin,
+                credit,
+                events: events.clone(),
+                at: (target, serial),
+                buffer: Vec::new(),
+                level: 0,
+            };
+            let result = tokio::select! {
+                result = read(target, serial, reader, &events) => result,
+                result = sender.run(&mut outgoing) => result.map_err(|_| LinkError::Closed(None)),
+            };
+            let _ = sender.writer.shutdown().await;
+            drop(sender);
+            let code = carrier.end(CARRIER_ENDS_WITHIN).await;
+            match result {
+                Err(LinkError::Closed(_)) | Ok(()) => LinkError::Closed(code),
+                Err(error) => error,
+            }
+        }
+    };
+    let _ = events.send((target, serial, LinkEvent::Down(down))).await;
+}
+
+async fn read(
+    target: TargetId,
+    serial: u64,
+    mut reader: Box<dyn tokio::io::AsyncRead + Send + Unpin>,
+    events: &Events,
+) -> Result<(), LinkError> {
+    let mut buffer = vec![0; READ_BYTES];
+    let greeting = tokio::time::timeout(HELLO_WITHIN, hello(&mut reader, &mut buffer)).await;
+    let (theirs, rest) = match greeting {
+        Ok(Some(greeting)) => greeting.map_err(LinkError::Wire)?,
+        Ok(None) => return Err(LinkError::Closed(None)),
+        Err(_) => return Err(LinkError::Silent),
+    };
+    wire::negotiate(&Hello::ours(), &theirs).map_err(LinkError::Wire)?;
+    let tell = async |event| {
+        let sent = events.send((target, serial, event)).await;
+        sent.map_err(|_| LinkError::Closed(None))
+    };
+    tell(LinkEvent::Up).await?;
+    let mut decoder = Decoder::default();
+    decoder.feed(&rest);
+    loop {
+        while let Some((message, _)) = decoder.message::<FromHub>().map_err(LinkError::Wire)? {
+            tell(LinkEvent::Message(message)).await?;
+        }
+        match tokio::time::timeout(DEAD_AFTER, reader.read(&mut buffer)).await {
+            Ok(Ok(0) | Err(_)) => return Err(LinkError::Closed(None)),
+            Err(_) => return Err(LinkError::Silent),
+            Ok(Ok(len)) => decoder.feed(&buffer[..len]),
+        }
+    }
+}
+
+struct Sender {
+    writer: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
+    origin: Arc<Origin>,
+    credit: Credit,
+    events: Events,
+    at: (TargetId, u64),
+    buffer: Vec<u8>,
+    /// zstd level; 0 on this machine.
+    level: i32,
+}
+
+impl Sender {
+    async fn run(&mut self, outgoing: &mut mpsc::UnboundedReceiver<Outgoing>) -> io::Result<()> {
+        Hello::ours().encode(&mut self.buffer);
+        loop {
+            let next = match outgoing.try_recv() {
+                Ok(next) => Some(next),
+                Err(mpsc::error::TryRecvError::Disconnected) => return self.flush().await,
+                Err(mpsc::error::TryRecvError::Empty) => {
+                    self.flush().await?;
+                    match tokio::time::timeout(HEARTBEAT, outgoing.recv()).await {
+                        Ok(Some(next)) => Some(next),
+                        Ok(None) => return Ok(()),
+                        Err(_) => None,
+                    }
+                }
+            };
+            match next {
+                None => self.message(&ToHub::Ping).await?,
+                Some(Outgoing::Message(message)) => self.message(&message).await?,
+                Some(Outgoing::Ops { generation, ops }) => self.ops(generation, &ops).await?,
+                Some(Outgoing::Data { generation, ops, indices, commit }) => {
+                    self.data(&ops, &indices).await?;
+                    self.message(&ToHub::Commit { generation, target: commit }).await?;
+                }
+            }
+        }
+    }
+
+    /// Encodes a message; written with the next flush, or at once when much has gathered.
+    async fn message(&mut self, message: &ToHub) -> io::Result<usize> {
+        let len = wire::encode(message, &mut self.buffer);
+        if self.buffer.len() >= READ_BYTES {
+            self.flush().await?;
+        }
+        Ok(len)
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        self.writer.write_all(&self.buffer).await?;
+        self.buffer.clear();
+        Ok(())
+    }
+
+    /// Sends a message that costs credit.
+    async fn paid(&mut self, message: &ToHub) -> io::Result<()> {
+        let len = self.message(message).await?;
+        let permits = u32::try_from(len).unwrap_or(u32::MAX);
+        let permit = match self.credit.clone().try_acquire_many_owned(permits) {
+            Ok(permit) => permit,
+            Err(_) => {
+                self.flush().await?;
+                let waited = self.credit.clone().acquire_many_owned(permits).await;
+                waited.map_err(io::Error::other)?
+            }
+        };
+        permit.forget();
+        Ok(())
+    }
+
+    async fn ops(&mut self, generation: u64, ops: &[Op]) -> io::Result<()> {
+        let mut chunks = ops.chunks(OPS_PER_FRAME / 4).peekable();
+        while let Some(chunk) = chunks.next() {
+            let ops = chunk
+                .iter()
+                .map(|op| Op { meta: self.origin.meta(op), ..op.clone() })
+                .collect();
+            let last = chunks.peek().is_none();
+            self.paid(&ToHub::Ops { generation, ops, last }).await?;
+        }
+        Ok(())
+    }
+
+    async fn data(&mut self, ops: &[Op], indices: &[u32]) -> io::Result<()> {
+        let mut packer = Packer::new(self.level);
+        let mut piece = Vec::new();
+        for &index in indices {
+            let Some(op) = ops.get(index as usize) else { continue };
+            let mut reading = self.origin.read(op);
+            loop {
+                let more = match &mut reading {
+                    Ok(reading) => Reading::piece(reading, &mut piece),
+                    Err(_) => Err(crate::transfer::Changed),
+                };
+                match more {
+                    Ok(true) => {
+                        for full in packer.push(index, &piece) {
+                            self.paid(&full).await?;
+                        }
+                    }
+                    Ok(false) => break,
+                    Err(_) => {
+                        self.withdraw(index, op).await?;
+                        break;
+                    }
+                }
+            }
+        }
+        if let Some(rest) = packer.flush() {
+            self.paid(&rest).await?;
+        }
+        Ok(())
+    }
+
+    async fn withdraw(&mut self, index: u32, op: &Op) -> io::Result<()> {
+        self.message(&ToHub::Withdraw { index }).await?;
+        let changed = LinkEvent::Changed(op.change.path.clone());
+        let _ = self.events.send((self.at.0, self.at.1, changed)).await;
+        Ok(())
+    }
+}
+
+/// The credit of a new link.
+pub(super) fn new_credit() -> Credit {
+    Arc::new(Semaphore::new(usize::try_from(WINDOW_BYTES).unwrap_or(usize::MAX)))
+}

@@ -1,0 +1,484 @@
+//! The source: every path pair's directory, watched, filtered and scanned, as one tree.
+//!
+//! Each pair is a top-level directory of the session's tree, named by its number. What the watches
+//! tell goes through the debounce; a few due paths are looked at on the spot, since that takes
+//! microseconds, and anything larger on a thread of its own.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::receive::root_index;
+use e2ek_sidecar::tree::{DirBuilder, Node, Problem, Reason, Snapshot};
+use tokio::sync::mpsc;
+use tokio::task::{JoinHandle, JoinSet};
+
+use crate::engine::debounce::{Debounce, Hints, Seen};
+use crate::filter::{Filter, FilterError, FilterOptions, Verdict};
+use crate::scan::{ScanError, ScanReport, Scanner};
+use crate::transfer::Contents;
+use crate::watch::{Observed, Watch};
+
+/// Paths that are looked at on the spot.
+const AT_ONCE: usize = 64;
+/// How soon a file that changes all the time is looked at again.
+const UNSTABLE_AGAIN: Duration = Duration::from_millis(30);
+
+/// What the watching tasks tell.
+#[derive(Debug)]
+pub(super) enum Told {
+    /// A pair's watch saw something.
+    Observed(usize, Vec<Observed>),
+    /// Everything that happened in a pair before a flush was observed.
+    Point(usize),
+}
+
+/// What [`Source::next`] brings.
+pub(super) enum Next {
+    Told(Told),
+    Looked(Looked),
+}
+
+/// What became of a look.
+pub(super) enum Looked {
+    /// The tree as it is now, and the time of the first event that led to this look.
+    Tree { tree: Snapshot, seen: Instant },
+    /// A root is not there.
+    Gone,
+}
+
+/// Figures of the last look at everything.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Figures {
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    pub(super) took: Duration,
+    pub(super) protected: u64,
+    pub(super) ignored: u64,
+}
+
+#[derive(Default)]
+struct Counts {
+    protected: AtomicU64,
+    ignored: AtomicU64,
+}
+
+struct Pair {
+    name: SyncPath,
+    filter: Arc<Filter>,
+    scanner: Arc<Scanner>,
+    watch: Option<Arc<Watch>>,
+    counts: Arc<Counts>,
+    tree: Snapshot,
+    gone: bool,
+}
+
+/// A look on a thread of its own: one report a pair that was looked at.
+type Look = Vec<(usize, Result<ScanReport, ScanError>)>;
+
+/// All pairs. See the module.
+pub(super) struct Source {
+    pairs: Vec<Pair>,
+    debounce: Debounce,
+    contents: Arc<Contents>,
+    told: mpsc::Sender<Told>,
+    heard: mpsc::Receiver<Told>,
+    tasks: JoinSet<()>,
+    looking: Option<(JoinHandle<Look>, Instant, Instant)>,
+    /// Paths that could not be read, with the reasons people were told.
+    problems: BTreeMap<SyncPath, Reason>,
+    news: Vec<(SyncPath, Option<Reason>)>,
+    figures: Option<Figures>,
+    looks: u64,
+}
+
+impl Source {
+    /// Opens the pairs' directories; `previous` is the tree of the last run, for its stamps.
+    ///
+    /// # Errors
+    /// When a directory cannot be resolved.
+    pub(super) fn open(
+        roots: &[PathBuf],
+        options: &FilterOptions,
+        previous: &Snapshot,
+        contents: Arc<Contents>,
+    ) -> Result<Self, FilterError> {
+        let (told, heard) = mpsc::channel(1);
+        let mut pairs = Vec::new();
+        for (index, root) in roots.iter().enumerate() {
+            pairs.push(Pair::open(index, root, options, previous)?);
+        }
+        Ok(Self {
+            pairs,
+            debounce: Debounce::default(),
+            contents,
+            told,
+            heard,
+            tasks: JoinSet::new(),
+            looking: None,
+            problems: BTreeMap::new(),
+            news: Vec::new(),
+            figures: None,
+            looks: 0,
+        })
+    }
+
+    /// Starts to watch; "look everywhere" follows from the watches themselves.
+    ///
+    /// # Errors
+    /// When a thread cannot be started.
+    pub(super) fn watch(&mut self, cookies: &std::path::Path) -> std::io::Result<()> {
+        for (index, pair) in self.pairs.iter_mut().enumerate() {
+            let root = pair.filter.root().to_owned();
+            let watch = Arc::new(Watch::start(root, cookies.to_owned(), wanted(&pair.filter))?);
+            pair.watch = Some(watch.clone());
+            let told = self.told.clone();
+            self.tasks.spawn(async move {
+                while let Some(observed) = watch.next().await {
+                    if told.send(Told::Observed(index, observed)).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        Ok(())
+    }
+
+    /// The next thing that the watches tell, or the end of a look on a thread. Cancel safe.
+    pub(super) async fn next(&mut self) -> Next {
+        let look = async {
+            match &mut self.looking {
+                Some((handle, ..)) => handle.await,
+                None => std::future::pending().await,
+            }
+        };
+        let look = tokio::select! {
+            Some(told) = self.heard.recv() => return Next::Told(told),
+            look = look => look.unwrap_or_default(),
+        };
+        match self.looking.take() {
+            Some((_, began, seen)) => Next::Looked(self.finish(look, began, seen, true)),
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Asks every watch for a point in time; [`Told::Point`] comes once for each pair.
+    pub(super) fn points(&mut self) -> usize {
+        for (index, pair) in self.pairs.iter().enumerate() {
+            let Some(watch) = pair.watch.clone() else { continue };
+            let told = self.told.clone();
+            self.tasks.spawn(async move {
+                watch.sync_point().await;
+                let _ = told.send(Told::Point(index)).await;
+            });
+        }
+        self.pairs.iter().filter(|pair| pair.watch.is_some()).count()
+    }
+
+    /// Takes in what was told. Returns whether a root is gone now.
+    pub(super) fn take(&mut self, told: Told) -> bool {
+        let (index, observed) = match told {
+            Told::Observed(index, observed) => (index, observed),
+            Told::Point(index) => {
+                let watch = self.pairs[index].watch.as_ref();
+                (index, watch.map(|watch| watch.take_now()).unwrap_or_default())
+            }
+        };
+        let mut gone = false;
+        for observed in observed {
+            gone |= self.observe(index, observed);
+        }
+        gone
+    }
+
+    fn observe(&mut self, index: usize, observed: Observed) -> bool {
+        let pair = &mut self.pairs[index];
+        match observed {
+            Observed::Path { path, seen, at } => {
+                let rules = path.name().is_some_and(Filter::is_rule_file);
+                let Ok(full) = pair.name.append(&path) else { return false };
+                self.debounce.observe(at, full, seen);
+                if rules && !matches!(seen, Seen::Modified) {
+                    self.rules_changed(index, &path, at);
+                }
+                false
+            }
+            Observed::Everywhere { subtree, at } => {
+                if let Ok(full) = pair.name.append(&subtree) {
+                    self.debounce.look_everywhere(at, full);
+                }
+                false
+            }
+            Observed::RootGone { .. } => {
+                pair.gone = true;
+                true
+            }
+            Observed::RootBack { at } => {
+                pair.gone = false;
+                let name = pair.name.clone();
+                self.debounce.look_everywhere(at, name);
+                false
+            }
+        }
+    }
+
+    /// A file of ignore rules changed: what is watched and what is sent are decided anew.
+    fn rules_changed(&mut self, index: usize, path: &SyncPath, at: Instant) {
+        let pair = &self.pairs[index];
+        pair.filter.reload();
+        if let Some(watch) = &pair.watch {
+            watch.rewalk(wanted(&pair.filter));
+        }
+        let parent = path.parent().unwrap_or_default();
+        if let Ok(full) = pair.name.append(&parent) {
+            self.debounce.look_everywhere(at, full);
+        }
+    }
+
+    /// Something changed that no watch told of.
+    pub(super) fn hint(&mut self, now: Instant, path: SyncPath) {
+        self.debounce.observe(now, path, Seen::Modified);
+    }
+
+    /// Looks everywhere, with rules read anew; forgets stamps when `afresh`.
+    pub(super) fn everything(&mut self, now: Instant, afresh: bool) {
+        for pair in &mut self.pairs {
+            pair.filter.reload();
+            if afresh {
+                pair.tree = Snapshot::empty();
+            }
+            let name = pair.name.clone();
+            self.debounce.look_everywhere(now, name);
+        }
+    }
+
+    /// Makes everything due that waits.
+    pub(super) fn release(&mut self) {
+        self.debounce.release();
+    }
+
+    /// When [`Self::look`] has something to do; `None` while a look is under way.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        if self.looking.is_some() { None } else { self.debounce.deadline() }
+    }
+
+    /// Whether nothing waits and no look is under way.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.looking.is_none() && self.debounce.deadline().is_none()
+    }
+
+    /// Whether a look on a thread is under way.
+    pub(super) fn is_looking(&self) -> bool {
+        self.looking.is_some()
+    }
+
+    /// Looks at what is due: small things now, large ones on a thread; see [`Self::next`].
+    pub(super) fn look(&mut self, now: Instant) -> Option<Looked> {
+        if self.looking.is_some() {
+            return None;
+        }
+        let hints = self.debounce.take(now);
+        let seen = hints.first_seen()?;
+        let jobs = self.split(hints);
+        let small = jobs.iter().all(|(_, hints)| {
+            hints.subtrees().is_empty() && hints.paths().len() <= AT_ONCE
+        });
+        let work: Vec<_> = (jobs.into_iter())
+            .map(|(index, hints)| {
+                let pair = &self.pairs[index];
+                (index, pair.scanner.clone(), pair.tree.clone(), hints)
+            })
+            .collect();
+        let whole = work.iter().any(|(.., hints)| hints.subtrees().contains_key(&SyncPath::root()));
+        let run = move || -> Look {
+            let scan = |(index, scanner, tree, hints): (usize, Arc<Scanner>, Snapshot, Hints)| {
+                (index, scanner.scan(&tree, &hints))
+            };
+            work.into_iter().map(scan).collect()
+        };
+        if small {
+            return Some(self.finish(run(), now, seen, false));
+        }
+        if whole {
+            self.pairs.iter().for_each(|pair| pair.counts.clear());
+        }
+        self.looks += 1;
+        self.figures = whole.then(Figures::default).or(self.figures);
+        self.looking = Some((tokio::task::spawn_blocking(run), now, seen));
+        None
+    }
+
+    fn finish(&mut self, look: Look, began: Instant, seen: Instant, large: bool) -> Looked {
+        let mut gone = false;
+        for (index, result) in look {
+            match result {
+                Ok(report) => self.accept(index, report),
+                Err(error) => {
+                    tracing::warn!(%error, "the source cannot be looked at");
+                    gone = true;
+                }
+            }
+        }
+        if large {
+            self.count(began.elapsed());
+        }
+        if gone || self.pairs.iter().any(|pair| pair.gone) {
+            return Looked::Gone;
+        }
+        Looked::Tree { tree: self.tree(), seen }
+    }
+
+    fn accept(&mut self, index: usize, report: ScanReport) {
+        let pair = &mut self.pairs[index];
+        pair.tree = report.tree;
+        self.contents.keep(report.contents);
+        let again = Instant::now() + UNSTABLE_AGAIN;
+        let name = pair.name.clone();
+        for path in report.unstable {
+            if let Ok(full) = name.append(&path) {
+                self.debounce.observe(again, full, Seen::Modified);
+            }
+        }
+        for Problem { path, reason } in report.problems {
+            let Ok(full) = name.append(&path) else { continue };
+            if self.problems.get(&full) != Some(&reason) {
+                self.problems.insert(full.clone(), reason.clone());
+                self.news.push((full, Some(reason)));
+            }
+        }
+    }
+
+    fn count(&mut self, took: Duration) {
+        let mut figures = Figures { took, ..Figures::default() };
+        for pair in &self.pairs {
+            pair.tree.walk(&mut |_, node| {
+                if let Node::File { size, .. } = node {
+                    figures.files += 1;
+                    figures.bytes += size;
+                }
+            });
+            figures.protected += pair.counts.protected.load(Ordering::Relaxed);
+            figures.ignored += pair.counts.ignored.load(Ordering::Relaxed);
+        }
+        self.figures = Some(figures);
+    }
+
+    /// The pairs' trees side by side.
+    pub(super) fn tree(&self) -> Snapshot {
+        let mut top = DirBuilder::default();
+        for pair in &self.pairs {
+            top.push(pair.name.as_bytes(), Node::Directory(pair.tree.root().clone()));
+        }
+        Snapshot::from_root(top.finish())
+    }
+
+    /// Hands each pair its hints, relative to it.
+    fn split(&self, hints: Hints) -> Vec<(usize, Hints)> {
+        let mut jobs: BTreeMap<usize, Hints> = BTreeMap::new();
+        for (path, &at) in hints.subtrees() {
+            match root_index(path) {
+                Some((index, below)) => jobs.entry(index).or_default().look_everywhere(below, at),
+                // "Everywhere", when too many paths were seen at once.
+                None => (0..self.pairs.len()).for_each(|index| {
+                    jobs.entry(index).or_default().look_everywhere(SyncPath::root(), at);
+                }),
+            }
+        }
+        for (path, &at) in hints.paths() {
+            if let Some((index, below)) = root_index(path) {
+                jobs.entry(index).or_default().look(below, at);
+            }
+        }
+        jobs.into_iter().filter(|(index, _)| *index < self.pairs.len()).collect()
+    }
+
+    /// Whether the rules let a path of the session's tree through.
+    pub(super) fn is_wanted(&self, path: &SyncPath, is_dir: bool) -> bool {
+        root_index(path).is_some_and(|(index, below)| {
+            self.pairs.get(index).is_some_and(|pair| {
+                below.is_root() || pair.filter.verdict_of(&below, is_dir).is_kept()
+            })
+        })
+    }
+
+    /// The figures of the last look at everything, once.
+    pub(super) fn take_figures(&mut self) -> Option<Figures> {
+        self.figures.take().filter(|figures| figures.took > Duration::ZERO)
+    }
+
+    /// Paths that have a problem now, or (`None`) none any more, since the last call.
+    pub(super) fn take_news(&mut self) -> Vec<(SyncPath, Option<Reason>)> {
+        std::mem::take(&mut self.news)
+    }
+
+    /// Paths that cannot be read.
+    pub(super) fn problems(&self) -> &BTreeMap<SyncPath, Reason> {
+        &self.problems
+    }
+
+    /// Looks on threads so far.
+    pub(super) fn looks(&self) -> u64 {
+        self.looks
+    }
+
+    /// Every watch.
+    pub(super) fn watches(&self) -> impl Iterator<Item = &Watch> {
+        self.pairs.iter().filter_map(|pair| pair.watch.as_deref())
+    }
+}
+
+impl Pair {
+    fn open(
+        index: usize,
+        root: &std::path::Path,
+        options: &FilterOptions,
+        previous: &Snapshot,
+    ) -> Result<Self, FilterError> {
+        let name = SyncPath::try_from(index.to_string().as_str()).expect("digits are a name");
+        let filter = Arc::new(Filter::new(root, options)?);
+        let counts = Arc::new(Counts::default());
+        let (judge, counted) = (filter.clone(), counts.clone());
+        let scanner = Scanner::new(
+            filter.root().to_owned(),
+            Arc::new(move |path: &SyncPath, is_dir: bool| {
+                let verdict = judge.verdict_of(path, is_dir);
+                counted.add(&verdict);
+                verdict.is_kept()
+            }),
+        );
+        let tree = previous.dir(&name).cloned().map(Snapshot::from_root).unwrap_or_default();
+        Ok(Self {
+            name,
+            filter,
+            scanner: Arc::new(scanner),
+            watch: None,
+            counts,
+            tree,
+            gone: false,
+        })
+    }
+}
+
+impl Counts {
+    fn add(&self, verdict: &Verdict) {
+        match verdict {
+            Verdict::Kept => return,
+            Verdict::Ignored(_) => &self.ignored,
+            Verdict::Protected(_) => &self.protected,
+        }
+        .fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn clear(&self) {
+        self.protected.store(0, Ordering::Relaxed);
+        self.ignored.store(0, Ordering::Relaxed);
+    }
+}
+
+fn wanted(filter: &Arc<Filter>) -> crate::watch::Wanted {
+    let filter = filter.clone();
+    Arc::new(move |path: &SyncPath| path.is_root() || filter.verdict_of(path, true).is_kept())
+}

@@ -1,0 +1,232 @@
+//! Owns what is found out about one name: its facts, and for a regular file its content's digest.
+
+use std::ffi::CStr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use e2ek_sidecar::tree::{Digest, Stamp};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx, StatxFlags, StatxTimestamp};
+use rustix::io::Errno;
+
+/// Larger files are read twice when they are sent; smaller ones may be handed on.
+pub(super) const MAX_CONTENT_BYTES: u64 = 1024 * 1024;
+/// One read takes this much; the buffer is reused.
+pub(super) const READ_BYTES: usize = 256 * 1024;
+/// How often a file that changes while it is read is tried.
+const TRIES: usize = 3;
+
+const WANTED: StatxFlags = StatxFlags::TYPE
+    .union(StatxFlags::MODE)
+    .union(StatxFlags::INO)
+    .union(StatxFlags::SIZE)
+    .union(StatxFlags::MTIME)
+    .union(StatxFlags::CTIME);
+/// Never follows a link, and does not wait for a FIFO that took the file's place meanwhile.
+const OPEN: OFlags = OFlags::RDONLY
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::NOCTTY)
+    .union(OFlags::CLOEXEC);
+
+/// What stat says about a name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Facts {
+    pub(super) kind: FileType,
+    /// Whether the owner may execute it.
+    pub(super) executable: bool,
+    /// In bytes.
+    pub(super) size: u64,
+    pub(super) stamp: Stamp,
+    /// Of the file system it lies on.
+    pub(super) device: u64,
+}
+
+impl Facts {
+    /// Of an open file.
+    pub(super) fn of(file: impl AsFd) -> Result<Self, Errno> {
+        rustix::fs::statx(file, "", AtFlags::EMPTY_PATH, WANTED).map(|stat| Self::from(&stat))
+    }
+
+    /// Of a name in an open directory; of a link itself.
+    pub(super) fn at(directory: &OwnedFd, name: &CStr) -> Result<Self, Errno> {
+        rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, WANTED)
+            .map(|stat| Self::from(&stat))
+    }
+}
+
+impl From<&Statx> for Facts {
+    fn from(stat: &Statx) -> Self {
+        Self {
+            kind: FileType::from_raw_mode(stat.stx_mode.into()),
+            executable: stat.stx_mode & 0o100 != 0,
+            size: stat.stx_size,
+            stamp: Stamp {
+                inode: stat.stx_ino,
+                mtime_ns: nanoseconds(stat.stx_mtime),
+                ctime_ns: nanoseconds(stat.stx_ctime),
+            },
+            device: u64::from(stat.stx_dev_major) << 32 | u64::from(stat.stx_dev_minor),
+        }
+    }
+}
+
+/// Since the epoch; times beyond the years 1677 to 2262 become the nearest of those.
+fn nanoseconds(time: StatxTimestamp) -> i64 {
+    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(time.tv_nsec.into())
+}
+
+/// The whole of a file, when it was asked for and the file is small.
+type Content = Option<Arc<[u8]>>;
+
+/// A regular file as it was at one moment.
+#[derive(Debug)]
+pub(super) struct Read {
+    pub(super) facts: Facts,
+    pub(super) digest: Digest,
+    /// Bytes read, all tries counted.
+    pub(super) bytes: u64,
+    pub(super) content: Content,
+}
+
+/// Why a file could not be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum ReadError {
+    /// It is not a regular file (any more): ask again what it is.
+    Replaced,
+    /// It changed during every try.
+    Unstable,
+    /// The system's word. ENOENT when it has vanished.
+    Os(Errno),
+}
+
+/// Reads a regular file that does not change meanwhile.
+pub(super) fn read(
+    directory: &OwnedFd,
+    name: &CStr,
+    keep_content: bool,
+    buffer: &mut [u8],
+) -> Result<Read, ReadError> {
+    let mut wasted = 0;
+    for _ in 0..TRIES {
+        let file =
+            rustix::fs::openat(directory, name, OPEN, Mode::empty()).map_err(|e| match e {
+                // ELOOP: a link; ENXIO: a socket, or a device without a driver.
+                Errno::LOOP | Errno::NXIO => ReadError::Replaced,
+                error => ReadError::Os(error),
+            })?;
+        let before = Facts::of(&file).map_err(ReadError::Os)?;
+        if before.kind != FileType::RegularFile {
+            return Err(ReadError::Replaced);
+        }
+        match read_open(&file, before, keep_content, buffer)? {
+            Ok(read) => return Ok(Read { bytes: read.bytes + wasted, ..read }),
+            Err(bytes) => wasted += bytes,
+        }
+    }
+    Err(ReadError::Unstable)
+}
+
+/// Reads an open file whose facts were `before`; the bytes read in vain when they are others now,
+/// or there was less to read than they promised.
+fn read_open(
+    file: &OwnedFd,
+    before: Facts,
+    keep_content: bool,
+    buffer: &mut [u8],
+) -> Result<Result<Read, u64>, ReadError> {
+    let keep = keep_content && before.size <= MAX_CONTENT_BYTES;
+    let (digest, content, bytes) = digest(file, before.size, keep, buffer)?;
+    if bytes == before.size && Facts::of(file) == Ok(before) {
+        return Ok(Ok(Read { facts: before, digest, bytes, content }));
+    }
+    Ok(Err(bytes))
+}
+
+/// Reads up to `size` bytes; fewer only at the end of the file.
+fn digest(
+    file: &OwnedFd,
+    size: u64,
+    keep: bool,
+    buffer: &mut [u8],
+) -> Result<(Digest, Content, u64), ReadError> {
+    let mut hasher = blake3::Hasher::new();
+    let mut gathered = Vec::new();
+    let mut count: u64 = 0;
+    while count < size {
+        let want = usize::try_from(size - count).unwrap_or(usize::MAX).min(buffer.len());
+        let got = match rustix::io::read(file, &mut buffer[..want]) {
+            Ok(0) => break,
+            Ok(got) => got,
+            Err(Errno::INTR) => continue,
+            Err(error) => return Err(ReadError::Os(error)),
+        };
+        hasher.update(&buffer[..got]);
+        count += got as u64;
+        let whole = count == size && gathered.is_empty();
+        if keep && !whole {
+            gathered.extend_from_slice(&buffer[..got]);
+        } else if keep {
+            // Read in one piece: one copy.
+            return Ok((hasher.finalize().into(), Some(buffer[..got].into()), count));
+        }
+    }
+    Ok((hasher.finalize().into(), keep.then(|| gathered.into()), count))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::io::Write;
+
+    use super::*;
+
+    #[test]
+    fn i5_a_file_that_changes_while_it_is_read_is_not_taken() {
+        type Act = fn(&mut fs::File);
+        let acts: [(&str, Act, bool); 4] = [
+            ("nothing", |_| (), true),
+            ("same length", |file| file.write_all(b"yyyyyy").unwrap(), false),
+            ("longer", |file| file.set_len(9).unwrap(), false),
+            ("shorter", |file| file.set_len(2).unwrap(), false),
+        ];
+        let home = tempfile::tempdir().unwrap();
+        for (what, act, stable) in acts {
+            let path = home.path().join(what);
+            fs::write(&path, b"xxxxxx").unwrap();
+            let file = OwnedFd::from(fs::File::open(&path).unwrap());
+            let before = Facts::of(&file).unwrap();
+            act(&mut fs::OpenOptions::new().write(true).open(&path).unwrap());
+            let read = read_open(&file, before, true, &mut [0; 4]).unwrap();
+            assert_eq!(read.is_ok(), stable, "{what}");
+        }
+    }
+
+    #[test]
+    fn content_comes_whole_however_small_the_buffer() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = OwnedFd::from(fs::File::open(home.path()).unwrap());
+        for size in [0, 1, 7, 8, 9, 100] {
+            let content: Vec<u8> = (0..size).collect();
+            fs::write(home.path().join("f"), &content).unwrap();
+            let read = read(&directory, c"f", true, &mut [0; 8]).unwrap();
+            assert_eq!(read.content.as_deref(), Some(&*content));
+            assert_eq!((read.digest, read.bytes), (Digest::of(&content), u64::from(size)));
+        }
+    }
+
+    #[test]
+    fn i6_only_regular_files_are_opened() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = OwnedFd::from(fs::File::open(home.path()).unwrap());
+        fs::write(home.path().join("f"), b"secret").unwrap();
+        std::os::unix::fs::symlink("f", home.path().join("link")).unwrap();
+        rustix::fs::mkfifoat(&directory, "fifo", Mode::RUSR | Mode::WUSR).unwrap();
+        let _socket = std::os::unix::net::UnixListener::bind(home.path().join("socket")).unwrap();
+        for name in [c"link", c"fifo", c"socket"] {
+            let error = read(&directory, name, true, &mut [0; 8]).unwrap_err();
+            assert_eq!(error, ReadError::Replaced, "{name:?}");
+        }
+        let error = read(&directory, c"absent", true, &mut [0; 8]).unwrap_err();
+        assert_eq!(error, ReadError::Os(Errno::NOENT));
+    }
+}

@@ -1,0 +1,150 @@
+//! Owns what stands on disk: turns "look here" into the next snapshot of a source root.
+//!
+//! Promises: a change is never missed where it was told to look (I5): a digest is taken over from
+//! the previous snapshot only when inode, size, mtime and ctime are all what they were, and those
+//! are kept only when a later change must alter them; nothing is opened but directories and regular
+//! files, no link is ever followed, nothing outside the root is read; what cannot be read stays as
+//! it was and becomes a Problem, never a deletion. Other file systems mounted below the root are
+//! part of the tree. Leaves when to look to the debounce, and what follows to the session.
+
+mod assemble;
+mod file;
+mod grain;
+mod rules;
+mod walk;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::tree::{Digest, Dir, Edit, Problem, Snapshot, TreeError};
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::io::Errno;
+
+use crate::engine::debounce::Hints;
+use grain::Grains;
+use rules::Rules;
+use walk::{Scan, Worker};
+
+/// Says whether a path is synced, given whether it is a directory.
+pub type Judge = Arc<dyn Fn(&SyncPath, bool) -> bool + Send + Sync>;
+
+/// Most bytes of file content one report carries.
+pub const MAX_CONTENTS_BYTES: usize = 16 * 1024 * 1024;
+
+/// Why there is no report.
+#[derive(Debug, thiserror::Error)]
+pub enum ScanError {
+    /// Nothing, or no directory, stands at the root.
+    #[error("{} is not there", root.display())]
+    RootGone {
+        /// The root.
+        root: PathBuf,
+    },
+    /// The root cannot be opened.
+    #[error("cannot open {}", root.display())]
+    Root {
+        /// The root.
+        root: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// What was found does not fit together; look everywhere.
+    #[error("the tree changed faster than it could be looked at")]
+    Confused(#[from] TreeError),
+}
+
+/// What a scan found.
+#[derive(Debug, Default)]
+pub struct ScanReport {
+    /// The previous snapshot with all that was looked at as it stands now.
+    pub tree: Snapshot,
+    /// What could not be read, or held by a tree, among what was looked at. Where it was known, it
+    /// stands in `tree` as it was.
+    pub problems: Vec<Problem>,
+    /// Files that changed at every try to read them, still as before in `tree` with an unknown
+    /// stamp: to be looked at again, in 2 ms at first, later in 30 ms.
+    pub unstable: Vec<SyncPath>,
+    /// Content of files up to 1 MiB that were read, so that it need not be read again to be sent;
+    /// at most [`MAX_CONTENTS_BYTES`] in all.
+    pub contents: HashMap<Digest, Arc<[u8]>>,
+    /// Names looked at.
+    pub entries: u64,
+    /// Files whose content was read.
+    pub files_read: u64,
+    /// Bytes of content read, tries in vain included.
+    pub bytes_read: u64,
+}
+
+/// Looks at one source root, again and again.
+pub struct Scanner {
+    root: PathBuf,
+    judge: Judge,
+    grains: Grains,
+    /// Of the last scan, for the next one: a save does not pay for buffers.
+    worker: Mutex<Option<Worker>>,
+}
+
+/// What the walk of one scan comes to.
+struct Results {
+    report: ScanReport,
+    /// All of the tree, when all of it was walked; nothing in it when it vanished meanwhile.
+    root: Option<Option<Arc<Dir>>>,
+    /// Otherwise what is different.
+    edits: Vec<Edit>,
+}
+
+impl Scanner {
+    /// For the directory `root`, whose path may lead over links.
+    #[must_use]
+    pub fn new(root: PathBuf, judge: Judge) -> Self {
+        Self { root, judge, grains: Grains::default(), worker: Mutex::default() }
+    }
+
+    /// The root.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Looks where `hints` say, and takes the rest from `previous`. A path costs a handful of
+    /// system calls and the reading; a subtree is walked by several threads when it is large.
+    /// Blocks. What was hinted at and is not synced, or not there, is not in the tree.
+    ///
+    /// # Errors
+    /// When the root is not there or cannot be opened; never for what lies below it.
+    pub fn scan(&self, previous: &Snapshot, hints: &Hints) -> Result<ScanReport, ScanError> {
+        let root = self.open_root()?;
+        let rules = Rules::of_root(&self.judge);
+        let mut worker = self.idle_worker().take().unwrap_or_else(Worker::new);
+        let found = Scan::new(root, previous, rules, &self.grains).run(hints, &mut worker);
+        *self.idle_worker() = Some(worker);
+        let mut report = found.report;
+        report.tree = match found.root {
+            Some(Some(root)) => Snapshot::from_root(root),
+            Some(None) => return Err(ScanError::RootGone { root: self.root.clone() }),
+            None if found.edits.is_empty() => previous.clone(),
+            None => previous.apply(&found.edits)?,
+        };
+        Ok(report)
+    }
+
+    fn idle_worker(&self) -> MutexGuard<'_, Option<Worker>> {
+        self.worker.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open_root(&self) -> Result<std::os::fd::OwnedFd, ScanError> {
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        rustix::fs::openat(CWD, &self.root, flags, Mode::empty()).map_err(|error| {
+            let root = self.root.clone();
+            match error {
+                Errno::NOENT | Errno::NOTDIR => ScanError::RootGone { root },
+                error => ScanError::Root { root, source: error.into() },
+            }
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,556 @@
+//! Owns one scan: directories and names as jobs, done by as many threads as it takes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::{CStr, CString};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+
+use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::tree::{Dir, Node, Problem, Reason, Snapshot, Stamp};
+use rustix::fs::{FileType, Mode, OFlags, RawDir, ResolveFlags};
+use rustix::io::Errno;
+
+use super::assemble::{Found, Outcome, Slot, assemble, edits};
+use super::file::{Facts, READ_BYTES, ReadError, read};
+use super::grain::{Grain, Grains, wall_clock};
+use super::rules::Rules;
+use super::{MAX_CONTENTS_BYTES, Results, ScanReport};
+use crate::engine::debounce::Hints;
+
+/// Names of one directory that one thread looks at before others may help.
+const CHUNK: usize = 256;
+/// Jobs done before threads are started: fewer are over sooner than a thread has started.
+const INLINE_JOBS: usize = 16;
+const LIST_BYTES: usize = 32 * 1024;
+const OPEN: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::NONBLOCK)
+    .union(OFlags::CLOEXEC);
+
+/// A directory being looked at, for everybody who looks at something in it.
+#[derive(Debug)]
+pub(super) struct Place {
+    pub(super) path: SyncPath,
+    /// The directory as it was.
+    pub(super) previous: Option<Arc<Dir>>,
+    rules: Rules,
+}
+
+/// A name to look at.
+struct Name {
+    name: CString,
+    /// As the listing says; `None` when it does not, or there was none.
+    kind: Option<FileType>,
+}
+
+enum Job {
+    /// Opens a directory and looks at all in it.
+    List { slot: usize, inside: Arc<OwnedFd>, name: CString },
+    /// Looks at all of an open directory: the root.
+    ListOpen { slot: usize, directory: Arc<OwnedFd> },
+    /// Looks at some names of a directory.
+    Look { slot: usize, directory: Arc<OwnedFd>, names: Vec<Name> },
+}
+
+/// What the threads share.
+struct Shared {
+    /// Taken from the end, so that few directories are open at a time.
+    jobs: Vec<Job>,
+    /// One for each directory; those below a directory come after it.
+    slots: Vec<Slot>,
+    /// Jobs being done.
+    running: usize,
+}
+
+/// What one thread brings along and gathers.
+pub(super) struct Worker {
+    report: ScanReport,
+    buffer: Vec<u8>,
+    list: Vec<MaybeUninit<u8>>,
+}
+
+impl Worker {
+    pub(super) fn new() -> Self {
+        Self {
+            report: ScanReport::default(),
+            buffer: vec![0; READ_BYTES],
+            list: vec![MaybeUninit::uninit(); LIST_BYTES],
+        }
+    }
+
+    fn problem(&mut self, path: SyncPath, error: Errno) {
+        let reason = Reason::from(&std::io::Error::from(error));
+        self.report.problems.push(Problem { path, reason });
+    }
+
+    fn absorb(&mut self, other: ScanReport) {
+        let into = &mut self.report;
+        into.problems.extend(other.problems);
+        into.unstable.extend(other.unstable);
+        into.contents.extend(other.contents);
+        into.entries += other.entries;
+        into.files_read += other.files_read;
+        into.bytes_read += other.bytes_read;
+    }
+}
+
+/// One scan of one root.
+pub(super) struct Scan<'a> {
+    root: Arc<OwnedFd>,
+    previous: &'a Snapshot,
+    rules: Rules,
+    grains: &'a Grains,
+    shared: Mutex<Shared>,
+    /// A job was added, or the last one done.
+    changed: Condvar,
+    /// Bytes of content that may still be kept.
+    contents_left: AtomicUsize,
+}
+
+impl<'a> Scan<'a> {
+    pub(super) fn new(
+        root: OwnedFd,
+        previous: &'a Snapshot,
+        rules: Rules,
+        grains: &'a Grains,
+    ) -> Self {
+        let shared = Shared { jobs: Vec::new(), slots: Vec::new(), running: 0 };
+        Self {
+            root: Arc::new(root),
+            previous,
+            rules,
+            grains,
+            shared: Mutex::new(shared),
+            changed: Condvar::new(),
+            contents_left: AtomicUsize::new(MAX_CONTENTS_BYTES),
+        }
+    }
+
+    /// Looks where `hints` say.
+    pub(super) fn run(self, hints: &Hints, worker: &mut Worker) -> Results {
+        let everywhere = hints.subtrees().contains_key(&SyncPath::root())
+            || hints.paths().contains_key(&SyncPath::root());
+        if everywhere {
+            self.add_root();
+        } else {
+            for (parent, names) in grouped(self.previous, hints) {
+                self.add_group(parent, names, worker);
+            }
+        }
+        self.work_off(worker);
+        let shared = self.shared.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let mut report = std::mem::take(&mut worker.report);
+        report.problems.sort_by(|a, b| a.path.cmp(&b.path));
+        report.unstable.sort();
+        let directories = assemble(&shared.slots);
+        let root = everywhere.then(|| directories[0].clone());
+        let edits = if everywhere { Vec::new() } else { edits(&shared.slots, &directories) };
+        Results { report, root, edits }
+    }
+
+    fn add_root(&self) {
+        let previous = Some(self.previous.root().clone());
+        let place = Place { path: SyncPath::root(), previous, rules: self.rules.clone() };
+        let mut shared = self.lock();
+        shared.slots.push(Slot::listed(place));
+        shared.jobs.push(Job::ListOpen { slot: 0, directory: Arc::clone(&self.root) });
+    }
+
+    /// Adds names that were hinted at in one directory.
+    fn add_group(&self, path: SyncPath, names: Vec<Name>, worker: &mut Worker) {
+        let previous = self.previous.dir(&path).cloned();
+        let rules = self.rules.below(&path);
+        let opened = match rules {
+            // Not synced any more, so not in the tree.
+            None => Err(Errno::NOENT),
+            Some(_) => open_beneath(&self.root, &path),
+        };
+        let rules = rules.unwrap_or_else(|| self.rules.clone());
+        let place = Place { path: path.clone(), previous, rules };
+        let mut slot = Slot::hinted(place);
+        let mut shared = self.lock();
+        let index = shared.slots.len();
+        match opened {
+            Ok(directory) => {
+                let directory = Arc::new(directory);
+                let mut names = names.into_iter().peekable();
+                while names.peek().is_some() {
+                    let names = names.by_ref().take(CHUNK).collect();
+                    let directory = Arc::clone(&directory);
+                    shared.jobs.push(Job::Look { slot: index, directory, names });
+                }
+            }
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
+                let absent = |n: Name| (n.name.into_bytes().into(), Found::Absent);
+                slot.found.extend(names.into_iter().map(absent));
+            }
+            // All of it stays as it was.
+            Err(error) => worker.problem(path, error),
+        }
+        shared.slots.push(slot);
+    }
+
+    fn work_off(&self, worker: &mut Worker) {
+        for _ in 0..INLINE_JOBS {
+            let Some(job) = self.lock().jobs.pop() else { return };
+            self.perform(job, worker);
+        }
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        // More threads than cores: cold disks gain, warm caches lose nothing.
+        let others = (2 * cores).max(4) - 1;
+        std::thread::scope(|scope| {
+            let handles: Vec<_> = (0..others)
+                .map(|_| {
+                    scope.spawn(|| {
+                        let mut worker = Worker::new();
+                        self.take_part(&mut worker);
+                        worker.report
+                    })
+                })
+                .collect();
+            self.take_part(worker);
+            for handle in handles {
+                match handle.join() {
+                    Ok(report) => worker.absorb(report),
+                    Err(panic) => std::panic::resume_unwind(panic),
+                }
+            }
+        });
+    }
+
+    /// Does jobs until none is left and none can come.
+    fn take_part(&self, worker: &mut Worker) {
+        let mut shared = self.lock();
+        loop {
+            if let Some(job) = shared.jobs.pop() {
+                shared.running += 1;
+                drop(shared);
+                let done = Running(self);
+                self.perform(job, worker);
+                drop(done);
+                shared = self.lock();
+            } else if shared.running == 0 {
+                return;
+            } else {
+                shared = self.changed.wait(shared).unwrap_or_else(PoisonError::into_inner);
+            }
+        }
+    }
+
+    fn perform(&self, job: Job, worker: &mut Worker) {
+        match job {
+            Job::List { slot, inside, name } => {
+                match rustix::fs::openat(&*inside, &*name, OPEN, Mode::empty()) {
+                    Ok(directory) => self.list(slot, &Arc::new(directory), worker),
+                    Err(error) => self.unopened(slot, error, worker),
+                }
+            }
+            Job::ListOpen { slot, directory } => self.list(slot, &directory, worker),
+            Job::Look { slot, directory, names } => {
+                self.look_at(slot, &directory, names, worker);
+            }
+        }
+    }
+
+    fn unopened(&self, slot: usize, error: Errno, worker: &mut Worker) {
+        let place = self.place(slot);
+        let outcome = match error {
+            Errno::NOENT => Outcome::Gone,
+            Errno::NOTDIR | Errno::LOOP => {
+                // It was a directory a moment ago.
+                worker.report.unstable.push(place.path.clone());
+                Outcome::AsBefore
+            }
+            error => {
+                worker.problem(place.path.clone(), error);
+                Outcome::AsBefore
+            }
+        };
+        self.lock().slots[slot].outcome = outcome;
+    }
+
+    fn list(&self, slot: usize, directory: &Arc<OwnedFd>, worker: &mut Worker) {
+        let mut names = match names_of(directory, &mut worker.list) {
+            Ok(names) => names,
+            Err(error) => return self.unopened(slot, error, worker),
+        };
+        while names.len() > CHUNK {
+            let names = names.split_off(names.len() - CHUNK);
+            let job = Job::Look { slot, directory: Arc::clone(directory), names };
+            self.lock().jobs.push(job);
+            self.changed.notify_one();
+        }
+        self.look_at(slot, directory, names, worker);
+    }
+
+    fn look_at(
+        &self,
+        slot: usize,
+        directory: &Arc<OwnedFd>,
+        names: Vec<Name>,
+        worker: &mut Worker,
+    ) {
+        let place = self.place(slot);
+        let mut seen = Vec::with_capacity(names.len());
+        for name in names {
+            let found = self.look(&place, directory, &name, worker);
+            seen.push((name.name, found));
+        }
+        self.enter(slot, &place, directory, seen);
+    }
+
+    /// Enters what was found, and makes a job of each directory among it.
+    fn enter(
+        &self,
+        slot: usize,
+        place: &Place,
+        directory: &Arc<OwnedFd>,
+        seen: Vec<(CString, Look)>,
+    ) {
+        let mut shared = self.lock();
+        let shared = &mut *shared;
+        for (name, look) in seen {
+            let bytes: Box<[u8]> = name.as_bytes().into();
+            let found = match look {
+                Look::Found(found) => found,
+                Look::Walk(path) => {
+                    let below = shared.slots.len();
+                    let previous = match place.before(&bytes) {
+                        Some(Node::Directory(previous)) => Some(previous.clone()),
+                        _ => None,
+                    };
+                    let rules = place.rules.child(&bytes);
+                    shared.slots.push(Slot::listed(Place { path, previous, rules }));
+                    let inside = Arc::clone(directory);
+                    shared.jobs.push(Job::List { slot: below, inside, name });
+                    self.changed.notify_one();
+                    Found::Below(below)
+                }
+            };
+            shared.slots[slot].found.push((bytes, found));
+        }
+    }
+
+    fn look(&self, place: &Place, directory: &OwnedFd, name: &Name, worker: &mut Worker) -> Look {
+        worker.report.entries += 1;
+        let bytes = name.name.as_bytes();
+        let Ok(path) = place.path.join(bytes) else {
+            let problem = Problem { path: place.path.clone(), reason: Reason::Name };
+            worker.report.problems.push(problem);
+            return Look::Found(Found::Absent);
+        };
+        if name.kind.is_some_and(|kind| !place.rules.keeps(bytes, kind == FileType::Directory)) {
+            return Look::Found(Found::Absent);
+        }
+        // What it is may change between the question and the opening: ask again.
+        for _ in 0..3 {
+            let facts = match Facts::at(directory, &name.name) {
+                Ok(facts) => facts,
+                Err(error) => return Look::Found(failed(place, bytes, path, error, worker)),
+            };
+            if name.kind != Some(facts.kind)
+                && !place.rules.keeps(bytes, facts.kind == FileType::Directory)
+            {
+                return Look::Found(Found::Absent);
+            }
+            let found = match facts.kind {
+                FileType::Directory => return Look::Walk(path),
+                FileType::Symlink => self.link(place, directory, &name.name, &path, worker),
+                FileType::RegularFile => {
+                    self.file(place, directory, &name.name, facts, &path, worker)
+                }
+                _ => {
+                    worker.report.problems.push(Problem { path, reason: Reason::Special });
+                    return Look::Found(Found::Absent);
+                }
+            };
+            if let Some(found) = found {
+                return Look::Found(found);
+            }
+        }
+        worker.report.unstable.push(path);
+        Look::Found(place.kept(bytes))
+    }
+
+    /// `None` when it is no link any more.
+    fn link(
+        &self,
+        place: &Place,
+        directory: &OwnedFd,
+        name: &CStr,
+        path: &SyncPath,
+        worker: &mut Worker,
+    ) -> Option<Found> {
+        match rustix::fs::readlinkat(directory, name, Vec::new()) {
+            Ok(target) => Some(Found::Node(Node::Symlink(target.into_bytes().into()))),
+            Err(Errno::INVAL) => None,
+            Err(error) => Some(failed(place, name.to_bytes(), path.clone(), error, worker)),
+        }
+    }
+
+    /// `None` when it is no regular file any more.
+    fn file(
+        &self,
+        place: &Place,
+        directory: &OwnedFd,
+        name: &CStr,
+        facts: Facts,
+        path: &SyncPath,
+        worker: &mut Worker,
+    ) -> Option<Found> {
+        if let Some(&Node::File { digest, size, stamp, .. }) = place.before(name.to_bytes())
+            && stamp != Stamp::default()
+            && (stamp, size) == (facts.stamp, facts.size)
+        {
+            let executable = facts.executable;
+            return Some(Found::Node(Node::File { digest, size, executable, stamp }));
+        }
+        let grain = self.grains.of(facts.device, directory);
+        let asked = if grain == Grain::Exact { 0 } else { wall_clock() };
+        let keep = self.reserve(facts.size);
+        let read = read(directory, name, keep, &mut worker.buffer);
+        let kept = read.as_ref().is_ok_and(|read| read.content.is_some());
+        if keep && !kept {
+            self.contents_left.fetch_add(bytes_of(facts.size), Ordering::Relaxed);
+        }
+        match read {
+            Ok(read) => {
+                let report = &mut worker.report;
+                report.files_read += 1;
+                report.bytes_read += read.bytes;
+                report.contents.extend(read.content.map(|content| (read.digest, content)));
+                let Facts { size, executable, stamp, .. } = read.facts;
+                let stamp = grain.trusted(stamp, asked);
+                Some(Found::Node(Node::File { digest: read.digest, size, executable, stamp }))
+            }
+            Err(ReadError::Replaced) => None,
+            Err(ReadError::Unstable) => {
+                worker.report.unstable.push(path.clone());
+                Some(place.unsure(name.to_bytes()))
+            }
+            Err(ReadError::Os(error)) => {
+                Some(failed(place, name.to_bytes(), path.clone(), error, worker))
+            }
+        }
+    }
+
+    /// Whether the content of a file may be kept, and takes its size off what is left.
+    fn reserve(&self, size: u64) -> bool {
+        let take = |left: usize| left.checked_sub(bytes_of(size));
+        size <= super::file::MAX_CONTENT_BYTES
+            && self.contents_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+    }
+
+    fn place(&self, slot: usize) -> Arc<Place> {
+        Arc::clone(&self.lock().slots[slot].place)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Shared> {
+        // A panic in a worker is raised again when it is joined; until then the rest goes on.
+        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Counts a job as done, however it ends, so that nobody waits for it for ever.
+struct Running<'a, 'b>(&'a Scan<'b>);
+
+impl Drop for Running<'_, '_> {
+    fn drop(&mut self) {
+        let mut shared = self.0.lock();
+        shared.running -= 1;
+        if shared.running == 0 && shared.jobs.is_empty() {
+            self.0.changed.notify_all();
+        }
+    }
+}
+
+/// The outcome of looking at one name.
+enum Look {
+    Found(Found),
+    /// A directory to be walked.
+    Walk(SyncPath),
+}
+
+impl Place {
+    /// What stood at a name.
+    pub(super) fn before(&self, name: &[u8]) -> Option<&Node> {
+        self.previous.as_ref()?.get(name)
+    }
+
+    /// What stood there stays.
+    fn kept(&self, name: &[u8]) -> Found {
+        self.before(name).map_or(Found::Absent, |node| Found::Node(node.clone()))
+    }
+
+    /// What stood there stays, and is read again the next time.
+    fn unsure(&self, name: &[u8]) -> Found {
+        match self.before(name) {
+            Some(&Node::File { digest, size, executable, .. }) => {
+                let stamp = Stamp::default();
+                Found::Node(Node::File { digest, size, executable, stamp })
+            }
+            _ => self.kept(name),
+        }
+    }
+}
+
+/// What has vanished is absent; what cannot be looked at stays as it was, and is a Problem.
+fn failed(place: &Place, name: &[u8], path: SyncPath, error: Errno, worker: &mut Worker) -> Found {
+    if error == Errno::NOENT {
+        return Found::Absent;
+    }
+    worker.problem(path, error);
+    place.kept(name)
+}
+
+/// The hinted names by the directory they lie in. Where a directory on the way was none before,
+/// all of it is new, and it takes the hint's place. A single path counts as a subtree: when it is a
+/// directory, it may be another one than before (`mv d elsewhere; mkdir d`).
+fn grouped(previous: &Snapshot, hints: &Hints) -> BTreeMap<SyncPath, Vec<Name>> {
+    let mut groups: BTreeMap<SyncPath, BTreeSet<&[u8]>> = BTreeMap::new();
+    for path in hints.paths().keys().chain(hints.subtrees().keys()) {
+        let mut parent = SyncPath::root();
+        for name in path.components() {
+            let Ok(next) = parent.join(name) else { break };
+            if next == *path || previous.dir(&next).is_none() {
+                groups.entry(parent).or_default().insert(name);
+                break;
+            }
+            parent = next;
+        }
+    }
+    let name = |name: &[u8]| {
+        let name = CString::new(name).expect("a path holds no NUL");
+        Name { name, kind: None }
+    };
+    let names = |names: BTreeSet<&[u8]>| names.into_iter().map(name).collect();
+    groups.into_iter().map(|(parent, group)| (parent, names(group))).collect()
+}
+
+fn names_of(directory: &OwnedFd, buffer: &mut [MaybeUninit<u8>]) -> Result<Vec<Name>, Errno> {
+    let mut names = Vec::new();
+    let mut entries = RawDir::new(directory, buffer);
+    while let Some(entry) = entries.next() {
+        let entry = entry?;
+        let name = entry.file_name();
+        if name != c"." && name != c".." {
+            let kind = Some(entry.file_type()).filter(|&kind| kind != FileType::Unknown);
+            names.push(Name { name: name.to_owned(), kind });
+        }
+    }
+    Ok(names)
+}
+
+/// Opens a directory of the tree without ever following a link or leaving the root.
+fn open_beneath(root: &OwnedFd, path: &SyncPath) -> Result<OwnedFd, Errno> {
+    let path = if path.is_root() { b"." } else { path.as_bytes() };
+    let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+    rustix::fs::openat2(root, path, OPEN, Mode::empty(), beneath)
+}
+
+fn bytes_of(size: u64) -> usize {
+    usize::try_from(size).unwrap_or(usize::MAX)
+}
