@@ -22,7 +22,7 @@ struct Used {
     switches: u64,
 }
 
-pub(crate) fn run(settings: &Settings) -> Result<Vec<Row>> {
+pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let place = settings.place.join("idle");
     fs::create_dir(&place)?;
     progress("idle: tree and first sync");
@@ -43,16 +43,15 @@ pub(crate) fn run(settings: &Settings) -> Result<Vec<Row>> {
     std::thread::sleep(Duration::from_secs(seconds));
     let after = look()?;
     daemon.stop()?;
-    let rows =
-        processes.iter().zip(before.iter().zip(&after)).map(|((name, _), (before, after))| {
-            let ticks = after.ticks - before.ticks;
-            let micros = (after.cpu_nanos - before.cpu_nanos) / 1000;
-            let woken = after.switches - before.switches;
-            Row::new(format!("idle {seconds} s, {} files, {name}", settings.files))
-                .ours(format!("{ticks} ticks ({micros} us of CPU, {woken} wake-ups)"))
-                .reach("0 ticks", Some(ticks == 0))
-        });
-    Ok(rows.collect())
+    for ((name, _), (before, after)) in processes.iter().zip(before.iter().zip(&after)) {
+        let ticks = after.ticks - before.ticks;
+        let micros = (after.cpu_nanos - before.cpu_nanos) / 1000;
+        let woken = after.switches - before.switches;
+        let row = Row::new(format!("idle {seconds} s, {} files, {name}", settings.files))
+            .ours(format!("{ticks} ticks ({micros} us of CPU, {woken} wake-ups)"));
+        rows.push(row.reach("0 ticks", Some(ticks == 0)));
+    }
+    Ok(())
 }
 
 fn used(pid: u32) -> Result<Used> {

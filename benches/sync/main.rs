@@ -56,7 +56,8 @@ struct Arguments {
     files: usize,
 }
 
-type Job = fn(&Settings) -> Result<Vec<Row>>;
+/// Adds its rows as they are known: those before a failure are shown all the same.
+type Job = fn(&Settings, &mut Vec<Row>) -> Result<()>;
 
 const JOBS: [(&str, Job); 5] = [
     ("save", save::run),
@@ -109,13 +110,10 @@ fn bench(words: Vec<String>) -> Result<ExitCode> {
             continue;
         }
         progress(name);
-        match job(&settings) {
-            Ok(more) => rows.extend(more),
-            Err(error) => {
-                failed = true;
-                complain(format_args!("{name}: {error}"));
-                rows.push(Row::new(name).ours("could not run"));
-            }
+        if let Err(error) = job(&settings, &mut rows) {
+            failed = true;
+            complain(format_args!("{name}: {error}"));
+            rows.push(Row::new(name).ours("could not run"));
         }
     }
     say(&table::render(&rows));

@@ -28,7 +28,7 @@ enum Way {
 }
 
 /// Into an empty directory, each way in turn, all files' writes flushed before each.
-pub(crate) fn initial(settings: &Settings) -> Result<Vec<Row>> {
+pub(crate) fn initial(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let place = settings.place.join("initial");
     fs::create_dir(&place)?;
     let source = Tree::make(&place.join("source"), settings.files)?;
@@ -53,7 +53,8 @@ pub(crate) fn initial(settings: &Settings) -> Result<Vec<Row>> {
     let row = Row::new(format!("initial sync, {size} (best / median / max of {rounds})"));
     let row = row.ours(ours.range()).peer(or_absent(&rsync)).ratio(ratio(best, peer));
     let also = Row::new("the same by cp -a, for information").peer(cp.range());
-    Ok(vec![row.reach("<= 0.8x rsync", met), also])
+    rows.extend([row.reach("<= 0.8x rsync", met), also]);
+    Ok(())
 }
 
 fn copy(settings: &Settings, place: &Path, source: &Tree, way: Way) -> Result<i64> {
@@ -84,13 +85,12 @@ fn copy(settings: &Settings, place: &Path, source: &Tree, way: Way) -> Result<i6
 }
 
 /// The second run over equal trees: bytes on the wire, files opened, wall time.
-pub(crate) fn nothing(settings: &Settings) -> Result<Vec<Row>> {
+pub(crate) fn nothing(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let place = settings.place.join("nothing");
     fs::create_dir(&place)?;
     progress("nothing: tree and first syncs");
     let source = Tree::make(&place.join("source"), settings.files)?;
-    let mut rows = Vec::new();
-    let (opened, bytes) = second_run(settings, &place, &source)?;
+    let SecondRun { opened, bytes } = second_run(settings, &place, &source)?;
     let files = settings.files;
     if let Some((to_hub, from_hub)) = bytes {
         let row = Row::new(format!("nothing changed, {files} files: bytes on the wire"));
@@ -106,15 +106,17 @@ pub(crate) fn nothing(settings: &Settings) -> Result<Vec<Row>> {
     let row = Row::new(format!("nothing changed, {files} files: wall time (best / median / max)"));
     let row = row.ours(ours.range()).peer(or_absent(&rsync)).ratio(ratio(ours.min(), rsync.min()));
     rows.push(row);
-    Ok(rows)
+    Ok(())
 }
 
-/// Opens of regular files at the source and the target, and bytes each way if they can be counted.
-fn second_run(
-    settings: &Settings,
-    place: &Path,
-    source: &Tree,
-) -> Result<([usize; 2], Option<(u64, u64)>)> {
+struct SecondRun {
+    /// Opens of regular files, at the source and at the target.
+    opened: [usize; 2],
+    /// To the hub and from it; `None` where they cannot be counted.
+    bytes: Option<(u64, u64)>,
+}
+
+fn second_run(settings: &Settings, place: &Path, source: &Tree) -> Result<SecondRun> {
     let world = place.join("counted");
     let target = world.join("target");
     fs::create_dir_all(&target)?;
@@ -138,7 +140,7 @@ fn second_run(
     run()?;
     let opened = [count(&here), count(&there)];
     let bytes = transport.is_some().then(|| relay::counted(&counts)).transpose()?;
-    Ok((opened, bytes))
+    Ok(SecondRun { opened, bytes })
 }
 
 fn count(events: &Events) -> usize {

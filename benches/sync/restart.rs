@@ -40,7 +40,7 @@ enum Note {
     Ended(u64),
 }
 
-pub(crate) fn run(settings: &Settings) -> Result<Vec<Row>> {
+pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let place = settings.place.join("restart");
     fs::create_dir(&place)?;
     progress("restart: tree and first sync");
@@ -70,10 +70,11 @@ pub(crate) fn run(settings: &Settings) -> Result<Vec<Row>> {
         Samples::push(&mut whole, one.whole);
     }
     daemon.stop()?;
-    Ok(rows(&floor, &beyond, &own, &whole))
+    rows.extend(rows_of(&floor, &beyond, &own, &whole));
+    Ok(())
 }
 
-fn rows(floor: &Samples, beyond: &Samples, own: &Samples, whole: &Samples) -> Vec<Row> {
+fn rows_of(floor: &Samples, beyond: &Samples, own: &Samples, whole: &Samples) -> Vec<Row> {
     let count = beyond.count();
     let (p50, max) = (beyond.percentile(50), beyond.percentile(100));
     let due = Row::new(format!("settle window over -> new process, {count} saves, p50"))

@@ -42,37 +42,53 @@ enum Acknowledged {
     Product(Daemon),
 }
 
-pub(crate) fn run(settings: &Settings) -> Result<Vec<Row>> {
-    let mut subjects = vec![floor_pair(settings)?, product(settings, "local", false)?];
+pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
+    let mut subjects = vec![Ok(floor_pair(settings)?), product(settings, "local", false)];
     if settings.product.sidecar.is_some() {
-        subjects.push(product(settings, "transport", true)?);
+        subjects.push(product(settings, "transport", true));
     }
     let (blocks, edits) = if settings.short { (3, 20) } else { (6, 50) };
     let mut dice = Dice(7);
     let mut number = 0;
-    for subject in &mut subjects {
-        subject.block(WARM_UP, &mut dice, &mut number)?;
-        (subject.applied, subject.acked) = Default::default();
-    }
-    for block in 0..blocks {
-        progress(format_args!("save: block {} of {blocks}", block + 1));
-        for subject in &mut subjects {
-            subject.block(edits, &mut dice, &mut number)?;
+    for block in 0..=blocks {
+        progress(format_args!("save: block {block} of {blocks}"));
+        for entry in &mut subjects {
+            let Ok(subject) = entry else { continue };
+            // Block 0 is for warming up.
+            let count = if block == 0 { WARM_UP } else { edits };
+            let done = subject.block(count, &mut dice, &mut number);
+            if block == 0 {
+                (subject.applied, subject.acked) = Default::default();
+            }
+            if let Err(error) = done {
+                *entry = Err(error);
+            }
         }
     }
-    let [floor, ours @ ..] = subjects.as_slice() else { return Err("no subjects".into()) };
-    let names = ["", ", --transport-cmd"];
-    let rows = names.iter().zip(ours).flat_map(|(name, ours)| rows(settings, name, floor, ours));
-    let rows = rows.collect();
-    subjects.into_iter().try_for_each(Subject::stop)?;
-    Ok(rows)
+    let mut subjects = subjects.into_iter();
+    let floor = subjects.next().ok_or("the floor is the first")??;
+    let mut failures = Vec::new();
+    for (name, subject) in ["", ", --transport-cmd"].into_iter().zip(subjects) {
+        match subject {
+            Ok(subject) => {
+                rows.extend(rows_of(settings, name, &floor, Some(&subject)));
+                subject.stop()?;
+            }
+            Err(error) => {
+                rows.extend(rows_of(settings, name, &floor, None));
+                failures.push(error.to_string());
+            }
+        }
+    }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ").into()) }
 }
 
-fn rows(settings: &Settings, name: &str, floor: &Subject, ours: &Subject) -> Vec<Row> {
+fn rows_of(settings: &Settings, name: &str, floor: &Subject, ours: Option<&Subject>) -> Vec<Row> {
     let files = settings.files;
-    let count = ours.applied.count();
+    let count = floor.applied.count();
     let row = |what: &str, percent, from: fn(&Subject) -> &Samples| {
-        let (least, got) = (from(floor).percentile(percent), from(ours).percentile(percent));
+        let least = from(floor).percentile(percent);
+        let got = ours.and_then(|ours| from(ours).percentile(percent));
         let row = Row::new(format!("save -> {what}, {files} files, {count} saves{name}"));
         let row = row.floor(ms(least)).ours(ms(got)).ratio(ratio(got, least));
         (row, least.zip(got))
