@@ -5,6 +5,7 @@
 //! situation and takes facts; the rooms keep their own small error enums, and `From` here turns them
 //! into words. Nothing here prints (`report`) and nothing here decides what to do (`daemon`).
 
+mod commands;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -55,6 +56,12 @@ const KINDS: [(Kind, u8, &str); 9] = [
 ];
 
 impl Kind {
+    /// The kind of that name.
+    #[must_use]
+    pub fn from_name(name: &str) -> Option<Self> {
+        KINDS.iter().find(|row| row.2 == name).map(|row| row.0)
+    }
+
     fn row(self) -> (u8, &'static str) {
         let found = KINDS.iter().find(|row| row.0 == self);
         let (_, code, name) = found.expect("the table has a row for every kind (tested)");
@@ -123,13 +130,7 @@ impl Error {
     /// the room's own error chain.
     #[must_use]
     pub fn failure(what: &dyn std::error::Error) -> Self {
-        let mut message = what.to_string();
-        let mut source = what.source();
-        while let Some(cause) = source {
-            message = format!("{message}: {cause}");
-            source = cause.source();
-        }
-        Self::new(Kind::Failure, Escaped(message.as_bytes()).to_string())
+        Self::new(Kind::Failure, chain(what))
     }
 
     /// An operation on a path failed; `doing` is a verb phrase ("read the settings").
@@ -145,10 +146,21 @@ impl Error {
     }
 }
 
-/// The kernel's words without Rust's "(os error N)".
+/// A room's error with all its causes.
+fn chain(what: &dyn std::error::Error) -> String {
+    let causes = std::iter::successors(Some(what), |error| error.source());
+    let text = causes.map(|error| plain(&error.to_string()).to_owned());
+    Escaped(text.collect::<Vec<_>>().join(": ").as_bytes()).to_string()
+}
+
+/// A text without Rust's "(os error N)".
+fn plain(text: &str) -> &str {
+    text.split(" (os error").next().unwrap_or(text)
+}
+
+/// The kernel's words.
 fn reason(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or(&text).to_lowercase()
+    plain(&error.to_string()).to_lowercase()
 }
 
 /// What was typed.
@@ -296,7 +308,8 @@ impl Error {
             format!("held: {source} is empty now, and following it would delete {deletes} paths"),
         )
         .hint("put the files back and it goes on by itself")
-        .hint("if the deletes are meant: e2ek-sync sync --once --delete-budget 100%")
+        .hint("if the deletes are meant: e2ek-sync resume --accept")
+        .hint("or, without a watch: e2ek-sync sync --once --delete-budget 100%")
     }
 
     /// The source is gone, unmounted, or another directory took its place.
@@ -316,7 +329,31 @@ impl Error {
             format!("held: {deletes} of {of} paths would be deleted, the budget is {budget}"),
         )
         .hint("see which: e2ek-sync plan")
-        .hint(format!("if they are meant: e2ek-sync sync --once --delete-budget {deletes}"))
+        .hint("if they are meant: e2ek-sync resume --accept")
+        .hint("or, without a watch: e2ek-sync sync --once --delete-budget 100%")
+    }
+
+    /// Some paths could not be read here or applied there; each was named before.
+    #[must_use]
+    pub fn left_out(problems: usize) -> Self {
+        let s = if problems == 1 { "path was" } else { "paths were" };
+        Self::new(Kind::Failure, format!("{problems} {s} left out; the rest is in place"))
+            .hint("the reasons stand above, and in `e2ek-sync status`")
+    }
+
+    /// A guard waits for an answer.
+    #[must_use]
+    pub fn held() -> Self {
+        Self::new(Kind::Conflict, "held: a change would delete more than the guard allows")
+            .hint("`e2ek-sync status` says what; `e2ek-sync resume --accept` makes the deletes")
+    }
+
+    /// Another daemon serves this workspace.
+    #[must_use]
+    pub fn already_watched(workspace: &Path, pid: Option<u32>) -> Self {
+        let by = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
+        Self::new(Kind::Conflict, format!("{} is being synced already{by}", shown(workspace)))
+            .hint("`e2ek-sync attach` follows it, `e2ek-sync stop` ends it")
     }
 
     /// Somebody asked for a flush or a wait while the session is paused.
@@ -371,6 +408,31 @@ impl Error {
         Self::new(Kind::NoDaemon, "the e2ek-sync watch that was followed has ended")
     }
 
+    /// The daemon does not answer.
+    #[must_use]
+    pub fn daemon_silent() -> Self {
+        Self::new(Kind::NotInSync, "the running e2ek-sync watch does not answer")
+            .hint("it may be stopped: `fg` in its terminal lets it go on after Ctrl-Z")
+            .hint("or the target is slow: try again with a longer --timeout")
+    }
+
+    /// The daemon answers what this version does not know.
+    #[must_use]
+    pub fn daemon_not_understood(answer: &str) -> Self {
+        let answer: String = answer.chars().take(200).collect();
+        let answer = Escaped(answer.as_bytes());
+        let what = "the answer of the running e2ek-sync watch is not understood";
+        Self::new(Kind::NoDaemon, format!("{what}: {answer}"))
+            .hint("it may be of another version: end it and start it again with this one")
+    }
+
+    /// The hub cannot take its link, or cannot serve it.
+    #[must_use]
+    pub fn hub_not_served(error: &io::Error) -> Self {
+        Self::new(Kind::Failure, format!("the link cannot be served: {}", reason(error)))
+            .hint("`hub` is started by e2ek-sync itself; see e2ek-sync watch --help")
+    }
+
     /// The two ends speak protocol versions with nothing in common. The older end is the one to
     /// replace.
     #[must_use]
@@ -404,9 +466,17 @@ impl Error {
     /// CMD could not be started.
     #[must_use]
     pub fn command_not_started(program: &OsStr, error: &io::Error) -> Self {
+        let name = Path::new(program).file_name().unwrap_or(program);
+        let python = name.as_bytes().starts_with(b"python");
         let program = Escaped(program.as_bytes());
         let missing = error.kind() == io::ErrorKind::NotFound;
         Self::new(Kind::Failure, format!("`{program}` cannot be started: {}", reason(error)))
+            .hint_if(
+                missing && python,
+                format!(
+                    "{program} not found: install Python 3.9+ with pip, or try `examples/shell`"
+                ),
+            )
             .hint_if(missing, "it is looked up in PATH at the target, in the target's directory")
     }
 

@@ -66,9 +66,17 @@ impl Default for Options {
 #[derive(Debug)]
 pub enum SuperviseEvent {
     /// This path changed, and asks for a restart.
-    Changed(PathBuf),
+    Changed {
+        /// Which.
+        path: PathBuf,
+        /// Changes so far, this one included.
+        generation: u64,
+    },
     /// The kernel lost events: taken as a change.
-    EventsLost,
+    EventsLost {
+        /// Changes so far, this one included.
+        generation: u64,
+    },
     /// This directory is not watched (any more). One that was named is looked for every second.
     Unwatched(PathBuf, io::Error),
     /// We were asked to end; the command is stopped first.
@@ -127,9 +135,9 @@ pub async fn run(options: Options, mut tell: impl FnMut(SuperviseEvent)) -> Resu
             },
             change = changes.next() => {
                 let restart = !matches!(change, Change::Unwatched(..));
-                tell(said(change));
+                generation += u64::from(restart);
+                tell(said(change, generation));
                 if restart {
-                    generation += 1;
                     let actions = ActionSet { restart, ..ActionSet::default() };
                     runner.request(Request::Apply { generation, actions });
                 }
@@ -142,10 +150,10 @@ pub async fn run(options: Options, mut tell: impl FnMut(SuperviseEvent)) -> Resu
     }
 }
 
-fn said(change: Change) -> SuperviseEvent {
+fn said(change: Change, generation: u64) -> SuperviseEvent {
     match change {
-        Change::Path(path) => SuperviseEvent::Changed(path),
-        Change::Lost => SuperviseEvent::EventsLost,
+        Change::Path(path) => SuperviseEvent::Changed { path, generation },
+        Change::Lost => SuperviseEvent::EventsLost { generation },
         Change::Unwatched(path, error) => SuperviseEvent::Unwatched(path, error),
     }
 }
@@ -261,47 +269,9 @@ async fn until(deadline: Option<Instant>) {
     }
 }
 
-/// What was typed is no duration.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a duration (as 10, 0.5, 500ms, 2s, 1m): {0}")]
-pub struct NotADuration(String);
-
-/// Seconds as watchmedo takes them (`10`, `0.5`), or with a unit (`500ms`, `2s`, `1m`).
-///
-/// # Errors
-/// When it is neither, or negative, or beyond what the clock can hold.
-pub fn duration(text: &str) -> Result<Duration, NotADuration> {
-    let units = [("ms", 0.001), ("s", 1.0), ("m", 60.0), ("h", 3600.0)];
-    let found = units.iter().find_map(|(unit, seconds)| Some((text.strip_suffix(unit)?, *seconds)));
-    let (number, seconds) = found.unwrap_or((text, 1.0));
-    let plain = number.bytes().all(|byte| byte.is_ascii_digit() || byte == b'.');
-    let number: Option<f64> = plain.then(|| number.parse().ok()).flatten();
-    number
-        .and_then(|number| Duration::try_from_secs_f64(number * seconds).ok())
-        .ok_or_else(|| NotADuration(text.to_owned()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn durations_are_read_as_watchmedo_and_with_units() {
-        for (text, milliseconds) in [
-            ("10", 10_000),
-            ("0.5", 500),
-            (".5", 500),
-            ("0", 0),
-            ("500ms", 500),
-            ("2s", 2_000),
-            ("1m", 60_000),
-        ] {
-            assert_eq!(duration(text), Ok(Duration::from_millis(milliseconds)), "{text}");
-        }
-        for text in ["", "-1", "-0.5", "ms", "1e3", "nan", "inf", "1 s", "1d", "1.2.3"] {
-            assert!(duration(text).is_err(), "{text}");
-        }
-    }
 
     #[test]
     fn the_commands_own_choice_of_code_is_passed_on() {

@@ -73,6 +73,12 @@ impl Origin {
         Self { roots, contents }
     }
 
+    /// The pairs' directories in their order.
+    #[must_use]
+    pub fn roots(&self) -> &[PathBuf] {
+        &self.roots
+    }
+
     /// Permission bits and modification time for an op that puts something; nothing for others and
     /// for what is gone.
     #[must_use]
@@ -106,7 +112,8 @@ impl Origin {
         if below.is_root() {
             return Ok(root);
         }
-        let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let resolve =
+            ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
         let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         Ok(rustix::fs::openat2(root.as_fd(), below.as_bytes(), flags, Mode::empty(), resolve)?)
     }

@@ -1,6 +1,6 @@
 //! Owns the list of commands, and the flags of those that talk to a running daemon.
 
-use std::ffi::OsString;
+use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -36,8 +36,8 @@ pub enum Command {
     Restart(ControlArgs),
     /// Hold all writes until resume
     Pause(ControlArgs),
-    /// Go on after pause
-    Resume(ControlArgs),
+    /// Go on after pause, or after a hold
+    Resume(ResumeArgs),
     /// Forget what was synced, and compare anew
     Reset(ControlArgs),
     /// End the session well
@@ -130,11 +130,21 @@ pub struct StatusArgs {
     pub watch: bool,
 }
 
-/// `restart`, `pause`, `resume`, `reset`, `stop`.
+/// `restart`, `pause`, `reset`, `stop`.
 #[derive(Debug, Args)]
 pub struct ControlArgs {
     #[command(flatten)]
     directory: Directory,
+}
+
+/// `resume`.
+#[derive(Debug, Args)]
+pub struct ResumeArgs {
+    #[command(flatten)]
+    directory: Directory,
+    /// Make the deletes that are held
+    #[arg(long)]
+    pub accept: bool,
 }
 
 /// `attach`.
@@ -171,9 +181,12 @@ pub struct VersionArgs {
 /// `hub`.
 #[derive(Debug, Args)]
 pub struct HubArgs {
-    /// What the hub is told by whoever starts it
-    #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARG")]
-    pub arguments: Vec<OsString>,
+    /// The inherited socket that is the link, by its number [default: stdin and stdout]
+    #[arg(long, value_name = "FD")]
+    pub link: Option<RawFd>,
+    /// Where the records of targets are kept
+    #[arg(long, value_name = "DIR")]
+    pub state: PathBuf,
 }
 
 impl Command {
@@ -189,12 +202,11 @@ impl Command {
             Self::Wait(args) => &args.directory,
             Self::Status(args) => &args.directory,
             Self::Attach(args) => &args.directory,
+            Self::Resume(args) => &args.directory,
             Self::CheckIgnore(args) => &args.directory,
-            Self::Restart(args)
-            | Self::Pause(args)
-            | Self::Resume(args)
-            | Self::Reset(args)
-            | Self::Stop(args) => &args.directory,
+            Self::Restart(args) | Self::Pause(args) | Self::Reset(args) | Self::Stop(args) => {
+                &args.directory
+            }
         };
         directory.directory.as_ref()
     }

@@ -18,8 +18,8 @@ use crate::config::{ColorChoice, Flags, Output};
 use crate::error::Error;
 
 pub use command::{
-    AttachArgs, CheckIgnoreArgs, Command, ControlArgs, FlushArgs, HubArgs, StatusArgs, VersionArgs,
-    WaitArgs,
+    AttachArgs, CheckIgnoreArgs, Command, ControlArgs, FlushArgs, HubArgs, ResumeArgs, StatusArgs,
+    VersionArgs, WaitArgs,
 };
 pub use supervise::SuperviseArgs;
 pub use sync::{OnceArgs, PlanArgs, SyncArgs, WatchArgs};

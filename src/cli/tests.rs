@@ -194,7 +194,7 @@ fn every_command_has_its_name() {
         "supervise x",
         "check-ignore x",
         "version",
-        "hub",
+        "hub --state s",
     ] {
         assert_eq!(cli(line).command.name(), line.split(' ').next().unwrap());
     }

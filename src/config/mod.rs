@@ -150,3 +150,17 @@ pub struct Say {
     /// The log's filter, in tracing's notation.
     pub log: Option<Value<String>>,
 }
+
+impl Config {
+    /// The directory of the workspace's own state; may not exist.
+    #[must_use]
+    pub fn workspace_state(&self) -> PathBuf {
+        self.places.state.value.join(self.workspace.id.as_str())
+    }
+
+    /// Where the workspace's daemon listens; fits a socket's address.
+    #[must_use]
+    pub fn control_socket(&self) -> PathBuf {
+        self.places.runtime.value.join(format!("{}.sock", self.workspace.id.as_str()))
+    }
+}

@@ -61,7 +61,7 @@ impl Config {
             targets,
             sync: sync(flags, workspace),
             restart: restart_settings(flags, restart),
-            say: say(flags, environment),
+            say: Say::resolve(flags, environment),
             writer: environment.writer(),
             places,
         })
@@ -173,28 +173,32 @@ fn restart_settings(flags: &Flags, file: RestartLayer) -> RestartSettings {
     }
 }
 
-fn say(flags: &Flags, environment: &Environment) -> Say {
-    let terminal = environment.stdout_is_terminal;
-    let output = if terminal { Output::Human } else { Output::Lines };
-    let output = Value::layered(output, None, "--output", flags.output);
-    let no_color = environment.variable("NO_COLOR").is_some();
-    let dumb = environment.variable("TERM").is_some_and(|term| term == "dumb");
-    let color = match flags.color {
-        Some(ColorChoice::Always) => Value::new(true, Source::Flag("--color")),
-        Some(ColorChoice::Never) => Value::new(false, Source::Flag("--color")),
-        _ if no_color => Value::new(false, Source::Env("NO_COLOR")),
-        _ if dumb => Value::new(false, Source::Env("TERM")),
-        _ => Value::new(terminal && output.value == Output::Human, Source::Default),
-    };
-    let count = |count: u8| i8::try_from(count).unwrap_or(i8::MAX);
-    let log_variable = environment.variable("E2EK_LOG");
-    let log_variable = log_variable
-        .map(|log| Value::new(log.to_string_lossy().into_owned(), Source::Env("E2EK_LOG")));
-    let typed = flags.log.clone().map(|log| Value::new(log, Source::Flag("--log")));
-    Say {
-        output,
-        color,
-        verbosity: count(flags.verbose).saturating_sub(count(flags.quiet)),
-        log: typed.or(log_variable),
+impl Say {
+    /// What was typed beats the environment; no file has a say.
+    #[must_use]
+    pub fn resolve(flags: &Flags, environment: &Environment) -> Self {
+        let terminal = environment.stdout_is_terminal;
+        let output = if terminal { Output::Human } else { Output::Lines };
+        let output = Value::layered(output, None, "--output", flags.output);
+        let no_color = environment.variable("NO_COLOR").is_some();
+        let dumb = environment.variable("TERM").is_some_and(|term| term == "dumb");
+        let color = match flags.color {
+            Some(ColorChoice::Always) => Value::new(true, Source::Flag("--color")),
+            Some(ColorChoice::Never) => Value::new(false, Source::Flag("--color")),
+            _ if no_color => Value::new(false, Source::Env("NO_COLOR")),
+            _ if dumb => Value::new(false, Source::Env("TERM")),
+            _ => Value::new(terminal && output.value == Output::Human, Source::Default),
+        };
+        let count = |count: u8| i8::try_from(count).unwrap_or(i8::MAX);
+        let log_variable = environment.variable("E2EK_LOG");
+        let log_variable = log_variable
+            .map(|log| Value::new(log.to_string_lossy().into_owned(), Source::Env("E2EK_LOG")));
+        let typed = flags.log.clone().map(|log| Value::new(log, Source::Flag("--log")));
+        Self {
+            output,
+            color,
+            verbosity: count(flags.verbose).saturating_sub(count(flags.quiet)),
+            log: typed.or(log_variable),
+        }
     }
 }

@@ -62,9 +62,9 @@ pub enum Request {
     Pause {},
     /// To go on, after a pause or a hold.
     Resume {
-        /// The delete budget that answers a hold, as `--delete-budget` spells it.
+        /// And to make the deletes that are held.
         #[serde(default)]
-        delete_budget: Option<String>,
+        accept: bool,
     },
     /// To forget what is known and look everywhere.
     Reset {},

@@ -118,7 +118,7 @@ async fn every_request_goes_there_and_back() {
         Request::Wait { until: Until::Ready, timeout_ms: Some(1) },
         Request::Restart { target: Some("api".into()) },
         Request::Pause {},
-        Request::Resume { delete_budget: Some("50%".into()) },
+        Request::Resume { accept: true },
         Request::Reset {},
         Request::Stop {},
     ];

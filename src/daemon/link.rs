@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::engine::session::TargetId;
-use crate::transfer::{Origin, Reading};
+use crate::transfer::{Changed, Origin};
 use crate::transport::Link;
 use crate::transport::process::Transport;
 
@@ -173,8 +173,12 @@ impl Sender {
                 }
             };
             match next {
-                None => self.message(&ToHub::Ping).await?,
-                Some(Outgoing::Message(message)) => self.message(&message).await?,
+                None => {
+                    self.message(&ToHub::Ping).await?;
+                }
+                Some(Outgoing::Message(message)) => {
+                    self.message(&message).await?;
+                }
                 Some(Outgoing::Ops { generation, ops }) => self.ops(generation, &ops).await?,
                 Some(Outgoing::Data { generation, ops, indices, commit }) => {
                     self.data(&ops, &indices).await?;
@@ -218,10 +222,8 @@ impl Sender {
     async fn ops(&mut self, generation: u64, ops: &[Op]) -> io::Result<()> {
         let mut chunks = ops.chunks(OPS_PER_FRAME / 4).peekable();
         while let Some(chunk) = chunks.next() {
-            let ops = chunk
-                .iter()
-                .map(|op| Op { meta: self.origin.meta(op), ..op.clone() })
-                .collect();
+            let ops =
+                chunk.iter().map(|op| Op { meta: self.origin.meta(op), ..op.clone() }).collect();
             let last = chunks.peek().is_none();
             self.paid(&ToHub::Ops { generation, ops, last }).await?;
         }
@@ -236,8 +238,8 @@ impl Sender {
             let mut reading = self.origin.read(op);
             loop {
                 let more = match &mut reading {
-                    Ok(reading) => Reading::piece(reading, &mut piece),
-                    Err(_) => Err(crate::transfer::Changed),
+                    Ok(reading) => reading.piece(&mut piece),
+                    Err(Changed) => Err(Changed),
                 };
                 match more {
                     Ok(true) => {
@@ -246,7 +248,7 @@ impl Sender {
                         }
                     }
                     Ok(false) => break,
-                    Err(_) => {
+                    Err(Changed) => {
                         self.withdraw(index, op).await?;
                         break;
                     }

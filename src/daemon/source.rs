@@ -283,9 +283,9 @@ impl Source {
         let hints = self.debounce.take(now);
         let seen = hints.first_seen()?;
         let jobs = self.split(hints);
-        let small = jobs.iter().all(|(_, hints)| {
-            hints.subtrees().is_empty() && hints.paths().len() <= AT_ONCE
-        });
+        let small = jobs
+            .iter()
+            .all(|(_, hints)| hints.subtrees().is_empty() && hints.paths().len() <= AT_ONCE);
         let work: Vec<_> = (jobs.into_iter())
             .map(|(index, hints)| {
                 let pair = &self.pairs[index];
@@ -316,6 +316,10 @@ impl Source {
         for (index, result) in look {
             match result {
                 Ok(report) => self.accept(index, report),
+                Err(ScanError::Confused(_)) => {
+                    let name = self.pairs[index].name.clone();
+                    self.debounce.look_everywhere(Instant::now() + UNSTABLE_AGAIN, name);
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the source cannot be looked at");
                     gone = true;

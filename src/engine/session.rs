@@ -383,9 +383,7 @@ impl Session {
                 target.refused();
                 Ok(())
             }
-            FromHub::Listing { path, children } => {
-                target.listing(path.as_ref(), children, effects)
-            }
+            FromHub::Listing { path, children } => target.listing(path.as_ref(), children, effects),
             FromHub::Need { indices, adopted: _ } => target.needs(indices, effects),
             FromHub::Applied { generation, tree, skipped, overwritten, micros } => {
                 let report = target::Report { generation, tree, skipped, overwritten, micros };

@@ -316,12 +316,23 @@ pub enum Event {
         /// `flag --mode`, `e2ek.toml:12`, `default`.
         origin: Text,
     },
+    /// What a command asked of the daemon is so.
+    Done {
+        /// Its name, as typed.
+        command: Text,
+        /// The generation that made it so; `None` where that means nothing.
+        #[serde(rename = "gen")]
+        generation: Option<u64>,
+    },
     /// Who we are.
     Version {
         /// Of this program.
         version: Text,
         /// Protocols spoken, lowest and highest.
         protocol: (u32, u32),
+        /// Optional abilities, by name.
+        #[serde(default)]
+        features: Vec<Text>,
     },
     /// A kind that a newer writer knows. Never said, only read.
     #[serde(other)]

@@ -151,7 +151,11 @@ fn rest(event: &Event, paint: Paint) -> Option<Said> {
         Event::Setting { key, value, origin } => {
             Said::needed(format!("{key} = {value}  {}", paint.dim(&format!("({origin})"))))
         }
-        Event::Version { version, protocol: (low, high) } => Said::needed(if low == high {
+        Event::Done { command, generation: None } => Said::normal(format!("{command}: done")),
+        Event::Done { command, generation: Some(generation) } => {
+            Said::normal(format!("{command}: done, generation {generation}"))
+        }
+        Event::Version { version, protocol: (low, high), .. } => Said::needed(if low == high {
             format!("e2ek-sync {version} (protocol {low})")
         } else {
             format!("e2ek-sync {version} (protocols {low} to {high})")

@@ -140,9 +140,13 @@ fn rest(event: &Event) -> Option<Line> {
         Event::Setting { key, value, origin } => {
             Line::new("setting").key("key", key).quoted("value", value).quoted("origin", origin)
         }
-        Event::Version { version, protocol: (low, high) } => Line::new("version")
+        Event::Done { command, generation } => {
+            Line::new("done").key("command", command).maybe("gen", *generation)
+        }
+        Event::Version { version, protocol: (low, high), features } => Line::new("version")
             .key("version", version)
-            .key("protocol", format_args!("{low}..{high}")),
+            .key("protocol", format_args!("{low}..{high}"))
+            .key("features", joined(features)),
         _ => return None,
     })
 }

@@ -51,6 +51,15 @@ impl Carrier {
 }
 
 impl Transport {
+    /// The program that is started, for people.
+    #[must_use]
+    pub fn program(&self) -> OsString {
+        match self {
+            Self::Embedded { program, .. } => program.clone().into_os_string(),
+            Self::Program(argv) => argv.first().cloned().unwrap_or_default(),
+        }
+    }
+
     /// Starts the program. The Hello is not exchanged yet.
     ///
     /// # Errors

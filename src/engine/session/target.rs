@@ -660,10 +660,12 @@ impl Target {
         let hold = if source_gone { Some(Hold::RootGone) } else { self.hold.clone() };
         let state = match self.link {
             Link::Refused => TargetState::Refused,
-            Link::Down | Link::Opening | Link::Told(_) if self.ever_ready => TargetState::Disconnected,
+            Link::Down | Link::Opening | Link::Told(_) if self.ever_ready => {
+                TargetState::Disconnected
+            }
             Link::Down | Link::Opening | Link::Told(_) | Link::Comparing(_) => {
                 TargetState::Starting
-            },
+            }
             Link::Ready if hold.is_some() => TargetState::Held,
             Link::Ready if self.is_current() => TargetState::Synced,
             Link::Ready => TargetState::Syncing,

@@ -1,0 +1,317 @@
+//! Turns what the session notices into what people are told.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::receive::root_index;
+use e2ek_sidecar::tree::Entry;
+use e2ek_sidecar::wire::{ChildEvent, How, Op, Refusal};
+
+use crate::engine::plan::Hold;
+use crate::engine::session::{Applied, Notice, TargetId};
+use crate::error::Error;
+use crate::report::{Event, Exit, Latencies, Outcome, Stamps, Text};
+
+/// Where a generation stands with the targets it went to.
+struct Begun {
+    targets: u32,
+    acked: u32,
+    failed: bool,
+}
+
+/// The words for targets, and what must be remembered between two events.
+pub(super) struct Teller {
+    names: Vec<Text>,
+    /// Whether paths are shown with their pair's number.
+    several: bool,
+    begun: BTreeMap<u64, Begun>,
+    /// When the restart that is under way was decided.
+    restarting: Vec<Option<(u64, Instant)>>,
+    pub(super) latencies: Latencies,
+}
+
+impl Teller {
+    pub(super) fn new(names: Vec<Text>, pairs: usize) -> Self {
+        let restarting = names.iter().map(|_| None).collect();
+        Self {
+            names,
+            several: pairs > 1,
+            begun: BTreeMap::new(),
+            restarting,
+            latencies: Latencies::default(),
+        }
+    }
+
+    pub(super) fn name(&self, target: TargetId) -> Text {
+        self.names[target].clone()
+    }
+
+    /// A path as people know it: relative to its pair's source.
+    pub(super) fn path(&self, path: &SyncPath) -> Text {
+        match root_index(path) {
+            Some((_, below)) if !self.several => Text::from(&below),
+            _ => Text::from(path),
+        }
+    }
+
+    /// What to say of a notice; nothing, one thing or several.
+    pub(super) fn events(&mut self, now: Instant, notice: &Notice) -> Vec<Event> {
+        match notice {
+            Notice::Opened { target, equal } => {
+                vec![Event::Connected { target: self.name(*target), equal: *equal }]
+            }
+            Notice::Begin { generation, files, .. } => self.begin(*generation, *files),
+            Notice::Applied { target, report } => self.applied(*target, report),
+            Notice::Problem { target, problem } => vec![Event::Problem {
+                target: Some(self.name(*target)),
+                path: self.path(&problem.path),
+                reason: problem.reason.to_string().into(),
+            }],
+            Notice::ProblemGone { target, path } => {
+                vec![Event::ProblemGone { target: Some(self.name(*target)), path: self.path(path) }]
+            }
+            Notice::Held { target, hold } => vec![Event::Held {
+                target: Some(self.name(*target)),
+                reason: held_because(hold).into(),
+                command: answer_to(hold).into(),
+            }],
+            Notice::Released { target } => {
+                vec![Event::Released { target: Some(self.name(*target)) }]
+            }
+            Notice::Drifted { target, paths } => {
+                let changed = |path: &SyncPath| Event::Conflict {
+                    target: self.name(*target),
+                    path: self.path(path),
+                    reason: "changed at the target since it was written".into(),
+                };
+                paths.iter().map(changed).collect()
+            }
+            Notice::Mirrored { removed: 0, .. } | Notice::Refused { .. } => Vec::new(),
+            Notice::Mirrored { target, removed } => {
+                let message = format!("{}: removed {removed} unmanaged paths", self.names[*target]);
+                vec![Event::Warning { message: message.into() }]
+            }
+            Notice::Acted { target, generation, actions } => {
+                let mut events = Vec::new();
+                if actions.needs_build > 0 {
+                    let count = actions.needs_build.into();
+                    events.push(Event::NeedsBuild {
+                        generation: *generation,
+                        paths: vec![],
+                        count,
+                    });
+                }
+                if actions.restart {
+                    self.restarting[*target] = Some((*generation, now));
+                    let target = self.name(*target);
+                    events.push(Event::RestartBegin { generation: *generation, target });
+                }
+                events
+            }
+            Notice::Child { target, event } => self.child(now, *target, event),
+        }
+    }
+
+    /// A plan, op by op.
+    pub(super) fn plan(&self, target: TargetId, ops: &[Op]) -> Vec<Event> {
+        let (mut writes, mut deletes, mut total) = (0, 0, 0);
+        let mut events = Vec::with_capacity(ops.len() + 1);
+        for op in ops {
+            let (action, bytes, reason) = planned(op);
+            match op.change.new {
+                Some(_) => writes += 1,
+                None => deletes += 1,
+            }
+            total += bytes;
+            events.push(Event::PlanStep {
+                target: self.name(target),
+                action: action.into(),
+                path: self.path(&op.change.path),
+                bytes,
+                reason: reason.into(),
+            });
+        }
+        events.push(Event::PlanEnd { target: self.name(target), writes, deletes, bytes: total });
+        events
+    }
+
+    fn begin(&mut self, generation: u64, files: u64) -> Vec<Event> {
+        let begun =
+            self.begun.entry(generation).or_insert(Begun { targets: 0, acked: 0, failed: false });
+        begun.targets += 1;
+        if begun.targets > 1 {
+            return Vec::new();
+        }
+        vec![Event::SyncBegin { generation, files }]
+    }
+
+    fn applied(&mut self, target: TargetId, report: &Applied) -> Vec<Event> {
+        let overwritten = |path: &SyncPath| Event::Overwritten {
+            target: self.names[target].clone(),
+            path: self.path(path),
+            kept: Some("the hub's trash".into()),
+        };
+        let mut events: Vec<Event> = report.overwritten.iter().map(overwritten).collect();
+        let took = report.acked.saturating_duration_since(report.seen);
+        self.latencies.add(took);
+        let begun = self.begun.get_mut(&report.generation);
+        let Some(begun) = begun else { return events };
+        begun.acked += 1;
+        begun.failed |= report.skipped > 0;
+        if begun.acked < begun.targets {
+            return events;
+        }
+        let (targets, failed) = (begun.targets, begun.failed);
+        self.begun.remove(&report.generation);
+        events.push(Event::SyncEnd {
+            generation: report.generation,
+            status: if failed { Outcome::Partial } else { Outcome::Ok },
+            files: report.files,
+            bytes: report.bytes,
+            took,
+            acked: targets,
+            targets,
+            restarting: false,
+            stamps: stamps(report),
+        });
+        events
+    }
+
+    fn child(&mut self, now: Instant, target: TargetId, event: &ChildEvent) -> Vec<Event> {
+        let name = self.name(target);
+        let (generation, began) = self.restarting[target].unwrap_or((0, now));
+        match event {
+            ChildEvent::Restarted { generation, micros, .. } => {
+                self.restarting[target] = None;
+                let took = Duration::from_micros(*micros);
+                let (generation, target) = (*generation, name);
+                vec![Event::RestartEnd { generation, target, status: Outcome::Ok, took }]
+            }
+            ChildEvent::Started { .. } if self.restarting[target].take().is_some() => {
+                let took = now.saturating_duration_since(began);
+                vec![Event::RestartEnd { generation, target: name, status: Outcome::Ok, took }]
+            }
+            ChildEvent::Failed { error } => {
+                self.restarting[target] = None;
+                vec![Event::Error {
+                    target: Some(name),
+                    class: "failure".into(),
+                    message: format!("the command could not be started: {error}").into(),
+                    hints: Vec::new(),
+                }]
+            }
+            ChildEvent::Exited { status, signal, held } => vec![Event::ChildExited {
+                target: name,
+                status: exit(*status, *signal),
+                held: *held,
+            }],
+            ChildEvent::Ran { argv, status } => vec![Event::CommandRan {
+                generation,
+                target: name,
+                argv: argv.iter().map(|word| Text::name(word.as_bytes())).collect(),
+                status: exit(*status, 0),
+                took: now.saturating_duration_since(began),
+            }],
+            ChildEvent::Backoff { micros } => {
+                let wait = Duration::from_micros(*micros);
+                let message = format!("{name}: the command keeps ending; next try in {wait:.1?}");
+                vec![Event::Warning { message: message.into() }]
+            }
+            ChildEvent::Signalled { .. }
+            | ChildEvent::Started { .. }
+            | ChildEvent::Stopped { .. }
+            | ChildEvent::Interrupted => Vec::new(),
+        }
+    }
+}
+
+/// What would be done for an op, how much would be sent, and why.
+fn planned(op: &Op) -> (&'static str, u64, String) {
+    let change = &op.change;
+    let reason = match (&change.old, &change.new) {
+        (None, _) => "new",
+        (Some(_), None) => "gone from the source",
+        (Some(Entry::File { .. }), Some(Entry::File { .. })) => "changed",
+        _ => "of another kind",
+    };
+    match (&change.new, &op.how) {
+        (None, _) => ("delete", 0, reason.to_owned()),
+        (Some(Entry::Directory), _) => ("mkdir", 0, reason.to_owned()),
+        (Some(Entry::Symlink { .. }), _) => ("link", 0, reason.to_owned()),
+        (Some(Entry::File { .. }), How::Copy { from }) => {
+            ("copy", 0, format!("same content as {from}"))
+        }
+        (Some(Entry::File { .. }), How::None) => {
+            ("write", 0, format!("{reason}, no content to send"))
+        }
+        (Some(Entry::File { size, .. }), How::Ask) => {
+            ("write", *size, format!("{reason}, unless the target has the same"))
+        }
+        (Some(Entry::File { size, .. }), How::Data) => ("write", *size, reason.to_owned()),
+    }
+}
+
+fn exit(status: i32, signal: i32) -> Exit {
+    if signal > 0 { Exit::Signal(signal) } else { Exit::Code(status) }
+}
+
+/// When each stage was over, counted from the first event.
+fn stamps(report: &Applied) -> Stamps {
+    let since = |at: Instant| Some(at.saturating_duration_since(report.seen).as_micros() as u64);
+    let sent = report.sent.saturating_duration_since(report.seen);
+    Stamps {
+        seen_epoch_us: None,
+        hashed_us: since(report.hashed),
+        sent_us: since(report.sent),
+        written_us: Some((sent + report.written).as_micros() as u64),
+        acked_us: since(report.acked),
+        restarted_us: None,
+    }
+}
+
+/// Why nothing is sent, for people.
+fn held_because(hold: &Hold) -> String {
+    match hold {
+        Hold::RootGone => "the source directory is gone or was replaced".to_owned(),
+        Hold::RootEmptied { deletes } => {
+            format!("the source was emptied: {deletes} files would be deleted")
+        }
+        Hold::Budget { deletes, managed } => {
+            format!("{deletes} of {managed} files would be deleted")
+        }
+    }
+}
+
+fn answer_to(hold: &Hold) -> &'static str {
+    match hold {
+        Hold::RootGone => "bring it back, or e2ek-sync stop",
+        _ => "e2ek-sync resume --accept",
+    }
+}
+
+/// A refusal as an error that ends the command.
+pub(super) fn refused(target: &Text, root: &str, refusal: &Refusal) -> Error {
+    match refusal {
+        Refusal::Owned { by, active: _ } => Error::owned_by_other(target.as_str(), by),
+        Refusal::Nested { root: other, by } => Error::nested_target(root, other, by),
+        Refusal::NotFound(what) => Error::target_missing(std::path::Path::new(what)),
+        Refusal::Forbidden(what) => Error::target_forbidden(
+            std::path::Path::new(what),
+            &std::io::ErrorKind::PermissionDenied.into(),
+        ),
+        Refusal::Unusable(why) => Error::disconnected(target.as_str(), why),
+        Refusal::Superseded => {
+            Error::owned_by_other(target.as_str(), "a newer run of this workspace")
+        }
+    }
+}
+
+/// A hold as an error that ends `sync --once`.
+pub(super) fn held(source: &std::path::Path, hold: &Hold, budget: &str) -> Error {
+    match hold {
+        Hold::RootGone => Error::held_root_replaced(source, "it is gone or was replaced"),
+        Hold::RootEmptied { deletes } => Error::held_root_emptied(source, *deletes),
+        Hold::Budget { deletes, managed } => Error::held_delete_budget(*deletes, *managed, budget),
+    }
+}
