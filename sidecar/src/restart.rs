@@ -103,6 +103,11 @@ pub enum Input {
         /// What the files hold now.
         generation: u64,
     },
+    /// The files hold this now; asks for nothing. A later start is told as of this generation.
+    Visible {
+        /// What the files hold now.
+        generation: u64,
+    },
     /// A restart asked for by a person: not debounced; of the newest generation known.
     Restart,
     /// The direct child was reaped. Always comes before the [`Input::AllGone`] of the same run.
@@ -253,6 +258,7 @@ impl RestartMachine {
         match input {
             Input::Start { generation } => self.start(now, generation, out),
             Input::Trigger { generation } => self.trigger(now, generation, out),
+            Input::Visible { generation } => self.generation = self.generation.max(generation),
             Input::Restart => self.restart(now, out),
             Input::Exited { status, hold } => self.exited(now, status, hold, out),
             Input::AllGone => self.all_gone(now, out),

@@ -14,7 +14,7 @@ mod frame;
 mod hello;
 mod pack;
 
-pub use frame::{Decoder, encode};
+pub use frame::{Decoder, batches, encode};
 pub use hello::{Hello, HelloReader, PROTOCOL, negotiate};
 pub use pack::{Packer, unpack};
 
@@ -30,7 +30,7 @@ pub const MAX_FRAME_BYTES: usize = 1 << 20;
 pub const MAX_UNPACKED_BYTES: usize = 1 << 20;
 /// File bytes put into one frame: small enough that an edit never waits long behind it.
 pub const PIECE_BYTES: usize = 128 << 10;
-/// Ops put into one frame.
+/// Most ops put into one frame; long paths allow fewer, see [`batches`].
 pub const OPS_PER_FRAME: usize = 1000;
 /// Ops and Data bytes that may be on their way to the hub; the hub gives credit as it consumes.
 pub const WINDOW_BYTES: u64 = 8 << 20;
@@ -39,7 +39,7 @@ pub const OUTPUT_WINDOW_BYTES: u64 = 256 << 10;
 /// Input bytes for the app that may be on their way to the hub.
 pub const INPUT_WINDOW_BYTES: u64 = 64 << 10;
 /// Most ops a generation may have.
-pub const MAX_OPS: usize = 20_000_000;
+pub const MAX_OPS: usize = 2_000_000;
 
 /// Why bytes from the other end are refused. After one, the link is closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -393,10 +393,12 @@ pub enum FromHub {
     },
     /// Answer to the last `Ops` where some op asked: these need `Data` after all.
     Need {
-        /// Ops by index, in order.
+        /// Ops by index, in order over all parts.
         indices: Vec<u32>,
         /// Equal content that was found at the target and taken over.
         adopted: u64,
+        /// No more parts follow.
+        last: bool,
     },
     /// The generation is visible at the target, but for what was skipped.
     Applied {
@@ -415,8 +417,10 @@ pub enum FromHub {
     Listing {
         /// Which; `None` for the root.
         path: Option<SyncPath>,
-        /// Its children.
+        /// Some of its children, in order over all parts.
         children: Vec<(Blob, Listed)>,
+        /// No more parts follow.
+        last: bool,
     },
     /// Answer to `ListForeign`.
     Foreign {
@@ -457,5 +461,12 @@ pub enum FromHub {
     StdinTaken {
         /// Bytes.
         bytes: u64,
+    },
+    /// What is too long for one `Applied`; comes before it.
+    AppliedPart {
+        /// As in `Applied`.
+        skipped: Vec<Skipped>,
+        /// As in `Applied`.
+        overwritten: Vec<SyncPath>,
     },
 }

@@ -93,18 +93,21 @@ impl Running {
         }
     }
 
-    /// Waits until the text is printed, and forgets what is printed by then. Events go by.
+    /// Waits until the text is printed, and forgets everything up to there. Events go by.
     async fn printed(&mut self, text: &str) {
         let until = Instant::now() + PATIENCE;
-        while !self.printed.contains(text) {
+        let at = loop {
+            if let Some(at) = self.printed.find(text) {
+                break at;
+            }
             let left = until.saturating_duration_since(Instant::now());
             match tokio::time::timeout(left, self.runner.next()).await {
                 Ok(RunEvent::Output { stream, bytes }) => self.keep(stream, &bytes),
                 Ok(_) => {}
                 Err(_) => panic!("{text:?} was not printed, but {:?}", self.printed),
             }
-        }
-        self.printed.clear();
+        };
+        self.printed.drain(..at + text.len());
     }
 
     /// Nothing happens but output.
@@ -186,6 +189,23 @@ fn output_comes_before_the_exit_and_a_crash_is_held_until_any_change() {
 }
 
 #[test]
+fn what_the_dead_wrote_is_told_before_their_end() {
+    with("echo last words; exit 3", async |app| {
+        let RunEvent::Started { pid, .. } = app.event().await else { panic!() };
+        // Not asking, so that both are ready when we do.
+        let stat = format!("/proc/{pid}/stat");
+        let until = Instant::now() + PATIENCE;
+        while !std::fs::read_to_string(&stat).unwrap().contains(") Z ") {
+            assert!(Instant::now() < until);
+            std::thread::yield_now();
+        }
+        let exited = |event: &RunEvent| matches!(event, RunEvent::Exited { .. });
+        app.until(exited).await;
+        assert_eq!(app.printed, "last words\n");
+    });
+}
+
+#[test]
 fn while_it_runs_an_empty_set_does_nothing() {
     with(SLEEP, async |app| {
         app.event().await;
@@ -244,6 +264,62 @@ fn i9_commands_run_first_in_their_order() {
         assert_eq!(seen, ["echo first", "done", "echo second", "done"]);
         let printed = app.printed.replace("start\n", "");
         assert_eq!(printed, "command:first\ncommand:second\n");
+    });
+}
+
+#[test]
+fn i9_what_is_applied_while_it_stops_is_covered_by_the_start_that_follows() {
+    // `up` says that the trap is set, so that the next signal finds it.
+    let script = "
+        trap 'rm up; echo stopping; read line; exit 0' INT
+        echo start | tee up
+        while :; do sleep 0.01; done";
+    let directory = tempfile::tempdir().unwrap();
+    let cwd = Some(directory.path().to_owned());
+    with_spec(Spec { cwd, ..spec(script) }, async |app| {
+        app.printed("start").await;
+        app.apply(2, [Action::Restart]);
+        app.printed("stopping").await;
+        for generation in 3..10 {
+            app.apply(generation, [Action::Restart]);
+            app.apply(generation, [Action::Signal(Signal::HUP)]);
+        }
+        app.ask(Request::Restart);
+        app.ask(Request::Stdin(b"go\n".to_vec()));
+        let restarted = |event: &RunEvent| matches!(event, RunEvent::Restarted { .. });
+        let event = app.until(restarted).await;
+        assert!(matches!(event, RunEvent::Restarted { generation: 9, .. }), "{event:?}");
+        app.printed("start").await;
+        app.quiet().await;
+        // A command waits for that start, and then has its own restart.
+        app.apply(10, [Action::Restart]);
+        app.printed("stopping").await;
+        let build = run("until test -s up; do sleep 0.01; done; echo build");
+        app.apply(11, [build, Action::Restart]);
+        app.quiet().await;
+        app.ask(Request::Stdin(b"go\n".to_vec()));
+        app.until(restarted).await;
+        app.printed("command:build").await;
+        app.printed("stopping").await;
+        app.ask(Request::Stdin(b"go\n".to_vec()));
+        let event = app.until(restarted).await;
+        assert!(matches!(event, RunEvent::Restarted { generation: 11, .. }), "{event:?}");
+    });
+}
+
+#[test]
+fn before_the_start_nothing_is_done() {
+    let _guard = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let runner = Runner::new(spec(SLEEP)).unwrap();
+        let mut app = Running { runner, printed: String::new() };
+        app.apply(5, [run("true"), Action::Restart]);
+        app.quiet().await;
+        app.ask(Request::Start { generation: 1 });
+        assert!(matches!(app.event().await, RunEvent::Started { generation: 5, .. }));
+        app.ask(Request::StopNow);
+        app.until(|event| matches!(event, RunEvent::Stopped { .. })).await;
     });
 }
 

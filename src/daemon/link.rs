@@ -11,7 +11,7 @@ use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::server::listen::{DEAD_AFTER, HEARTBEAT, HELLO_WITHIN, hello};
 use e2ek_sidecar::tree::TreeId;
 use e2ek_sidecar::wire::{
-    self, Decoder, FromHub, Hello, OPS_PER_FRAME, Op, Packer, ToHub, WINDOW_BYTES, WireError,
+    self, Decoder, FromHub, Hello, Op, Packer, ToHub, WINDOW_BYTES, WireError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
@@ -220,11 +220,10 @@ impl Sender {
     }
 
     async fn ops(&mut self, generation: u64, ops: &[Op]) -> io::Result<()> {
-        let mut chunks = ops.chunks(OPS_PER_FRAME / 4).peekable();
-        while let Some(chunk) = chunks.next() {
-            let ops =
-                chunk.iter().map(|op| Op { meta: self.origin.meta(op), ..op.clone() }).collect();
-            let last = chunks.peek().is_none();
+        let dressed = ops.iter().map(|op| Op { meta: self.origin.meta(op), ..op.clone() });
+        let mut batches = wire::batches(dressed.collect::<Vec<_>>()).peekable();
+        while let Some(ops) = batches.next() {
+            let last = batches.peek().is_none();
             self.paid(&ToHub::Ops { generation, ops, last }).await?;
         }
         Ok(())

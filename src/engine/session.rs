@@ -383,8 +383,13 @@ impl Session {
                 target.refused();
                 Ok(())
             }
-            FromHub::Listing { path, children } => target.listing(path.as_ref(), children, effects),
-            FromHub::Need { indices, adopted: _ } => target.needs(indices, effects),
+            FromHub::Listing { path, children, last } => {
+                target.listing(path.as_ref(), children, last, effects)
+            }
+            FromHub::Need { indices, adopted: _, last } => target.needs(indices, last, effects),
+            FromHub::AppliedPart { skipped, overwritten } => {
+                target.applied_part(skipped, overwritten)
+            }
             FromHub::Applied { generation, tree, skipped, overwritten, micros } => {
                 let report = target::Report { generation, tree, skipped, overwritten, micros };
                 target.applied(now, report, effects)

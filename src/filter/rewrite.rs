@@ -106,7 +106,11 @@ impl Pattern {
         }
         let special = |b: &u8| matches!(b, b'*' | b'?' | b'[' | b'\\');
         let literal_prefix = text.iter().position(special).unwrap_or(text.len());
-        let tokens = tokens(text, anchored, literal_prefix, ignore_case)?;
+        let mut tokens = tokens(text, anchored, literal_prefix, ignore_case)?;
+        if let [.., Token::Byte(_), Token::Deep] = tokens[..] {
+            // `a**//`: git compares `a` and lets `**/` match the nothing that remains.
+            tokens.pop();
+        }
         // No path ends with a slash. (The crate would take a lone `**/` for everything.)
         if let Some(Token::Slash | Token::Deep | Token::DeepSome) = tokens.last() {
             return None;
@@ -533,6 +537,9 @@ mod tests {
             (b"d/**/**/a", &[b"d/a", b"d/e/f/a"], &[b"a"]),
             (b"d/**\\/a", &[b"d/e/a", b"d/e/f/a"], &[b"d/a"]),
             (b"**//", &[], &[b"a/"]),
+            (b"a**//", &[b"a/"], &[b"a", b"ab/", b"ab/c/"]),
+            (b"a/**//", &[], &[b"a/", b"a/b/"]),
+            (b"?a/**//", &[], &[b"ba/", b"ba/c/"]),
             (b"/", &[], &[b"a", b"a/"]),
         ];
         for (line, yes, no) in rows {

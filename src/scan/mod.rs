@@ -6,6 +6,11 @@
 //! files, no link is ever followed, nothing outside the root is read; what cannot be read stays as
 //! it was and becomes a Problem, never a deletion. Other file systems mounted below the root are
 //! part of the tree. Leaves when to look to the debounce, and what follows to the session.
+//!
+//! Measured with the filter, caches warm, on 2 shared cores under other load (release, tmpfs,
+//! November 2026, `cargo test --release scan::tests::figures -- --ignored --nocapture`): 10,000
+//! files of 3.7 KB read and hashed in 0.19 s, looked at again without a change in 24-30 ms; 100,000
+//! in 1.1-1.2 s and 0.23-0.25 s; one save looked at and read in 18-22 us.
 
 mod assemble;
 mod file;
@@ -23,6 +28,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::engine::debounce::Hints;
+use crate::filter::Filter;
 use grain::Grains;
 use rules::Rules;
 use walk::{Scan, Worker};
@@ -71,6 +77,10 @@ pub struct ScanReport {
     pub contents: HashMap<Digest, Arc<[u8]>>,
     /// Names looked at.
     pub entries: u64,
+    /// Of these, names that the filter ignores; a directory counts once, for all that is in it.
+    pub ignored: u64,
+    /// Of these, names that the filter holds back as secrets.
+    pub protected: u64,
     /// Files whose content was read.
     pub files_read: u64,
     /// Bytes of content read, tries in vain included.
@@ -80,7 +90,7 @@ pub struct ScanReport {
 /// Looks at one source root, again and again.
 pub struct Scanner {
     root: PathBuf,
-    judge: Judge,
+    rules: Rules,
     grains: Grains,
     /// Of the last scan, for the next one: a save does not pay for buffers.
     worker: Mutex<Option<Worker>>,
@@ -96,10 +106,23 @@ struct Results {
 }
 
 impl Scanner {
-    /// For the directory `root`, whose path may lead over links.
+    /// For the directory `root`, whose path may lead over links. Asks `judge` about each name: for
+    /// large trees [`Scanner::filtered`] is faster, as it keeps the rules of a directory at hand.
     #[must_use]
     pub fn new(root: PathBuf, judge: Judge) -> Self {
-        Self { root, judge, grains: Grains::default(), worker: Mutex::default() }
+        Self::with_rules(root, Rules::Judge(judge, SyncPath::root()))
+    }
+
+    /// For the root of `filter`, and what it keeps; counts what it does not. A scan goes by the
+    /// rules as they were when it began, whoever reloads them meanwhile.
+    #[must_use]
+    pub fn filtered(filter: Arc<Filter>) -> Self {
+        let rules = filter.root_rules();
+        Self::with_rules(filter.root().to_owned(), Rules::Filter(filter, rules))
+    }
+
+    fn with_rules(root: PathBuf, rules: Rules) -> Self {
+        Self { root, rules, grains: Grains::default(), worker: Mutex::default() }
     }
 
     /// The root.
@@ -116,7 +139,7 @@ impl Scanner {
     /// When the root is not there or cannot be opened; never for what lies below it.
     pub fn scan(&self, previous: &Snapshot, hints: &Hints) -> Result<ScanReport, ScanError> {
         let root = self.open_root()?;
-        let rules = Rules::of_root(&self.judge);
+        let rules = self.rules.of_root();
         let mut worker = self.idle_worker().take().unwrap_or_else(Worker::new);
         let found = Scan::new(root, previous, rules, &self.grains).run(hints, &mut worker);
         *self.idle_worker() = Some(worker);

@@ -274,6 +274,81 @@ fn what_is_not_kept_is_not_in_the_tree() {
 }
 
 #[test]
+fn the_filter_decides_directory_by_directory_and_is_followed_when_reloaded() {
+    let mut place = Place::new();
+    for name in ["a/f", "a/f.log", "a/out/f", "b/out/f", "b/f.log", ".env", ".git/config"] {
+        place.write(name, b"x");
+    }
+    place.write(".gitignore", b"*.log\n");
+    place.write("a/.gitignore", b"out\n!f.log\n");
+    let options = crate::filter::FilterOptions::default();
+    let filter = Arc::new(Filter::new(place.scanner.root(), &options).unwrap());
+    place.scanner = Scanner::filtered(filter.clone());
+    let files = |place: &Place| {
+        let mut names = Vec::new();
+        place.tree.walk(&mut |path, node| {
+            if !matches!(node, Node::Directory(_)) {
+                names.push(path.to_string());
+            }
+        });
+        names
+    };
+    let report = place.scan_all();
+    assert_eq!(files(&place), [".gitignore", "a/.gitignore", "a/f", "a/f.log", "b/out/f"]);
+    assert_eq!((report.ignored, report.protected), (2, 2));
+    place.look(&["a/out/f", "b/f.log", "a/f.log"]);
+    assert_eq!(files(&place).len(), 5);
+    place.write("a/.gitignore", b"");
+    filter.reload();
+    place.scan_all();
+    assert_eq!(files(&place), [".gitignore", "a/.gitignore", "a/f", "a/out/f", "b/out/f"]);
+}
+
+/// Figures for the head of `scan`; run with `--release -- --ignored --nocapture figures`.
+#[test]
+#[ignore = "a measurement"]
+fn figures() {
+    for files in [10_000, 100_000] {
+        let place = Place::new();
+        let content = vec![b'x'; 3700];
+        for i in 0..files {
+            place.write(&format!("d{}/e{}/f{i}.rs", i / 1000, i / 10 % 100), &content);
+        }
+        let filter = Filter::new(place.scanner.root(), &Default::default()).unwrap();
+        let filtered = Scanner::filtered(Arc::new(filter));
+        for (what, scanner) in [("no rules", &place.scanner), ("filter", &filtered)] {
+            let begin = Instant::now();
+            let first = scanner.scan(&Snapshot::empty(), &everywhere()).unwrap();
+            let reading = begin.elapsed();
+            let mut again: Vec<_> = (0..5)
+                .map(|_| {
+                    let begin = Instant::now();
+                    scanner.scan(&first.tree, &everywhere()).unwrap();
+                    begin.elapsed()
+                })
+                .collect();
+            again.sort();
+            let mut hints = Hints::default();
+            hints.look(path("d0/e0/f1.rs"), Instant::now());
+            let mut looks: Vec<_> = (0..200)
+                .map(|i| {
+                    place.write("d0/e0/f1.rs", format!("{i}").as_bytes());
+                    let begin = Instant::now();
+                    assert_eq!(scanner.scan(&first.tree, &hints).unwrap().files_read, 1);
+                    begin.elapsed()
+                })
+                .collect();
+            looks.sort();
+            println!(
+                "{files} files, {what}: reading all {reading:?}, nothing changed {:?}, one save \
+                 p50 {:?} p99 {:?}",
+                again[0], looks[100], looks[198],
+            );
+        }
+    }
+}
+
+#[test]
 fn a_root_that_is_gone_is_an_error_and_not_an_empty_tree() {
     let mut place = Place::new();
     place.write("f", b"x");

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use super::assemble::{Found, Outcome, Slot, assemble, edits};
 use super::file::{Facts, READ_BYTES, ReadError, read};
 use super::grain::{Grain, Grains, wall_clock};
-use super::rules::Rules;
+use super::rules::{Rules, Standing};
 use super::{MAX_CONTENTS_BYTES, Results, ScanReport};
 use crate::engine::debounce::Hints;
 
@@ -92,6 +92,8 @@ impl Worker {
         into.unstable.extend(other.unstable);
         into.contents.extend(other.contents);
         into.entries += other.entries;
+        into.ignored += other.ignored;
+        into.protected += other.protected;
         into.files_read += other.files_read;
         into.bytes_read += other.bytes_read;
     }
@@ -342,7 +344,7 @@ impl<'a> Scan<'a> {
             worker.report.problems.push(problem);
             return Look::Found(Found::Absent);
         };
-        if name.kind.is_some_and(|kind| !place.rules.keeps(bytes, kind == FileType::Directory)) {
+        if name.kind.is_some_and(|kind| !kept(place, bytes, kind, worker)) {
             return Look::Found(Found::Absent);
         }
         // What it is may change between the question and the opening: ask again.
@@ -351,9 +353,7 @@ impl<'a> Scan<'a> {
                 Ok(facts) => facts,
                 Err(error) => return Look::Found(failed(place, bytes, path, error, worker)),
             };
-            if name.kind != Some(facts.kind)
-                && !place.rules.keeps(bytes, facts.kind == FileType::Directory)
-            {
+            if name.kind != Some(facts.kind) && !kept(place, bytes, facts.kind, worker) {
                 return Look::Found(Found::Absent);
             }
             let found = match facts.kind {
@@ -495,6 +495,16 @@ impl Place {
             _ => self.kept(name),
         }
     }
+}
+
+/// Whether the rules keep a name; counts when not.
+fn kept(place: &Place, name: &[u8], kind: FileType, worker: &mut Worker) -> bool {
+    match place.rules.standing(name, kind == FileType::Directory) {
+        Standing::Kept => return true,
+        Standing::Ignored => worker.report.ignored += 1,
+        Standing::Protected => worker.report.protected += 1,
+    }
+    false
 }
 
 /// What has vanished is absent; what cannot be looked at stays as it was, and is a Problem.

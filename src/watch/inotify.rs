@@ -187,7 +187,6 @@ impl Watcher {
 
     /// Looks for the root with a new inotify, and says what it found.
     fn establish(&mut self) {
-        self.take_all_cookies();
         self.root_suspect = false;
         self.without_root = None;
         self.tree = None;
@@ -195,6 +194,8 @@ impl Watcher {
         self.cookie_watch =
             self.queue.as_ref().and_then(|queue| queue.watch_arrivals(&self.cookies).ok());
         self.shared.state().blind = self.cookie_watch.is_none();
+        // Those placed before this watch stood may never be seen; all will be looked at below.
+        self.take_all_cookies();
         let here = self.watch_root();
         let at = self.out.now;
         if here {

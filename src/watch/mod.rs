@@ -6,6 +6,21 @@
 //! idle watch does not wake up. Leaves what stands at a path to the scan, and when to look to the
 //! debounce. A file system mounted over a directory after it was watched is not noticed until
 //! something else calls for a look there: the kernel tells nobody.
+//!
+//! On Linux it speaks inotify itself, the room's only backend so far. `notify` 9.0.0-rc.7 used the
+//! same way (one watch a directory, watch first and then list) lost nothing either, but names each
+//! directory by its path and takes each watch over a channel. Both here, 2 shared cores under other
+//! load, release, tmpfs, November 2026:
+//!
+//! | | notify | inotify |
+//! |---|---|---|
+//! | 2,000 new directories x 5 files: lost / CPU of storm and watch | 0 / 0.27-0.33 s | 0 / 0.26 s |
+//! | 20,000 x 10 | 0 / 9.8 s | 0 / 6.2 s |
+//! | 10,000 / 100,000 directories set up | 0.79 / 6.0 s | 0.15 / 1.9 s |
+//! | 5,000 directories renamed | each watched anew, by path | one pointer |
+//!
+//! The save's way to a waiting tokio task is one wake-up of this room's thread and one of the
+//! task's: 58 us p50, 106 us p90 from the writer's return, under that load.
 
 mod directories;
 mod inotify;

@@ -54,10 +54,10 @@ fn opening_and_reading_never_restart() {
     for _ in 0..5 {
         assert_eq!(fs::read(app.path("a.py")).unwrap(), b"x");
         fs::read_dir(app.directory.path()).unwrap().for_each(drop);
-        let appending = File::options().read(true).open(app.path("a.py")).unwrap();
-        drop(appending);
+        let reading = File::options().read(true).open(app.path("a.py")).unwrap();
+        drop(reading);
     }
-    // Events are told in order, so that this one cannot overtake.
+    app.silent_for(Duration::from_millis(300));
     app.save("a.py");
     app.expect("start");
     app.silent_for(Duration::from_millis(300));

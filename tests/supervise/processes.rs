@@ -82,7 +82,7 @@ fn restarts_do_not_pile_up_descriptors_or_children() {
         app.save("a.py");
         app.number();
     }
-    // One start has descriptors of its own for a moment, also in the first count.
+    // The one through which a new program says that it runs may be there for a moment.
     eventually(|| (open() <= before).then_some(()));
     assert_eq!(children_of(&app).len(), 1);
 }

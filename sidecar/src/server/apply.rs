@@ -19,7 +19,7 @@ use super::site::{Site, entry_of};
 use crate::path::SyncPath;
 use crate::receive::{Finished, Step};
 use crate::tree::{Digest, Entry, Node, Problem, Reason, Stamp};
-use crate::wire::{FromHub, How, Listed, Op, WireError};
+use crate::wire::{self, FromHub, How, Listed, OPS_PER_FRAME, Op, WireError};
 
 /// Files of one frame that are worth a second thread.
 const PARALLEL_FROM: usize = 8;
@@ -83,10 +83,10 @@ impl Site {
         generation: u64,
         ops: Vec<Op>,
         last: bool,
-    ) -> Result<Option<FromHub>, WireError> {
+    ) -> Result<Vec<FromHub>, WireError> {
         let steps = self.receiver.take_ops(generation, ops, last)?;
         if !last {
-            return Ok(None);
+            return Ok(Vec::new());
         }
         self.applying = Applying { generation, began: Some(Instant::now()), ..Applying::default() };
         if let Some(store) = &mut self.store {
@@ -104,9 +104,14 @@ impl Site {
         Ok(self.answer())
     }
 
-    fn answer(&self) -> Option<FromHub> {
+    fn answer(&self) -> Vec<FromHub> {
         let adopted = self.applying.adopted;
-        self.receiver.needed().map(|indices| FromHub::Need { indices, adopted })
+        let Some(indices) = self.receiver.needed() else { return Vec::new() };
+        let parts = wire::batches(indices);
+        let mut answers: Vec<FromHub> =
+            parts.map(|indices| FromHub::Need { indices, adopted, last: false }).collect();
+        answers.push(FromHub::Need { indices: Vec::new(), adopted, last: true });
+        answers
     }
 
     /// Takes content.
@@ -125,7 +130,7 @@ impl Site {
         &mut self,
         generation: u64,
         target: crate::tree::TreeId,
-    ) -> Result<FromHub, WireError> {
+    ) -> Result<Vec<FromHub>, WireError> {
         let steps = self.receiver.commit(generation, target)?;
         self.perform(steps, &[]);
         let Finished { generation, edits, skipped } = self.receiver.finish()?;
@@ -136,13 +141,23 @@ impl Site {
         let done = std::mem::take(&mut self.applying);
         let micros = done.began.map_or(0, |began| began.elapsed().as_micros() as u64);
         debug!(generation, micros, edits = edits.len(), skipped = skipped.len(), "applied");
-        Ok(FromHub::Applied {
-            generation,
-            tree: held.id(),
-            skipped,
-            overwritten: done.overwritten,
-            micros,
-        })
+        let (tree, overwritten) = (held.id(), done.overwritten);
+        let small = skipped.len() + overwritten.len() <= OPS_PER_FRAME / 8;
+        if small {
+            let all = FromHub::Applied { generation, tree, skipped, overwritten, micros };
+            return Ok(vec![all]);
+        }
+        let nothing = Vec::new;
+        let skips = wire::batches(skipped)
+            .map(|skipped| FromHub::AppliedPart { skipped, overwritten: nothing() });
+        let mut answers: Vec<FromHub> = skips.collect();
+        answers.extend(
+            wire::batches(overwritten)
+                .map(|overwritten| FromHub::AppliedPart { skipped: Vec::new(), overwritten }),
+        );
+        let (skipped, overwritten) = (Vec::new(), Vec::new());
+        answers.push(FromHub::Applied { generation, tree, skipped, overwritten, micros });
+        Ok(answers)
     }
 
     /// Forgets a generation whose link was cut: what was done of it enters the record.

@@ -177,7 +177,7 @@ impl Hub {
         match message {
             ToHub::Ops { generation, ops, last } => {
                 self.consume(id, len);
-                if let Some(answer) = self.sites[at].site.take_ops(generation, ops, last)? {
+                for answer in self.sites[at].site.take_ops(generation, ops, last)? {
                     self.send(id, &answer);
                 }
             }
@@ -241,7 +241,7 @@ impl Hub {
         let site = &mut self.sites[at].site;
         let applied = site.commit(generation, target)?;
         if site.is_visible() {
-            self.send(id, &applied);
+            applied.iter().for_each(|answer| self.send(id, answer));
             return Ok(());
         }
         // Written into a directory or process that is gone: nobody can see it (I2).

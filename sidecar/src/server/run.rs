@@ -138,6 +138,8 @@ impl Runner {
             }
             let deadline = self.machine.deadline();
             tokio::select! {
+                // Ends before output: what the dead wrote is fetched when they are reaped.
+                biased;
                 _ = self.children.recv() => self.reap(),
                 () = until(deadline) => self.handle(Input::Timer),
                 ready = pipes_ready(self.pipes.as_mut()) => self.pump(ready),
@@ -166,7 +168,9 @@ impl Runner {
     }
 
     fn apply(&mut self, generation: u64, actions: ActionSet) {
-        if !actions.is_empty() || self.has_ended() {
+        self.handle(Input::Visible { generation });
+        let idle = self.machine.state() == State::Idle;
+        if !idle && (!actions.is_empty() || self.has_ended()) {
             self.commands.ask(generation, actions);
         }
     }
@@ -197,20 +201,21 @@ impl Runner {
         }
     }
 
-    /// Does what is wanted next. While an old run is ending that waits, but for a restart alone,
-    /// which the coming start covers.
+    /// Does what is wanted next. While an old run ends, no command is begun, but a restart is
+    /// asked for, so that the start that follows covers it.
     fn advance(&mut self) {
-        if self.machine.state() == State::Stopping
-            && let Some(generation) = self.commands.take_restart()
-        {
-            self.handle(Input::Trigger { generation });
-        }
-        while !matches!(self.machine.state(), State::Idle | State::Stopping | State::Stopped)
-            && let Some(next) = self.commands.next()
-        {
-            match next {
-                Next::Run(argv) => self.run_command(argv),
-                Next::Perform(actions, generation) => self.perform_actions(&actions, generation),
+        loop {
+            let may_run = match self.machine.state() {
+                State::Idle | State::Stopped => return,
+                State::Stopping => false,
+                State::Running { .. } | State::Held | State::Backoff { .. } => true,
+            };
+            match self.commands.next(may_run) {
+                None => return,
+                Some(Next::Run(argv)) => self.run_command(argv),
+                Some(Next::Perform(actions, generation)) => {
+                    self.perform_actions(&actions, generation);
+                }
             }
         }
     }
@@ -236,7 +241,9 @@ impl Runner {
         if actions.restart || self.has_ended() {
             return self.handle(Input::Trigger { generation });
         }
-        let Some(child) = self.child else { return };
+        let (State::Running { .. }, Some(child)) = (self.machine.state(), self.child) else {
+            return;
+        };
         for &signal in &actions.signals {
             if let Err(error) = kill_process(child.pid, raw(signal)) {
                 tracing::warn!(%signal, %error, "cannot signal the command");

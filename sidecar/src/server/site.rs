@@ -205,11 +205,7 @@ impl Site {
         let mut answers = Vec::new();
         if !self.drifted.is_empty() {
             let paths = std::mem::take(&mut self.drifted);
-            answers.extend(
-                paths
-                    .chunks(wire::OPS_PER_FRAME / 8)
-                    .map(|some| wire::FromHub::Drifted { paths: some.to_vec() }),
-            );
+            answers.extend(wire::batches(paths).map(|paths| wire::FromHub::Drifted { paths }));
         }
         answers.push(wire::FromHub::Opened {
             tree: self.receiver.held().id(),
@@ -224,16 +220,19 @@ impl Site {
     pub(super) fn describe(&self, paths: &[SyncPath]) -> Vec<wire::FromHub> {
         let root = [SyncPath::root()];
         let wanted = if paths.is_empty() { &root[..] } else { paths };
-        wanted
-            .iter()
-            .map(|path| {
-                let children = self.receiver.held().dir(path).map(|dir| {
-                    dir.iter().map(|(name, node)| (Blob(name.to_vec()), listed(node))).collect()
-                });
-                let path = (!path.is_root()).then(|| path.clone());
-                wire::FromHub::Listing { path, children: children.unwrap_or_default() }
-            })
-            .collect()
+        let mut answers = Vec::new();
+        for path in wanted {
+            let dir = self.receiver.held().dir(path);
+            let children = dir.iter().flat_map(|dir| dir.iter());
+            let children = children.map(|(name, node)| (Blob(name.to_vec()), listed(node)));
+            let told = (!path.is_root()).then(|| path.clone());
+            for children in wire::batches(children) {
+                let path = told.clone();
+                answers.push(wire::FromHub::Listing { path, children, last: false });
+            }
+            answers.push(wire::FromHub::Listing { path: told, children: Vec::new(), last: true });
+        }
+        answers
     }
 
     /// Answers `ListForeign`: what lies at the roots and is not in the record.
@@ -244,9 +243,8 @@ impl Site {
                 self.list_foreign(index, &top, &SyncPath::root(), &mut found);
             }
         }
-        let mut answers: Vec<_> = found
-            .chunks(wire::OPS_PER_FRAME / 8)
-            .map(|some| wire::FromHub::Foreign { paths: some.to_vec(), last: false })
+        let mut answers: Vec<_> = wire::batches(found)
+            .map(|paths| wire::FromHub::Foreign { paths, last: false })
             .collect();
         answers.push(wire::FromHub::Foreign { paths: Vec::new(), last: true });
         answers

@@ -12,7 +12,9 @@
 //! All calls block, for the time of one small write; [`Store::finish`] now and then and
 //! [`Store::reset`] and [`Store::close`] always write the whole manifest (about 70 bytes a file).
 
+mod files;
 mod format;
+mod journal;
 mod registry;
 mod replay;
 mod trash;
@@ -20,15 +22,16 @@ mod trash;
 pub use registry::{Claim, ClaimError, Clash, Registry};
 pub use trash::{TRASH_BYTES, TRASH_FILES};
 
-use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use self::files::{Found, MARKER, Pair, boot_id, log_name, random};
 use self::format::{Header, LOG_HEAD_BYTES, Logged, RecordRef};
+use self::journal::Journal;
 use self::replay::{Open, Replay};
 use self::trash::Trash;
 use crate::path::SyncPath;
@@ -37,9 +40,11 @@ use crate::wire::WorkspaceId;
 
 /// A log longer than this, and than a tenth of its manifest, is folded into a new manifest.
 const FOLD_FROM_BYTES: u64 = 1 << 20;
-const MANIFEST: &str = "manifest";
-const MARKER: &str = "marker";
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+/// About what an edit takes in the log.
+const EDIT_BYTES: u64 = 64;
+
+/// How often [`Store::peek`] reads what looks damaged before it says so.
+const PEEKS: usize = 5;
 
 /// Who may write to a target, or wrote there last.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -109,9 +114,11 @@ pub struct Store {
     held: Snapshot,
     generation: u64,
     owner: Option<Owner>,
-    staged: BTreeSet<SyncPath>,
+    journal: Journal,
     /// Begun and not done, oldest first.
     open: Vec<Open>,
+    /// [`FOLD_FROM_BYTES`], but for tests.
+    fold_from: u64,
     /// A record could not be written: nothing is appended before all was folded.
     behind: bool,
     marker: String,
@@ -131,13 +138,15 @@ impl Store {
             move |source| StoreError::Io { path, source }
         };
         DirBuilder::new().recursive(true).mode(0o700).create(dir).map_err(at(dir))?;
-        let lock = take_lock(&dir.join("lock"))?;
-        let marker = marker(dir).map_err(at(&dir.join(MARKER)))?;
+        let lock = files::take_lock(&dir.join("lock"))?;
+        let marker = files::marker(dir).map_err(at(&dir.join(MARKER)))?;
         let boot = boot_id();
-        let (mut pair, damaged) = read_or_begin(dir, boot).map_err(at(dir))?;
-        let log = continue_log(dir, &pair.replay).map_err(at(dir))?;
-        sweep(dir, pair.replay.nonce).map_err(at(dir))?;
-        let loaded = Loaded { damaged, ..pair.replay.loaded(boot) };
+        let (mut pair, damaged) = files::read_or_begin(dir, boot).map_err(at(dir))?;
+        let log = files::continue_log(dir, &pair.replay).map_err(at(dir))?;
+        files::sweep(dir, pair.replay.nonce).map_err(at(dir))?;
+        let journal = Journal::open(&dir.join(journal::NAME)).map_err(at(dir))?;
+        let staged = journal.left();
+        let loaded = Loaded { damaged, staged, ..pair.replay.loaded(boot) };
         let Pair { replay, manifest_bytes } = pair;
         let store = Self {
             dir: dir.to_owned(),
@@ -150,14 +159,34 @@ impl Store {
             held: replay.held,
             generation: replay.generation,
             owner: replay.owner,
-            staged: replay.staged,
+            journal,
             open: replay.open,
+            fold_from: FOLD_FROM_BYTES,
             behind: false,
             marker,
             trash: None,
             buffer: Vec::new(),
         };
         Ok((store, loaded))
+    }
+
+    /// What a store remembers, without opening it for use, while another hub may have it: for
+    /// looking only. `None` when there is none. Nothing is made, locked or written.
+    ///
+    /// # Errors
+    /// When the system refuses a read.
+    pub fn peek(dir: &Path) -> io::Result<Option<Loaded>> {
+        // Folded while being read, it is read again.
+        for _ in 0..PEEKS {
+            match files::read(dir)? {
+                Found::Nothing => return Ok(None),
+                Found::Pair(mut pair) => return Ok(Some(pair.replay.loaded(boot_id()))),
+                Found::Damage { .. } => {}
+            }
+        }
+        let header = Header { nonce: 0, generation: 0, owner: None };
+        let nothing = Replay::anew(header, 0, boot_id()).loaded(boot_id());
+        Ok(Some(Loaded { damaged: true, ..nothing }))
     }
 
     /// The random id of this target's processes, 32 hex digits, made once and kept whatever happens
@@ -209,14 +238,15 @@ impl Store {
         let before = std::mem::replace(&mut self.held, held.clone());
         self.generation = generation;
         self.open.pop_if(|open| open.generation == generation);
-        let follows = before.apply(edits).is_ok_and(|after| after == *held);
-        if self.behind || !follows {
+        let limit = self.fold_from.max(self.manifest_bytes / 10);
+        // A first sync: neither checked nor encoded only to be folded.
+        let large = self.log_bytes + edits.len() as u64 * EDIT_BYTES > limit;
+        if self.behind || large || !before.apply(edits).is_ok_and(|after| after == *held) {
             return self.fold();
         }
         let edits = edits.iter().map(|(path, node)| (path, node.as_ref().map(Logged::from)));
         let record = RecordRef::Done { generation, edits: edits.collect(), tree: held.id() };
         self.encode(&record)?;
-        let limit = FOLD_FROM_BYTES.max(self.manifest_bytes / 10);
         if self.log_bytes + self.buffer.len() as u64 > limit {
             return self.fold();
         }
@@ -236,21 +266,19 @@ impl Store {
         self.fold()
     }
 
-    /// Remembers a file that is staged beside its target, before it is made. One write.
-    ///
-    /// # Errors
-    /// When it cannot be written: then do not make the file.
-    pub fn record_staged(&mut self, path: &SyncPath) -> io::Result<()> {
-        self.staged.insert(path.clone());
-        self.append(&RecordRef::Staged(path))
+    /// What remembers a file that is staged beside its target, before it is made: for
+    /// `TargetRoot::on_beside`, of each root. One write a call; what cannot be written is logged. The
+    /// paths come back as they were given. All is forgotten at [`Self::close`].
+    pub fn staged_journal(&self) -> impl Fn(&SyncPath) + Send + Sync + 'static + use<> {
+        self.journal.recorder()
     }
 
-    /// Forgets a staged file after it is gone. One write; none when it was not remembered.
+    /// Forgets one of [`Loaded::staged`] after it is gone. A write with the last of them.
     ///
     /// # Errors
-    /// When it cannot be written; a later hub then looks for the file in vain, which is harmless.
+    /// When it cannot be written; a later hub then looks for the files in vain, which is harmless.
     pub fn forget_staged(&mut self, path: &SyncPath) -> io::Result<()> {
-        if self.staged.remove(path) { self.append(&RecordRef::Unstaged(path)) } else { Ok(()) }
+        self.journal.forget(path)
     }
 
     /// Keeps content that is about to be overwritten or deleted and was not put there by us: as
@@ -274,11 +302,12 @@ impl Store {
         trash.keep(path, generation, source)
     }
 
-    /// Folds the log and lets go: the next open reads one file.
+    /// Folds the log and lets go: the next open reads one file. Nothing may be staged any more.
     ///
     /// # Errors
     /// When it cannot be written; the log stays and nothing is lost.
     pub fn close(mut self) -> io::Result<()> {
+        self.journal.clear()?;
         if self.behind || self.log_bytes > LOG_HEAD_BYTES as u64 { self.fold() } else { Ok(()) }
     }
 
@@ -325,13 +354,10 @@ impl Store {
             open.push(Open { offset: (LOG_HEAD_BYTES + carried.len()) as u64, ..*begun });
             carried.extend_from_slice(&record);
         }
-        for path in &self.staged {
-            format::push_frame(&RecordRef::Staged(path), &mut carried)?;
-        }
         let nonce = random()?;
         let header = Header { nonce, generation: self.generation, owner: self.owner.clone() };
         let (log, manifest_bytes) =
-            write_pair(&self.dir, &header, &self.held, self.boot, &carried)?;
+            files::write_pair(&self.dir, &header, &self.held, self.boot, &carried)?;
         // A leftover is swept at the next open.
         let _ = fs::remove_file(self.dir.join(log_name(self.nonce)));
         self.log_bytes = (LOG_HEAD_BYTES + carried.len()) as u64;
@@ -339,175 +365,6 @@ impl Store {
         (self.nonce, self.open, self.behind) = (nonce, open, false);
         Ok(())
     }
-}
-
-/// A manifest with its log, as read.
-struct Pair {
-    replay: Replay,
-    manifest_bytes: u64,
-}
-
-/// Reads what is there; what is not there or damaged is begun anew. The second value says damage.
-fn read_or_begin(dir: &Path, boot: [u8; 16]) -> io::Result<(Pair, bool)> {
-    let Some(bytes) = read_if_there(&dir.join(MANIFEST))? else {
-        let first = Header { nonce: random()?, generation: 0, owner: None };
-        return Ok((begin_anew(dir, first, BTreeSet::new(), boot)?, false));
-    };
-    let mut owner = None;
-    let mut staged = BTreeSet::new();
-    if let Ok(mut replay) = Replay::manifest(&bytes) {
-        let log = read_if_there(&dir.join(log_name(replay.nonce)))?;
-        // The log is made before the manifest that names it: without one, records are missing.
-        if log.is_some_and(|log| replay.log(&log).is_ok()) {
-            return Ok((Pair { replay, manifest_bytes: bytes.len() as u64 }, false));
-        }
-        // What came before the damage is still good to know, and harmless.
-        (owner, staged) = (replay.owner, replay.staged);
-    }
-    put_aside(dir)?;
-    let first = Header { nonce: random()?, generation: 0, owner };
-    Ok((begin_anew(dir, first, staged, boot)?, true))
-}
-
-fn begin_anew(
-    dir: &Path,
-    header: Header,
-    staged: BTreeSet<SyncPath>,
-    boot: [u8; 16],
-) -> io::Result<Pair> {
-    let mut carried = Vec::new();
-    for path in &staged {
-        format::push_frame(&RecordRef::Staged(path), &mut carried)?;
-    }
-    let (_, manifest_bytes) = write_pair(dir, &header, &Snapshot::empty(), boot, &carried)?;
-    let log_bytes = (LOG_HEAD_BYTES + carried.len()) as u64;
-    Ok(Pair { replay: Replay::anew(header, staged, log_bytes, boot), manifest_bytes })
-}
-
-/// Writes a manifest and the log that it names, beginning with the `carried` records. The rename
-/// of the manifest is the one moment at which the new pair counts.
-fn write_pair(
-    dir: &Path,
-    header: &Header,
-    held: &Snapshot,
-    boot: [u8; 16],
-    carried: &[u8],
-) -> io::Result<(File, u64)> {
-    let path = dir.join(log_name(header.nonce));
-    let write = || {
-        let mut log = append_to(&path)?;
-        log.write_all(&[&format::log_head(header.nonce, boot), carried].concat())?;
-        let manifest = format::manifest(header, held)?;
-        replace(dir, MANIFEST, &manifest)?;
-        Ok((log, manifest.len() as u64))
-    };
-    write().inspect_err(|_: &io::Error| drop(fs::remove_file(&path)))
-}
-
-/// Opens the log and cuts off a record that a crash left half written.
-fn continue_log(dir: &Path, replay: &Replay) -> io::Result<File> {
-    let log = append_to(&dir.join(log_name(replay.nonce)))?;
-    log.set_len(replay.log_bytes)?;
-    Ok(log)
-}
-
-/// Keeps unreadable files for whoever wants to know why; one set of them.
-fn put_aside(dir: &Path) -> io::Result<()> {
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        if entry.file_name().as_encoded_bytes().starts_with(b"log.") {
-            fs::rename(entry.path(), dir.join("damaged.log"))?;
-        }
-    }
-    fs::rename(dir.join(MANIFEST), dir.join("damaged.manifest"))
-}
-
-/// Removes what a crash in the middle of a fold left behind.
-fn sweep(dir: &Path, nonce: u64) -> io::Result<()> {
-    let ours = log_name(nonce);
-    for entry in fs::read_dir(dir)? {
-        let entry = entry?;
-        let name = entry.file_name();
-        let name = name.as_encoded_bytes();
-        let old_log = name.starts_with(b"log.") && name != ours.as_bytes();
-        if old_log || name.ends_with(b".new") {
-            fs::remove_file(entry.path())?;
-        }
-    }
-    Ok(())
-}
-
-fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(path) {
-        Ok(bytes) => Ok(Some(bytes)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn take_lock(path: &Path) -> Result<File, StoreError> {
-    let io = |source| StoreError::Io { path: path.to_owned(), source };
-    let file = private().read(true).write(true).create(true).open(path).map_err(io)?;
-    match file.try_lock() {
-        Ok(()) => {
-            // The owner of a hub that lives no more is not the one who has it locked.
-            file.set_len(0).map_err(io)?;
-            Ok(file)
-        }
-        Err(TryLockError::WouldBlock) => {
-            let bytes = fs::read(path).map_err(io)?;
-            Err(StoreError::Locked { owner: format::take_frame(&mut &*bytes).ok().flatten() })
-        }
-        Err(TryLockError::Error(error)) => Err(io(error)),
-    }
-}
-
-fn private() -> OpenOptions {
-    let mut options = OpenOptions::new();
-    options.mode(0o600);
-    options
-}
-
-fn append_to(path: &Path) -> io::Result<File> {
-    private().read(true).append(true).create(true).open(path)
-}
-
-/// Writes a file aside and renames it into place.
-fn replace(dir: &Path, name: &str, bytes: &[u8]) -> io::Result<()> {
-    let new = dir.join(format!("{name}.new"));
-    let write = || {
-        private().write(true).create(true).truncate(true).open(&new)?.write_all(bytes)?;
-        fs::rename(&new, dir.join(name))
-    };
-    write().inspect_err(|_| drop(fs::remove_file(&new)))
-}
-
-fn marker(dir: &Path) -> io::Result<String> {
-    let known = read_if_there(&dir.join(MARKER))?.and_then(|bytes| String::from_utf8(bytes).ok());
-    let well_made = |m: &String| m.len() == 32 && m.bytes().all(|b| b.is_ascii_hexdigit());
-    if let Some(marker) = known.filter(well_made) {
-        return Ok(marker);
-    }
-    let marker = format!("{:016x}{:016x}", random()?, random()?);
-    replace(dir, MARKER, marker.as_bytes())?;
-    Ok(marker)
-}
-
-fn random() -> io::Result<u64> {
-    let mut bytes = [0_u8; 8];
-    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
-    Ok(u64::from_le_bytes(bytes))
-}
-
-/// Tells one start of the machine from the next (random(4)); zeros where the kernel does not say.
-fn boot_id() -> [u8; 16] {
-    let text = fs::read_to_string(BOOT_ID).unwrap_or_default();
-    let digits: String = text.chars().filter(char::is_ascii_hexdigit).collect();
-    u128::from_str_radix(&digits, 16).map_or([0; 16], u128::to_be_bytes)
-}
-
-fn log_name(nonce: u64) -> String {
-    format!("log.{nonce:016x}")
 }
 
 #[cfg(test)]

@@ -1,9 +1,10 @@
 //! Frames: length, message, checksum.
 
+use postcard::ser_flavors::Size;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use super::{MAX_FRAME_BYTES, WireError};
+use super::{MAX_FRAME_BYTES, OPS_PER_FRAME, WireError};
 
 const CHECKSUM_BYTES: usize = 4;
 /// [`MAX_FRAME_BYTES`] in seven-bit groups.
@@ -29,6 +30,29 @@ pub fn encode<M: Serialize>(message: &M, out: &mut Vec<u8>) -> usize {
     out[start..start + used].copy_from_slice(&head[..used]);
     out.drain(start + used..body);
     len
+}
+
+/// Cuts a list into parts that fit a frame each, in order: at most [`OPS_PER_FRAME`] items and half
+/// of [`MAX_FRAME_BYTES`], or one item when it alone is longer. An empty list has no part.
+pub fn batches<T: Serialize>(items: impl IntoIterator<Item = T>) -> impl Iterator<Item = Vec<T>> {
+    let mut items = items.into_iter().peekable();
+    std::iter::from_fn(move || {
+        let mut part = Vec::new();
+        let mut bytes = 0;
+        while part.len() < OPS_PER_FRAME
+            && let Some(item) = items.next_if(|item| {
+                bytes += encoded_bytes(item);
+                part.is_empty() || bytes <= MAX_FRAME_BYTES / 2
+            })
+        {
+            part.push(item);
+        }
+        (!part.is_empty()).then_some(part)
+    })
+}
+
+fn encoded_bytes<T: Serialize>(item: &T) -> usize {
+    postcard::serialize_with_flavor(item, Size::default()).expect("messages are plain data")
 }
 
 fn varint(mut value: usize, out: &mut [u8; MAX_LENGTH_BYTES]) -> usize {

@@ -67,7 +67,8 @@ fn varint(mut value: u64, out: &mut Vec<u8>) {
 /// The pieces of a Data message: op index and range within the returned body.
 ///
 /// # Errors
-/// When it unpacks to more than [`MAX_UNPACKED_BYTES`] or is malformed.
+/// [`WireError::TooLong`] when it says that it unpacks to more than [`MAX_UNPACKED_BYTES`],
+/// [`WireError::Malformed`] when it does without saying so, or is not what it should be.
 #[allow(clippy::type_complexity)]
 pub fn unpack(
     encoding: u8,
@@ -75,7 +76,7 @@ pub fn unpack(
 ) -> Result<(Vec<u8>, Vec<(u32, std::ops::Range<usize>)>), WireError> {
     let body = match encoding {
         0 => body,
-        1 => zstd::bulk::decompress(&body, MAX_UNPACKED_BYTES).map_err(|_| WireError::TooLong)?,
+        1 => decompress(&body)?,
         _ => return Err(WireError::Malformed),
     };
     let mut pieces = Vec::new();
@@ -90,6 +91,14 @@ pub fn unpack(
         at = end;
     }
     Ok((body, pieces))
+}
+
+fn decompress(body: &[u8]) -> Result<Vec<u8>, WireError> {
+    match zstd::zstd_safe::get_frame_content_size(body) {
+        Ok(Some(size)) if size > MAX_UNPACKED_BYTES as u64 => Err(WireError::TooLong),
+        // Never writes beyond the cap, whatever the frame says.
+        _ => zstd::bulk::decompress(body, MAX_UNPACKED_BYTES).map_err(|_| WireError::Malformed),
+    }
 }
 
 fn read_varint(bytes: &[u8], at: &mut usize) -> Option<u64> {

@@ -3,21 +3,24 @@
 //! Cost: one question a level, and only along the paths that differ. Nothing is taken for granted:
 //! the tree that comes out must have the hash the hub claims.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::tree::{Dir, DirBuilder, Entry, Node, Snapshot, Stamp, TreeId};
 use e2ek_sidecar::wire::{Blob, Listed, WireError};
 use std::sync::Arc;
 
+/// A name and what it names.
+type Child = (Box<[u8]>, Listed);
+
 /// A comparison under way.
 pub(super) struct Compare {
     claimed: TreeId,
     /// Trees that may share directories with the hub's, best first.
     known: Vec<Snapshot>,
-    listed: BTreeMap<SyncPath, Vec<(Box<[u8]>, Listed)>>,
+    listed: BTreeMap<SyncPath, Vec<Child>>,
     /// Asked for and not answered.
-    open: BTreeMap<SyncPath, ()>,
+    open: BTreeSet<SyncPath>,
 }
 
 /// How a listing moved a comparison on.
@@ -33,7 +36,7 @@ pub(super) enum Progress {
 impl Compare {
     /// Begins with the question for the root.
     pub(super) fn new(claimed: TreeId, known: Vec<Snapshot>) -> Self {
-        let open = BTreeMap::from([(SyncPath::root(), ())]);
+        let open = BTreeSet::from([SyncPath::root()]);
         Self { claimed, known, listed: BTreeMap::new(), open }
     }
 
@@ -42,23 +45,27 @@ impl Compare {
         &mut self,
         path: &SyncPath,
         children: Vec<(Blob, Listed)>,
+        last: bool,
     ) -> Result<Progress, WireError> {
-        if self.open.remove(path).is_none() {
+        if !self.open.contains(path) {
             return Err(WireError::Order("a listing that was not asked for"));
         }
+        if last {
+            self.open.remove(path);
+        }
         let mut ask = Vec::new();
-        let mut list = Vec::with_capacity(children.len());
+        let mut list: Vec<Child> = Vec::with_capacity(children.len());
         for (name, listed) in children {
             let below = path.join(&name.0).map_err(|_| WireError::Order("listing"))?;
             if let Listed::Directory(id) = &listed
                 && self.find(&below, *id).is_none()
             {
-                self.open.insert(below.clone(), ());
+                self.open.insert(below.clone());
                 ask.push(below);
             }
             list.push((name.0.into(), listed));
         }
-        self.listed.insert(path.clone(), list);
+        self.listed.entry(path.clone()).or_default().extend(list);
         if !ask.is_empty() {
             return Ok(Progress::Ask(ask));
         }

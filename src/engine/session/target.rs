@@ -89,6 +89,10 @@ struct InFlight {
     target: TreeId,
     /// `Need` is unanswered: neither data nor Commit was sent.
     asking: bool,
+    /// What came of `Need` so far.
+    needed: Vec<u32>,
+    /// What came of `Applied` so far.
+    part: (Vec<Skipped>, Vec<SyncPath>),
     seen: Instant,
     hashed: Instant,
     sent: Instant,
@@ -272,13 +276,14 @@ impl Target {
         &mut self,
         path: Option<&SyncPath>,
         children: Vec<(Blob, Listed)>,
+        last: bool,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Closing> {
         let Link::Comparing(compare) = &mut self.link else {
             return Err(Closing::Protocol(WireError::Order("a listing that was not asked for")));
         };
         let path = path.cloned().unwrap_or_default();
-        match compare.listing(&path, children).map_err(Closing::Protocol)? {
+        match compare.listing(&path, children, last).map_err(Closing::Protocol)? {
             Progress::Ask(paths) => {
                 effects.push(Effect::Send(self.id, ToHub::Describe { paths }));
             }
@@ -382,6 +387,8 @@ impl Target {
             ops,
             target: reached.id(),
             asking,
+            needed: Vec::new(),
+            part: Default::default(),
             seen: self.seen.take().unwrap_or(local.seen),
             hashed: local.hashed,
             sent: now,
@@ -391,7 +398,8 @@ impl Target {
 
     pub(super) fn needs(
         &mut self,
-        mut indices: Vec<u32>,
+        indices: Vec<u32>,
+        last: bool,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Closing> {
         let asking = self.in_flight.back_mut().filter(|flight| flight.asking);
@@ -405,6 +413,14 @@ impl Target {
         if !indices.iter().all(asked) {
             return Err(Closing::Protocol(WireError::Order("need of what has no content")));
         }
+        flight.needed.extend(indices);
+        if flight.needed.len() > flight.ops.len() {
+            return Err(Closing::Protocol(WireError::Order("more needs than ops")));
+        }
+        if !last {
+            return Ok(());
+        }
+        let mut indices = std::mem::take(&mut flight.needed);
         indices.extend(with_data(&flight.ops));
         indices.sort_unstable();
         indices.dedup();
@@ -419,16 +435,34 @@ impl Target {
         Ok(())
     }
 
+    pub(super) fn applied_part(
+        &mut self,
+        skipped: Vec<Skipped>,
+        overwritten: Vec<SyncPath>,
+    ) -> Result<(), Closing> {
+        let flight = self.in_flight.front_mut().filter(|flight| !flight.asking);
+        let flight = flight.ok_or(Closing::Protocol(WireError::Order("applied without ops")))?;
+        flight.part.0.extend(skipped);
+        flight.part.1.extend(overwritten);
+        let bound = flight.ops.len();
+        if flight.part.0.len() > bound || flight.part.1.len() > bound {
+            return Err(Closing::Protocol(WireError::Order("more applied than ops")));
+        }
+        Ok(())
+    }
+
     pub(super) fn applied(
         &mut self,
         now: Instant,
-        report: Report,
+        mut report: Report,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Closing> {
         let flight = self.in_flight.pop_front();
-        let flight = flight
+        let mut flight = flight
             .filter(|flight| flight.generation == report.generation && !flight.asking)
             .ok_or(Closing::Protocol(WireError::Order("applied of another generation")))?;
+        report.skipped.append(&mut flight.part.0);
+        report.overwritten.append(&mut flight.part.1);
         let skipped: BTreeMap<u32, Option<Reason>> =
             report.skipped.into_iter().map(|skip| (skip.index, skip.reason)).collect();
         let done: Vec<Change> = (0u32..)

@@ -136,7 +136,7 @@ impl TargetRoot {
         flags: AtFlags,
     ) -> Result<Removed, Fault> {
         let (directory, name) = match self.parent(path) {
-            Err(fault) if fault.is(Errno::NOENT) => return Ok(Removed::Absent),
+            Err(fault) if fault.means_absent() => return Ok(Removed::Absent),
             parent => parent?,
         };
         let Some(found) = look(directory.as_fd(), name)? else {

@@ -131,6 +131,12 @@ impl Fault {
         }
     }
 
+    /// Whether it says that nothing can stand at the path: a directory on the way is missing or
+    /// is a file.
+    pub(super) fn means_absent(&self) -> bool {
+        self.is(Errno::NOENT) || self.is(Errno::NOTDIR)
+    }
+
     pub(super) fn is(&self, errno: Errno) -> bool {
         self.errno == Some(errno)
     }

@@ -64,10 +64,11 @@ pub(super) const READ_BYTES: usize = 256 * 1024;
 const DIRECTORY_BUFFER_BYTES: usize = 32 * 1024;
 
 impl TargetRoot {
-    /// What stands at `path`; `None` for nothing. The root itself may be asked for.
+    /// What stands at `path`; `None` for nothing, also when a directory on the way is missing or
+    /// is a file. The root itself may be asked for.
     ///
     /// # Errors
-    /// A link or a non-directory on the way, or what the kernel says.
+    /// A link on the way, or what the kernel says.
     pub fn stat(&self, path: &SyncPath) -> Result<Option<Found>, RootError> {
         self.find(path).map_err(|fault| fault.at("look at", path))
     }
@@ -105,7 +106,7 @@ impl TargetRoot {
             return Ok(Some(found(self.fd.as_fd(), b"", AtFlags::EMPTY_PATH)?));
         }
         let (directory, name) = match self.parent(path) {
-            Err(fault) if fault.is(Errno::NOENT) => return Ok(None),
+            Err(fault) if fault.means_absent() => return Ok(None),
             parent => parent?,
         };
         look(directory.as_fd(), name)
@@ -114,11 +115,14 @@ impl TargetRoot {
     fn hash_stable(&self, path: &SyncPath) -> Result<Option<(Digest, Found)>, Fault> {
         for _ in 0..STABLE_READS {
             let fd = match self.open_regular(path) {
-                Err(fault) if fault.is(Errno::NOENT) => return Ok(None),
+                Err(fault) if fault.means_absent() => return Ok(None),
                 opened => opened?,
             };
             let before = found(fd.as_fd(), b"", AtFlags::EMPTY_PATH)?;
-            let (digest, bytes) = digest_of(fd.as_fd(), before.size)?;
+            let (digest, bytes) = match digest_of(fd.as_fd(), before.size) {
+                Err(Errno::AGAIN) => continue,
+                read => read?,
+            };
             let after = found(fd.as_fd(), b"", AtFlags::EMPTY_PATH)?;
             if before.stamp == after.stamp && before.size == after.size && bytes == after.size {
                 return Ok(Some((digest, after)));
@@ -278,23 +282,24 @@ pub(super) fn each_name(
 }
 
 /// Digest and length of everything from the current offset of `fd`.
-pub(super) fn digest_of(fd: BorrowedFd<'_>, size_hint: u64) -> Result<(Digest, u64), Errno> {
+pub(super) fn digest_of(fd: BorrowedFd<'_>, size: u64) -> Result<(Digest, u64), Errno> {
     let mut hasher = blake3::Hasher::new();
-    let length = read_through(fd, size_hint, |bytes| {
+    let length = read_through(fd, size, |bytes| {
         hasher.update(bytes);
         Ok(())
     })?;
     Ok((Digest::from(hasher.finalize()), length))
 }
 
-/// Reads to the end, handing on each piece; returns the bytes read.
+/// Reads to the end, handing on each piece; returns the bytes read. EAGAIN when there is more than
+/// `size`: a file that somebody else keeps growing does not keep us.
 pub(super) fn read_through(
     fd: BorrowedFd<'_>,
-    size_hint: u64,
+    size: u64,
     mut take: impl FnMut(&[u8]) -> Result<(), Errno>,
 ) -> Result<u64, Errno> {
     // One byte more than the size, so that the end of a file that did not grow is seen at once.
-    let room = usize::try_from(size_hint).unwrap_or(READ_BYTES).clamp(4095, READ_BYTES - 1) + 1;
+    let room = usize::try_from(size).unwrap_or(READ_BYTES).clamp(4095, READ_BYTES - 1) + 1;
     let mut buffer = vec![0; room];
     let mut length = 0;
     loop {
@@ -303,6 +308,9 @@ pub(super) fn read_through(
             Ok(count) => {
                 take(&buffer[..count])?;
                 length += count as u64;
+                if length > size {
+                    return Err(Errno::AGAIN);
+                }
             }
             Err(Errno::INTR) => {}
             Err(errno) => return Err(errno),

@@ -26,6 +26,7 @@ mod found;
 mod mounts;
 mod put;
 mod stage;
+mod staged;
 #[cfg(test)]
 mod tests;
 
@@ -41,8 +42,9 @@ use self::error::Fault;
 pub use self::error::{RootError, RootErrorKind};
 pub use self::found::{Found, FoundKind, Listing};
 pub use self::put::{InPlace, Put, PutMeta};
+pub use self::stage::STAGING;
 use self::stage::{Beside, Grounds};
-pub use self::stage::{STAGING, Staged};
+pub use self::staged::Staged;
 use super::target::Target;
 use crate::path::SyncPath;
 

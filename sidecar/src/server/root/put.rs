@@ -10,7 +10,7 @@ use rustix::io::Errno;
 
 use super::error::{Fault, RootError, RootErrorKind};
 use super::found::{Found, FoundKind, look, look_at, mount_id, open_checked, read_through};
-use super::stage::{Staged, write_whole};
+use super::staged::{Staged, write_whole};
 use super::{Owner, TargetRoot, WriteMode};
 use crate::path::SyncPath;
 use crate::tree::Stamp;
@@ -263,9 +263,7 @@ fn overwrite(
 ) -> Result<Stamp, Fault> {
     let fd = open_checked(directory, name, OFlags::WRONLY)?;
     let now = look_at(fd.as_fd())?;
-    if (now.device, now.stamp.inode) != (old.device, old.stamp.inode)
-        || (now.nlink > 1 && !old.mount_root)
-    {
+    if (now.device, now.stamp.inode) != (old.device, old.stamp.inode) {
         return Err(RootErrorKind::Changed.into());
     }
     if staged.len() > old.size {

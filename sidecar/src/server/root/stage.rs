@@ -1,22 +1,22 @@
-//! Owns staging: where bytes wait until they are complete, and that nothing of it stays behind.
+//! Owns the staging ground: where bytes wait, and that nothing of it stays behind.
 //!
 //! The ground is `<top of the mount>/.e2ek-sync/` (0700, ours, with a shared `flock` for as long
 //! as we live). Which mount a path lies on is not asked each time: known nested mounts are learnt
 //! at open and from a rename that says EXDEV. Where that directory cannot be made, a file beside
 //! the final one; where that cannot be made either, memory, for a write in place.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use rustix::fs::{AtFlags, FlockOperation, MemfdFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use super::beneath::create_in;
 use super::error::{Fault, RootError, RootErrorKind};
-use super::found::{digest_of, each_name, look, look_at, mount_id, read_through};
+use super::found::{digest_of, each_name, look, look_at, mount_id};
 use super::mounts::nested;
+use super::staged::{Home, Staged};
 use super::{TargetRoot, split};
 use crate::path::SyncPath;
 use crate::tree::Digest;
@@ -25,26 +25,8 @@ use crate::tree::Digest;
 pub const STAGING: &[u8] = b".e2ek-sync";
 const BESIDE_PREFIX: &[u8] = b".e2ek-sync.";
 const BESIDE_SUFFIX: &[u8] = b".tmp";
-/// The most that is held in memory for one write in place, in bytes.
-const MAX_MEMORY_BYTES: u64 = 64 << 20;
-
 /// Told the path of a temporary file before it is created beside another.
 pub(super) type Beside = Box<dyn Fn(&SyncPath) + Send + Sync>;
-
-/// Content on its way: written, not yet visible. Dropped, it is gone.
-pub struct Staged {
-    fd: OwnedFd,
-    home: Home,
-    length: u64,
-}
-
-/// Where staged content lies.
-enum Home {
-    Ground(Arc<Place>, Vec<u8>),
-    Beside(OwnedFd, Vec<u8>),
-    /// In memory, or placed by now; the fault says why no directory would take it.
-    Nameless(Fault),
-}
 
 /// One staging directory, made and held.
 pub(super) struct Place {
@@ -145,13 +127,13 @@ impl TargetRoot {
         let source = self.open_regular(from).map_err(|fault| fault.at("copy", from))?;
         let size = look_at(source.as_fd()).map_err(|e| Fault::from(e).at("copy", from))?.size;
         let mut staged = self.stage(for_path, size)?;
-        let copied = if rustix::fs::ioctl_ficlone(&staged.fd, &source).is_ok() {
-            digest_of(staged.fd.as_fd(), size)
+        let copied = if rustix::fs::ioctl_ficlone(staged.fd(), &source).is_ok() {
+            digest_of(staged.fd(), size)
         } else {
             staged.take_all(source.as_fd(), size)
         };
         let (digest, length) = copied.map_err(|e| Fault::from(e).at("copy", for_path))?;
-        staged.length = length;
+        staged.set_length(length);
         Ok((staged, digest))
     }
 
@@ -222,7 +204,7 @@ impl TargetRoot {
         };
         match self.make_beside(for_path) {
             Ok(staged) => Ok(staged),
-            Err(fault) if cannot_stage(fault.kind) => memory(refused, size_hint),
+            Err(fault) if cannot_stage(fault.kind) => Staged::in_memory(refused, size_hint),
             Err(fault) => Err(fault),
         }
     }
@@ -327,10 +309,9 @@ impl TargetRoot {
     /// Stages a copy of `staged` on the mount that really holds `for_path`, which is learnt.
     pub(super) fn restage(&self, staged: &Staged, for_path: &SyncPath) -> Result<Staged, Fault> {
         self.learn_mount(for_path)?;
-        let mut again = self.make_staged(for_path, staged.length)?;
-        rustix::fs::seek(&staged.fd, rustix::fs::SeekFrom::Start(0))?;
-        let (_, length) = again.take_all(staged.fd.as_fd(), staged.length)?;
-        again.length = length;
+        let mut again = self.make_staged(for_path, staged.len())?;
+        rustix::fs::seek(staged.fd(), rustix::fs::SeekFrom::Start(0))?;
+        again.take_all(staged.fd(), staged.len())?;
         Ok(again)
     }
 
@@ -368,101 +349,6 @@ impl Drop for TargetRoot {
     }
 }
 
-impl Staged {
-    fn new(fd: OwnedFd, home: Home) -> Self {
-        Self { fd, home, length: 0 }
-    }
-
-    /// Appends all of `bytes`.
-    ///
-    /// # Errors
-    /// What the kernel says, ENOSPC for one; EFBIG when only memory holds it and it grows too
-    /// large. The caller drops the whole then.
-    pub fn write_all(&mut self, bytes: &[u8]) -> io::Result<()> {
-        self.append(bytes).map_err(io::Error::from)
-    }
-
-    /// Bytes written so far.
-    #[must_use]
-    pub fn len(&self) -> u64 {
-        self.length
-    }
-
-    /// Whether nothing was written.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.length == 0
-    }
-
-    pub(super) fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
-
-    /// The directory and name it can be renamed from; the fault says why there is none.
-    pub(super) fn name(&self) -> Result<(BorrowedFd<'_>, &[u8]), Fault> {
-        match &self.home {
-            Home::Ground(place, name) => Ok((place.as_fd(), name)),
-            Home::Beside(directory, name) => Ok((directory.as_fd(), name)),
-            Home::Nameless(fault) => Err(*fault),
-        }
-    }
-
-    /// The group a new file got.
-    pub(super) fn gid(&self, ours: u32) -> Option<u32> {
-        match &self.home {
-            Home::Ground(place, _) if place.gid == ours => Some(ours),
-            _ => None,
-        }
-    }
-
-    /// Forgets the name: it is the file's now.
-    pub(super) fn placed(&mut self) {
-        self.home = Home::Nameless(RootErrorKind::Io.into());
-    }
-
-    fn append(&mut self, bytes: &[u8]) -> Result<(), Errno> {
-        if matches!(self.home, Home::Nameless(_))
-            && self.length + bytes.len() as u64 > MAX_MEMORY_BYTES
-        {
-            return Err(Errno::FBIG);
-        }
-        write_whole(self.fd.as_fd(), bytes)?;
-        self.length += bytes.len() as u64;
-        Ok(())
-    }
-
-    /// Appends everything from the offset of `from` on; its digest and length.
-    fn take_all(&mut self, from: BorrowedFd<'_>, size: u64) -> Result<(Digest, u64), Errno> {
-        let mut hasher = blake3::Hasher::new();
-        let length = read_through(from, size, |bytes| {
-            hasher.update(bytes);
-            self.append(bytes)
-        })?;
-        Ok((Digest::from(hasher.finalize()), length))
-    }
-}
-
-impl Drop for Staged {
-    fn drop(&mut self) {
-        if let Ok((directory, name)) = self.name() {
-            let _ = rustix::fs::unlinkat(directory, name, AtFlags::empty());
-        }
-    }
-}
-
-/// Writes all bytes at the current offset.
-pub(super) fn write_whole(fd: BorrowedFd<'_>, mut bytes: &[u8]) -> Result<(), Errno> {
-    while !bytes.is_empty() {
-        match rustix::io::write(fd, bytes) {
-            Ok(0) => return Err(Errno::IO),
-            Ok(count) => bytes = &bytes[count..],
-            Err(Errno::INTR) => {}
-            Err(errno) => return Err(errno),
-        }
-    }
-    Ok(())
-}
-
 /// Whether a name is that of a temporary file beside another.
 pub(super) fn is_beside(name: &[u8]) -> bool {
     name.strip_prefix(BESIDE_PREFIX).is_some_and(|rest| rest.ends_with(BESIDE_SUFFIX))
@@ -472,14 +358,6 @@ pub(super) fn is_beside(name: &[u8]) -> bool {
 pub(super) fn cannot_stage(kind: RootErrorKind) -> bool {
     use RootErrorKind::{Denied, LinkInTheWay, NotADirectory, NotFound, ReadOnly};
     matches!(kind, Denied | ReadOnly | LinkInTheWay | NotADirectory | NotFound)
-}
-
-fn memory(refused: Fault, size_hint: u64) -> Result<Staged, Fault> {
-    if size_hint > MAX_MEMORY_BYTES {
-        return Err(RootErrorKind::TooLarge.into());
-    }
-    let fd = rustix::fs::memfd_create(c"e2ek-sync", MemfdFlags::CLOEXEC)?;
-    Ok(Staged::new(fd, Home::Nameless(refused)))
 }
 
 fn open_place(directory: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {

@@ -213,6 +213,43 @@ fn types_change_and_what_must_stay_stays() {
 }
 
 #[test]
+fn i4_what_appears_meanwhile_is_not_lost() {
+    let bench = Bench::new();
+    // A file where nothing was seen.
+    fs::write(bench.at("staged"), "ours").unwrap();
+    fs::write(bench.at("new"), "theirs").unwrap();
+    let root = bench.root.fd.as_fd();
+    let fault = put::install((root, b"staged"), root, b"new", None, false).unwrap_err();
+    assert_eq!(fault.kind, RootErrorKind::Changed);
+    assert_eq!(fs::read(bench.at("new")).unwrap(), b"theirs");
+    // A file in the directory that makes room, at any moment.
+    let (mut kept, mut made_room) = (0, 0);
+    for _ in 0..2000 {
+        bench.root.make_directory(&path("x"), None).unwrap();
+        let theirs = bench.at("x/theirs");
+        let started = std::sync::Barrier::new(2);
+        let (created, put) = std::thread::scope(|scope| {
+            let other = scope.spawn(|| {
+                started.wait();
+                fs::write(&theirs, "theirs").is_ok()
+            });
+            started.wait();
+            let put = bench.put("x", "ours", PLAIN);
+            (other.join().unwrap(), put)
+        });
+        assert!(put.is_ok() || created, "{put:?}");
+        if created {
+            assert_eq!(put, Err(RootErrorKind::NotEmpty));
+            fs::remove_file(&theirs).expect("what they put there stays");
+            kept += 1;
+        } else {
+            made_room += 1;
+        }
+    }
+    println!("{kept} kept, {made_room} made room");
+}
+
+#[test]
 fn i6_fifos_are_neither_opened_nor_replaced() {
     let bench = Bench::new();
     let mode = Mode::from(0o666);
@@ -281,6 +318,10 @@ fn i6_a_link_on_the_way_is_never_followed() {
     ] {
         assert_eq!(kind, RootErrorKind::LinkInTheWay);
     }
+    // Nor one that took a file's place after it was looked at.
+    let out = bench.root.resolver.directory(bench.root.fd.as_fd(), b"").unwrap();
+    let fault = found::open_checked(out.as_fd(), b"d", rustix::fs::OFlags::RDONLY).unwrap_err();
+    assert_eq!(fault.kind, RootErrorKind::LinkInTheWay);
     let text = bench.root.open_file(&f).unwrap_err().to_string();
     assert_eq!(text, "read d/f: a symbolic link stands where a directory is expected");
 }
@@ -347,6 +388,11 @@ fn removals_say_what_they_found() {
         assert_eq!(root.stat(&path(gone)).unwrap(), None);
         assert_eq!(root.hash(&path(gone)).unwrap(), None);
     }
+    bench.put("file", "", PLAIN).unwrap();
+    assert_eq!(root.stat(&path("file/x")).unwrap(), None);
+    assert_eq!(root.hash(&path("file/x")).unwrap(), None);
+    assert_eq!(root.remove_file(&path("file/x")).unwrap(), Removed::Absent);
+    assert_eq!(bench.put("file/x", "", PLAIN), Err(RootErrorKind::NotADirectory));
     assert_eq!(bench.put("x/y", "", PLAIN), Err(RootErrorKind::NotFound));
     assert_eq!(root.rename(&path("n"), &path("m")).unwrap_err().kind, RootErrorKind::NotFound);
 }
@@ -360,6 +406,19 @@ fn copies_are_hashed_on_the_way() {
     assert_eq!((digest, staged.len()), (Digest::of(&content), 600_000));
     bench.root.put(&path("b"), staged, &PROGRAM).unwrap();
     assert_eq!(fs::read(bench.at("b")).unwrap(), content);
+}
+
+#[test]
+fn i10_a_file_that_keeps_growing_does_not_keep_us() {
+    let bench = Bench::new();
+    // As if it had grown since its size was asked.
+    fs::write(bench.at("log"), [b'x'; 100]).unwrap();
+    let digest = |size| {
+        let log = bench.root.open_file(&path("log")).unwrap();
+        found::digest_of(log.as_fd(), size)
+    };
+    assert_eq!(digest(10), Err(rustix::io::Errno::AGAIN));
+    assert_eq!(digest(100), Ok((Digest::of(&[b'x'; 100]), 100)));
 }
 
 #[test]
@@ -505,6 +564,43 @@ fn a_read_only_disk_is_said_to_be_one() {
         );
         assert_eq!(root.remove_file(&path("a")).map_err(kind), Err(RootErrorKind::ReadOnly));
         assert_eq!(fs::read(at.join("a")).unwrap(), b"old");
+    });
+}
+
+#[test]
+fn layers_of_an_image_take_every_change() {
+    in_own_mounts(|| {
+        let temp = tempfile::tempdir().unwrap();
+        let at = |name: &str| temp.path().join(name);
+        rustix::mount::mount("tmpfs", temp.path(), "tmpfs", MountFlags::empty(), None).unwrap();
+        for name in ["lower/dir", "lower/full", "lower/gone", "upper", "work", "app"] {
+            fs::create_dir_all(at(name)).unwrap();
+        }
+        fs::write(at("lower/file"), "old").unwrap();
+        fs::write(at("lower/full/theirs"), "theirs").unwrap();
+        fs::hard_link(at("lower/file"), at("lower/full/name")).unwrap();
+        let layers = ["lower", "upper", "work"].map(|name| at(name).display().to_string());
+        let [lower, upper, work] = layers;
+        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
+        let options = std::ffi::CString::new(options).unwrap();
+        let none = MountFlags::empty();
+        let mounted = rustix::mount::mount("overlay", at("app"), "overlay", none, &*options);
+        if let Err(errno) = mounted {
+            eprintln!("skipped: no overlay file system here ({errno})");
+            return;
+        }
+        let root = TargetRoot::open_directory(&at("app"), false).unwrap();
+        for name in ["file", "dir", "full/new", "full/name"] {
+            assert_eq!(put(&root, &path(name), b"new", &PROGRAM).unwrap().in_place, None, "{name}");
+            assert_eq!(fs::read(at("app").join(name)).unwrap(), b"new");
+        }
+        assert_eq!(put(&root, &path("full"), b"", &PLAIN), Err(RootErrorKind::NotEmpty));
+        root.make_directory(&path("file"), None).unwrap();
+        root.make_symlink(&path("gone"), b"file").unwrap();
+        root.rename(&path("full/theirs"), &path("dir")).unwrap();
+        assert_eq!(fs::read(at("app/dir")).unwrap(), b"theirs");
+        assert_eq!(fs::read(at("lower/file")).unwrap(), b"old");
+        assert_eq!(fs::read_dir(at("app/.e2ek-sync")).unwrap().count(), 0);
     });
 }
 

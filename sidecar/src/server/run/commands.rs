@@ -71,8 +71,9 @@ impl Commands {
         self.running.is_some() || self.asked
     }
 
-    /// The next thing to do; None while a command runs, or when there is nothing.
-    pub(super) fn next(&mut self) -> Option<Next> {
+    /// The next thing to do; None while a command runs, when there is nothing, or when a command
+    /// comes next and none may begin now.
+    pub(super) fn next(&mut self, may_run: bool) -> Option<Next> {
         if self.running.is_some() || !self.asked {
             return None;
         }
@@ -81,7 +82,7 @@ impl Commands {
             let actions = std::mem::take(&mut self.wanted);
             return Some(Next::Perform(actions, self.generation));
         }
-        Some(Next::Run(self.wanted.commands.remove(0)))
+        may_run.then(|| Next::Run(self.wanted.commands.remove(0)))
     }
 
     /// Starts one, in its own session, reading nothing.

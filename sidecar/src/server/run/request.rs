@@ -44,7 +44,8 @@ pub enum Request {
     /// Files of `generation` are visible: do what the rules say. Commands run one after another,
     /// first; if one fails, the old process goes on, and what else was asked for waits for the next
     /// `Apply` that asks for anything. When the command has ended by itself, any set starts it
-    /// again, an empty one too: the change may have mended it.
+    /// again, an empty one too: the change may have mended it. While the old process ends, the
+    /// start that follows covers it. Before `Start` nothing is done.
     Apply {
         /// What the files hold.
         generation: u64,

@@ -41,10 +41,6 @@ pub(super) enum Record {
     Done { generation: u64, edits: Vec<(SyncPath, Option<Logged>)>, tree: TreeId },
     /// Who writes from now on.
     Owner(Owner),
-    /// A file was staged beside its target.
-    Staged(SyncPath),
-    /// It is there no more.
-    Unstaged(SyncPath),
 }
 
 /// A log record as it is written: the same bytes, borrowed.
@@ -53,8 +49,6 @@ pub(super) enum RecordRef<'a> {
     Begin { generation: u64, changes: Vec<&'a Change> },
     Done { generation: u64, edits: Vec<(&'a SyncPath, Option<Logged>)>, tree: TreeId },
     Owner(&'a Owner),
-    Staged(&'a SyncPath),
-    Unstaged(&'a SyncPath),
 }
 
 /// A node within a record. Append only.

@@ -12,7 +12,8 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
-use super::{format, private};
+use super::files::private;
+use super::format;
 use crate::tree::Digest;
 
 /// How long a hub waits for another that is looking around at the same time.

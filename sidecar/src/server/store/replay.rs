@@ -1,10 +1,7 @@
 //! From the bytes of a manifest and its log to what the hub held: pure, and all or nothing.
 
-use std::collections::BTreeSet;
-
 use super::format::{self, Damage, Header, Record};
 use super::{Loaded, Owner};
-use crate::path::SyncPath;
 use crate::tree::{Change, Snapshot};
 
 /// A generation that was begun and is not known to be done.
@@ -22,7 +19,6 @@ pub(super) struct Replay {
     pub(super) held: Snapshot,
     pub(super) generation: u64,
     pub(super) owner: Option<Owner>,
-    pub(super) staged: BTreeSet<SyncPath>,
     /// Generations begun and not done, oldest first.
     pub(super) open: Vec<Open>,
     /// Their changes, in the same order.
@@ -37,22 +33,16 @@ impl Replay {
     /// Reads a manifest.
     pub(super) fn manifest(bytes: &[u8]) -> Result<Self, Damage> {
         let (header, held) = format::read_manifest(bytes)?;
-        Ok(Self { held, ..Self::anew(header, BTreeSet::new(), 0, [0; 16]) })
+        Ok(Self { held, ..Self::anew(header, 0, [0; 16]) })
     }
 
     /// Begins with nothing held.
-    pub(super) fn anew(
-        header: Header,
-        staged: BTreeSet<SyncPath>,
-        log_bytes: u64,
-        boot: [u8; 16],
-    ) -> Self {
+    pub(super) fn anew(header: Header, log_bytes: u64, boot: [u8; 16]) -> Self {
         Self {
             nonce: header.nonce,
             held: Snapshot::empty(),
             generation: header.generation,
             owner: header.owner,
-            staged,
             open: Vec::new(),
             unfinished: Vec::new(),
             log_bytes,
@@ -95,8 +85,6 @@ impl Replay {
                 }
             }
             Record::Owner(owner) => self.owner = Some(owner),
-            Record::Staged(path) => drop(self.staged.insert(path)),
-            Record::Unstaged(path) => drop(self.staged.remove(&path)),
         }
         Ok(())
     }
@@ -108,7 +96,7 @@ impl Replay {
             generation: self.generation,
             owner: self.owner.clone(),
             unfinished: std::mem::take(&mut self.unfinished).into_iter().flatten().collect(),
-            staged: self.staged.iter().cloned().collect(),
+            staged: Vec::new(),
             damaged: false,
             rebooted: self.boot != boot,
         }

@@ -1,9 +1,16 @@
 //! What a kill at any instant, or damage to any byte, leaves behind.
 
+mod registry;
+mod trash;
+
 use std::collections::BTreeSet;
 use std::process::{Command, Stdio};
 
+use proptest::prelude::*;
+
+use super::files::MANIFEST;
 use super::format::Record;
+use super::replay::Replay;
 use super::*;
 use crate::tree::{Digest, Node, Stamp};
 
@@ -111,18 +118,34 @@ fn i8_a_begin_without_its_end_is_told_until_reset() {
 }
 
 #[test]
-fn staged_names_survive_until_forgotten() {
+fn i8_staged_names_survive_until_forgotten() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(dir.path()).unwrap();
-    store.record_staged(&path("0/.x")).unwrap();
-    store.record_staged(&path("0/.y")).unwrap();
-    store.forget_staged(&path("0/.x")).unwrap();
-    store.reset(0, &Snapshot::empty()).unwrap();
+    let (store, _) = Store::open(dir.path()).unwrap();
+    let record = store.staged_journal();
+    record(&path("d/.x"));
+    record(&path(".y"));
+    drop((store, record));
+    // Half a name, as a kill leaves it, hides none before or after it.
+    let journal = dir.path().join(journal::NAME);
+    let mut bytes = fs::read(&journal).unwrap();
+    bytes.extend_from_slice(&bytes.clone()[..9]);
+    fs::write(&journal, bytes).unwrap();
+    let (mut store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!(loaded.staged, [path(".y"), path("d/.x")]);
+    store.forget_staged(&path(".y")).unwrap();
+    store.staged_journal()(&path(".z"));
+    store.forget_staged(&path("d/.x")).unwrap();
     drop(store);
     let (mut store, loaded) = Store::open(dir.path()).unwrap();
-    assert_eq!(loaded.staged, [path("0/.y")]);
-    store.forget_staged(&path("0/.y")).unwrap();
+    assert_eq!(loaded.staged, [path(".y"), path(".z"), path("d/.x")], "a new name was forgotten");
+    for path in &loaded.staged {
+        store.forget_staged(path).unwrap();
+    }
     drop(store);
+    let (store, loaded) = Store::open(dir.path()).unwrap();
+    assert!(loaded.staged.is_empty());
+    store.staged_journal()(&path(".z"));
+    store.close().unwrap();
     assert!(Store::open(dir.path()).unwrap().1.staged.is_empty());
 }
 
@@ -160,6 +183,40 @@ fn i8_every_cut_of_the_log_is_an_earlier_state() {
     }
 }
 
+#[test]
+fn i8_the_half_record_of_a_kill_does_not_spoil_what_follows() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let mut held = three_generations(&mut store);
+    drop(store);
+    let log = log_of(dir.path());
+    let whole = fs::read(&log).unwrap();
+    fs::write(&log, [&whole[..], &whole[LOG_HEAD_BYTES..LOG_HEAD_BYTES + 20]].concat()).unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    step(&mut store, &mut held, 4, &[(path("0/a"), None)]);
+    drop(store);
+    let (_store, loaded) = Store::open(dir.path()).unwrap();
+    assert_eq!((dump(&loaded.held), loaded.damaged), (dump(&held), false));
+}
+
+#[test]
+fn i8_a_record_that_is_missing_in_the_middle_is_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let mut held = Snapshot::empty();
+    let mut ends = Vec::new();
+    for generation in 1..4 {
+        let name = path(&format!("f{generation}"));
+        step(&mut store, &mut held, generation, &[(name, Some(file("x", generation)))]);
+        ends.push(store.log_bytes as usize);
+    }
+    drop(store);
+    let log = log_of(dir.path());
+    let bytes = fs::read(&log).unwrap();
+    fs::write(&log, [&bytes[..ends[0]], &bytes[ends[1]..]].concat()).unwrap();
+    assert!(Store::open(dir.path()).unwrap().1.damaged);
+}
+
 /// Reads manifest and log without opening for use; `None` for damage.
 fn read_pair(dir: &Path) -> Option<Replay> {
     let mut replay = Replay::manifest(&fs::read(dir.join(MANIFEST)).unwrap()).ok()?;
@@ -168,7 +225,7 @@ fn read_pair(dir: &Path) -> Option<Replay> {
 }
 
 #[test]
-fn i8_every_changed_bit_is_seen() {
+fn i8_every_changed_byte_is_seen() {
     let dir = tempfile::tempdir().unwrap();
     let (mut store, _) = Store::open(dir.path()).unwrap();
     let mut held = three_generations(&mut store);
@@ -178,12 +235,12 @@ fn i8_every_changed_bit_is_seen() {
     drop(store);
     for file in [dir.path().join(MANIFEST), log_of(dir.path())] {
         let bytes = fs::read(&file).unwrap();
-        for bit in 0..bytes.len() * 8 {
+        for at in 0..bytes.len() {
             let mut flipped = bytes.clone();
-            flipped[bit / 8] ^= 1 << (bit % 8);
+            flipped[at] ^= 1 << (at % 8);
             // The boot id within the log's head is under its checksum like all else.
             fs::write(&file, &flipped).unwrap();
-            assert!(read_pair(dir.path()).is_none(), "{file:?} bit {bit}");
+            assert!(read_pair(dir.path()).is_none(), "{file:?} at {at}");
         }
         fs::write(&file, &bytes).unwrap();
     }
@@ -196,7 +253,6 @@ fn i8_damage_means_an_empty_record_and_the_files_are_kept_aside() {
         let dir = tempfile::tempdir().unwrap();
         let (mut store, _) = Store::open(dir.path()).unwrap();
         store.set_owner(&owner(1)).unwrap();
-        store.record_staged(&path("0/.x")).unwrap();
         let mut held = three_generations(&mut store);
         let marker = store.marker().to_owned();
         drop(store);
@@ -214,9 +270,7 @@ fn i8_damage_means_an_empty_record_and_the_files_are_kept_aside() {
         let (mut store, loaded) = Store::open(dir.path()).unwrap();
         assert!(loaded.damaged, "{victim}");
         assert_eq!((loaded.held.count(), loaded.generation), (0, 0));
-        // What came before the damage is still told.
-        let known = victim == "log";
-        assert_eq!((loaded.owner.is_some(), loaded.staged.len() == 1), (known, known), "{victim}");
+        assert_eq!(loaded.owner.is_some(), victim == "log", "who came before the damage is told");
         assert!(dir.path().join("damaged.manifest").exists());
         assert_eq!(dir.path().join("damaged.log").exists(), victim != "no log");
         assert_eq!(store.marker(), marker);
@@ -392,96 +446,6 @@ fn i8_a_killed_hub_leaves_no_lock() {
     assert_eq!(files.len(), 2, "the dead claim is gone: {files:?}");
 }
 
-#[test]
-fn roots_that_are_equal_or_nested_clash_and_others_do_not() {
-    let dir = tempfile::tempdir().unwrap();
-    let claim = |root: &str| Registry::claim(dir.path(), Path::new(root), "ann");
-    let app = claim("/srv/app").unwrap();
-    for (root, same) in [("/srv/app", true), ("/srv", false), ("/", false), ("/srv/app/x", false)] {
-        let Err(ClaimError::Clash(clash)) = claim(root) else { panic!("{root} was given") };
-        let expected = Clash { root: "/srv/app".into(), writer: "ann".to_owned(), same };
-        assert_eq!(clash, expected, "{root}");
-    }
-    let beside = claim("/srv/app2").unwrap();
-    drop(app);
-    let again = claim("/srv/app/x").unwrap();
-    drop((beside, again));
-    claim("/").unwrap();
-}
-
-#[test]
-fn of_many_that_claim_at_once_one_gets_it() {
-    let dir = tempfile::tempdir().unwrap();
-    for _ in 0..20 {
-        let start = std::sync::Barrier::new(4);
-        let claims: Vec<_> = std::thread::scope(|scope| {
-            let one = |root: &'static str| {
-                let (start, dir) = (&start, dir.path());
-                scope.spawn(move || {
-                    start.wait();
-                    Registry::claim(dir, Path::new(root), root)
-                })
-            };
-            let all = ["/a", "/a/b", "/a/b/c", "/a"].map(one);
-            all.into_iter().map(|t| t.join().unwrap()).collect()
-        });
-        assert_eq!(claims.iter().filter(|c| c.is_ok()).count(), 1, "{claims:?}");
-    }
-}
-
-#[test]
-fn i4_the_trash_keeps_what_it_is_given() {
-    let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(dir.path()).unwrap();
-    let nasty = SyncPath::new(&b"0/.%\xff/a b"[..]).unwrap();
-    let kept = store.trash(&nasty, 4, &b"theirs"[..]).unwrap();
-    assert_eq!(kept, dir.path().join("trash/4/0%2F.%25%FF%2Fa%20b"));
-    let again = store.trash(&nasty, 4, &b"again"[..]).unwrap();
-    assert_eq!(
-        (fs::read(kept).unwrap(), fs::read(again).unwrap()),
-        (b"theirs".to_vec(), b"again".to_vec())
-    );
-    let long = SyncPath::new(vec![b"\xe4"[0]; 200]).unwrap();
-    let kept = store.trash(&long, 4, &b""[..]).unwrap();
-    assert_eq!(kept.file_name().unwrap().len(), 200);
-}
-
-#[test]
-fn i10_the_trash_is_bounded_and_the_oldest_goes_first() {
-    let dir = tempfile::tempdir().unwrap();
-    let mut trash = Trash::bounded(dir.path(), 100, 5).unwrap();
-    let put = |trash: &mut Trash, generation, bytes: usize| {
-        trash.keep(&path("f"), generation, &vec![0_u8; bytes][..]).map(|_| ())
-    };
-    let there = || {
-        let names = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name());
-        let mut names: Vec<_> = names.map(|n| n.into_string().unwrap()).collect();
-        names.sort();
-        names
-    };
-    put(&mut trash, 1, 40).unwrap();
-    put(&mut trash, 2, 40).unwrap();
-    put(&mut trash, 3, 40).unwrap();
-    assert_eq!(there(), ["2", "3"]);
-    // By number of files.
-    for _ in 0..4 {
-        put(&mut trash, 4, 1).unwrap();
-    }
-    assert_eq!(there(), ["3", "4"]);
-    // Never at the cost of the generation that is being written.
-    put(&mut trash, 4, 1).unwrap();
-    let refused = put(&mut trash, 4, 1).unwrap_err();
-    assert_eq!(refused.kind(), io::ErrorKind::QuotaExceeded);
-    let refused = put(&mut trash, 5, 101).unwrap_err();
-    assert_eq!(refused.kind(), io::ErrorKind::QuotaExceeded);
-    assert!(!dir.path().join("part").exists());
-    // Counted again by the next hub.
-    put(&mut trash, 6, 60).unwrap();
-    let mut trash = Trash::bounded(dir.path(), 100, 5).unwrap();
-    put(&mut trash, 7, 60).unwrap();
-    assert_eq!(there(), ["7"]);
-}
-
 /// The bytes are kept for good: a change of a line here needs a new version of the file.
 #[test]
 fn records_keep_their_bytes() {
@@ -499,8 +463,6 @@ fn records_keep_their_bytes() {
         RecordRef::Begin { generation: 5, changes: vec![&change] },
         RecordRef::Done { generation: 5, edits: logged, tree: below.id() },
         RecordRef::Owner(&owner(300)),
-        RecordRef::Staged(&path("a")),
-        RecordRef::Unstaged(&path("a")),
     ];
     let mut lines = Vec::new();
     for record in &records {
@@ -518,4 +480,142 @@ fn records_keep_their_bytes() {
     lines.push(made.iter().map(|b| format!("{b:02x}")).collect::<String>());
     lines.push(format::log_head(7, [9; 16]).iter().map(|b| format!("{b:02x}")).collect());
     assert_eq!(lines, include_str!("golden.txt").lines().collect::<Vec<_>>());
+}
+
+#[test]
+fn a_peek_changes_nothing_and_needs_no_lock() {
+    let dir = tempfile::tempdir().unwrap();
+    let absent = dir.path().join("absent");
+    assert!(Store::peek(&absent).unwrap().is_none() && !absent.exists());
+    let (mut store, _) = Store::open(dir.path()).unwrap();
+    store.set_owner(&owner(2)).unwrap();
+    let held = three_generations(&mut store);
+    let seen = Store::peek(dir.path()).unwrap().unwrap();
+    assert_eq!((dump(&seen.held), seen.owner), (dump(&held), Some(owner(2))));
+    fs::remove_file(log_of(dir.path())).unwrap();
+    assert!(Store::peek(dir.path()).unwrap().unwrap().damaged);
+    assert!(dir.path().join(MANIFEST).exists());
+}
+
+/// What generation `number` of the endless writer does.
+fn endless(number: u64) -> [Edit; 1] {
+    let node = (!number.is_multiple_of(7)).then(|| file(&format!("content {number}"), number));
+    [(path(&format!("f{:02}", number % 40)), node)]
+}
+
+/// Not a test by itself: goes from generation to generation, saying each, until it is killed.
+#[test]
+fn child_writes_without_end() {
+    let Some(dir) = std::env::var_os("STORE_TEST_DIR") else { return };
+    let (mut store, loaded) = Store::open(Path::new(&dir)).unwrap();
+    store.fold_from = 3000;
+    store.reset(loaded.generation, &loaded.held).unwrap();
+    let mut held = loaded.held;
+    for generation in loaded.generation + 1.. {
+        step(&mut store, &mut held, generation, &endless(generation));
+        println!("done {generation}");
+    }
+}
+
+#[test]
+fn i8_kill_9_at_any_moment_leaves_a_true_record() {
+    use std::io::BufRead as _;
+    let dir = tempfile::tempdir().unwrap();
+    let mut held = Snapshot::empty();
+    let mut generation = 0;
+    for round in 0..12 {
+        let mut child = second_process("child_writes_without_end", dir.path());
+        let mut lines = io::BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut said = generation;
+        for line in lines.by_ref().map_while(Result::ok) {
+            if let Some(number) = line.strip_prefix("done ") {
+                said = number.parse().unwrap();
+            }
+            if said > generation + 20 * round {
+                break;
+            }
+        }
+        child.kill().unwrap();
+        child.wait().unwrap();
+        let (_store, loaded) = Store::open(dir.path()).unwrap();
+        assert!(!loaded.damaged && loaded.generation >= said, "{} < {said}", loaded.generation);
+        for number in generation + 1..=loaded.generation {
+            held = held.apply(&endless(number)).unwrap();
+        }
+        generation = loaded.generation;
+        assert_eq!(dump(&loaded.held), dump(&held));
+        let next = endless(generation + 1);
+        assert!(loaded.unfinished.iter().all(|change| change.path == next[0].0));
+        assert!(loaded.unfinished.len() <= 1);
+    }
+    let logs = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name());
+    let logs = logs.filter(|name| name.as_encoded_bytes().starts_with(b"log."));
+    assert_eq!(logs.count(), 1);
+}
+
+#[derive(Clone, Debug)]
+enum Call {
+    Step(u8, u8),
+    BeginOnly(u8),
+    Reset,
+    Owner(u64),
+    Kill,
+    Close,
+}
+
+fn call() -> impl Strategy<Value = Call> {
+    prop_oneof![
+        6 => any::<(u8, u8)>().prop_map(|(name, content)| Call::Step(name, content)),
+        1 => any::<u8>().prop_map(Call::BeginOnly),
+        1 => Just(Call::Reset),
+        1 => any::<u64>().prop_map(Call::Owner),
+        2 => Just(Call::Kill),
+        1 => Just(Call::Close),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+
+    /// Whatever is called in whatever order, with folds in between: the next hub knows it.
+    #[test]
+    fn i8_the_record_is_what_was_said(calls in prop::collection::vec(call(), 1..40)) {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = Store::open(dir.path()).unwrap();
+        store.fold_from = 600;
+        let (mut held, mut generation, mut who) = (Snapshot::empty(), 0, None);
+        let mut unfinished: Vec<Change> = Vec::new();
+        for call in calls {
+            match call {
+                Call::Step(name, content) => {
+                    generation += 1;
+                    let node = (content > 60).then(|| file(&content.to_string(), content.into()));
+                    step(&mut store, &mut held, generation, &[(path(&format!("f{}", name % 9)), node)]);
+                }
+                Call::BeginOnly(name) => {
+                    let change = Change { path: path(&format!("u{name}")), old: None, new: None };
+                    store.begin(generation + 1000, [&change].into_iter()).unwrap();
+                    unfinished.push(change);
+                }
+                Call::Reset => {
+                    store.reset(generation, &held).unwrap();
+                    unfinished.clear();
+                }
+                Call::Owner(epoch) => {
+                    store.set_owner(&owner(epoch)).unwrap();
+                    who = Some(owner(epoch));
+                }
+                Call::Kill | Call::Close => {
+                    if matches!(call, Call::Kill) { drop(store) } else { store.close().unwrap() }
+                    let (again, loaded) = Store::open(dir.path()).unwrap();
+                    store = again;
+                    store.fold_from = 600;
+                    prop_assert_eq!(dump(&loaded.held), dump(&held));
+                    prop_assert_eq!((loaded.generation, &loaded.owner), (generation, &who));
+                    prop_assert_eq!(&loaded.unfinished, &unfinished);
+                    prop_assert!(!loaded.damaged && !loaded.rebooted);
+                }
+            }
+        }
+    }
 }

@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::private;
+use super::files::private;
 use crate::path::SyncPath;
 use crate::tree::Digest;
 

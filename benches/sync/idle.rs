@@ -1,0 +1,101 @@
+//! Measures what `watch` and its hub do when nothing happens.
+
+use std::fs;
+use std::time::Duration;
+
+use crate::product::Daemon;
+use crate::table::Row;
+use crate::tree::Tree;
+use crate::{Result, Settings, progress};
+
+/// From the first sync to the first look: what follows a sync is not idleness.
+const CALM: Duration = Duration::from_secs(3);
+
+/// What a process has used since its start.
+#[derive(Clone, Copy, Default)]
+struct Used {
+    /// utime + stime of proc_pid_stat(5), in clock ticks.
+    ticks: u64,
+    /// Of all threads together, from schedstat.
+    cpu_nanos: u64,
+    /// Waits of all threads together: each is one wake-up.
+    switches: u64,
+}
+
+pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
+    let place = settings.place.join("idle");
+    fs::create_dir(&place)?;
+    progress("idle: tree and first sync");
+    let source = Tree::make(&place.join("source"), settings.files)?;
+    let target = place.join("target");
+    fs::create_dir(&target)?;
+    let mut command = settings.product.command(&place)?;
+    command.arg("watch").args([&source.root, &target]);
+    let mut daemon = Daemon::start(command, &place)?;
+    daemon.wait_synced()?;
+    std::thread::sleep(CALM);
+    let seconds = if settings.short { 10 } else { 60 };
+    progress(format_args!("idle: {seconds} s"));
+    let mut processes = vec![("daemon", daemon.pid())];
+    processes.extend(children(daemon.pid())?.into_iter().map(|pid| ("hub", pid)));
+    let look = || processes.iter().map(|&(_, pid)| used(pid)).collect::<Result<Vec<_>>>();
+    let before = look()?;
+    std::thread::sleep(Duration::from_secs(seconds));
+    let after = look()?;
+    daemon.stop()?;
+    for ((name, _), (before, after)) in processes.iter().zip(before.iter().zip(&after)) {
+        let ticks = after.ticks - before.ticks;
+        let micros = (after.cpu_nanos - before.cpu_nanos) / 1000;
+        let woken = after.switches - before.switches;
+        let row = Row::new(format!("idle {seconds} s, {} files, {name}", settings.files))
+            .ours(format!("{ticks} ticks ({micros} us of CPU, {woken} wake-ups)"));
+        rows.push(row.reach("0 ticks", Some(ticks == 0)));
+    }
+    Ok(())
+}
+
+fn used(pid: u32) -> Result<Used> {
+    let mut used = Used { ticks: ticks(pid)?, ..Used::default() };
+    for task in fs::read_dir(format!("/proc/{pid}/task"))? {
+        let task = task?.path();
+        // Without CONFIG_SCHEDSTATS there is no such file, and no figure.
+        let schedule = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
+        let nanos = schedule.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok());
+        used.cpu_nanos += nanos.unwrap_or(0);
+        let status = fs::read_to_string(task.join("status"))?;
+        let switches =
+            status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
+        used.switches += switches.ok_or("no voluntary_ctxt_switches")?.trim().parse::<u64>()?;
+    }
+    Ok(used)
+}
+
+fn ticks(pid: u32) -> Result<u64> {
+    let fields = stat(pid)?;
+    // Fields 14 and 15 of proc_pid_stat(5); the first here is field 3.
+    let field = |number: usize| fields.get(number - 3).ok_or("a short stat");
+    Ok(field(14)?.parse::<u64>()? + field(15)?.parse::<u64>()?)
+}
+
+/// What stands after the name, which may hold anything.
+fn stat(pid: u32) -> Result<Vec<String>> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let (_, rest) = stat.rsplit_once(')').ok_or("no name in stat")?;
+    Ok(rest.split_ascii_whitespace().map(str::to_owned).collect())
+}
+
+/// Field 4 of proc_pid_stat(5) is the parent.
+fn children(parent: u32) -> Result<Vec<u32>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc")? {
+        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        // It may have ended meanwhile.
+        let Ok(fields) = stat(pid) else { continue };
+        if fields.get(1).is_some_and(|field| *field == parent.to_string()) {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
