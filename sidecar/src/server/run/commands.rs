@@ -48,17 +48,6 @@ pub(super) enum Next {
 }
 
 impl Commands {
-    /// Takes back the wish for a restart with all that goes with it, unless a command is to run
-    /// first; the generation to start.
-    pub(super) fn take_restart(&mut self) -> Option<u64> {
-        let alone = self.running.is_none() && self.wanted.commands.is_empty();
-        if !alone || !self.asked || !self.wanted.restart {
-            return None;
-        }
-        self.clear();
-        Some(self.generation)
-    }
-
     /// Adds a window's wishes.
     pub(super) fn ask(&mut self, generation: u64, actions: ActionSet) {
         self.wanted.merge(actions);
