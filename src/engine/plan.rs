@@ -175,13 +175,17 @@ pub fn guard(held: &Snapshot, wanted: &Snapshot, ops: &[Op], budget: DeleteBudge
     // Each path pair is one directory at the top.
     for (name, node) in held.root().iter() {
         let Node::Directory(before) = node else { continue };
-        let emptied = match wanted.root().get(name) {
-            Some(Node::Directory(now)) => now.is_empty() && !before.is_empty(),
+        let now_empty = match wanted.root().get(name) {
+            Some(Node::Directory(now)) => now.is_empty(),
             _ => true,
         };
-        if emptied {
+        if now_empty && !before.is_empty() {
             return Some(Hold::RootEmptied { deletes });
         }
+    }
+    // Counting costs a walk over everything: not for what is allowed whatever is managed.
+    if budget.allows(deletes, 0) {
+        return None;
     }
     let managed = files(held);
     (!budget.allows(deletes, managed)).then_some(Hold::Budget { deletes, managed })
