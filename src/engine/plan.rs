@@ -94,9 +94,18 @@ pub fn plan(held: &Snapshot, wanted: &Snapshot, refused: &Refused, ask: bool) ->
         .into_iter()
         .map(|change| {
             let how = content_of(&change, &known, ask);
-            Op { change, how, meta: Meta::default() }
+            let meta = Meta { mode: 0, mtime_ns: mtime_of(wanted.get(&change.path)) };
+            Op { change, how, meta }
         })
         .collect()
+}
+
+/// The time that the last look found; 0 where it did not settle.
+fn mtime_of(node: Option<&Node>) -> i64 {
+    match node {
+        Some(Node::File { stamp, .. }) => stamp.mtime_ns,
+        _ => 0,
+    }
 }
 
 fn content_of(change: &Change, known: &HashMap<(Digest, u64), SyncPath>, ask: bool) -> How {

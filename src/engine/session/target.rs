@@ -6,9 +6,7 @@ use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::tree::{Change, Entry, Problem, Reason, Snapshot, TreeId};
-use e2ek_sidecar::wire::{
-    Blob, ChildEvent, How, Listed, Op, Skipped, ToHub, WireError, batches,
-};
+use e2ek_sidecar::wire::{Blob, ChildEvent, How, Listed, Op, Skipped, ToHub, WireError, batches};
 
 use super::command::Command;
 use super::compare::{Compare, Progress};
