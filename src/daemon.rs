@@ -173,7 +173,11 @@ impl Daemon {
         let names = targets.iter().map(|target| target.name.clone()).collect();
         Ok(Self {
             kind,
-            session: Session::new(settings::session(kind, &config, terminal), targets.len(), 0),
+            session: Session::new(
+                settings::session(kind, &config, terminal, source.ignored()),
+                targets.len(),
+                0,
+            ),
             origin: Arc::new(Origin::new(roots.clone(), contents)),
             teller: Teller::new(names, roots.len()),
             answers: Answers::default(),

@@ -404,7 +404,7 @@ fn check(op: &Op, before: Option<&Op>, roots: usize) -> Result<(), WireError> {
             *size == 0
                 || matches!(&change.old, Some(Entry::File { digest: old, .. }) if old == digest)
         }
-        (_, How::None) => true,
+        (_, How::None) | (None, How::Forget) => true,
         _ => false,
     };
     if fits { Ok(()) } else { Err(WireError::Order("op without its content")) }
@@ -433,6 +433,7 @@ fn first_state(op: &Op, held: &Snapshot) -> State {
         return State::Skipped(Some(Reason::Conflict));
     }
     match &op.how {
+        How::Forget => State::Done(Stamp::default()),
         How::Data => State::Receiving { got: 0 },
         How::Copy { from } if !same_content(held.get(from), op) => State::Receiving { got: 0 },
         _ => State::Waiting,

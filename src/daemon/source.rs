@@ -415,6 +415,17 @@ impl Source {
         jobs.into_iter().filter(|(index, _)| *index < self.pairs.len()).collect()
     }
 
+    /// The question whether the rules keep a path of the session's tree out.
+    pub(super) fn ignored(&self) -> crate::engine::session::Ignored {
+        let filters: Vec<Arc<Filter>> = self.pairs.iter().map(|p| p.filter.clone()).collect();
+        Box::new(move |path, is_dir| {
+            root_index(path).is_some_and(|(index, below)| {
+                let filter = filters.get(index).filter(|_| !below.is_root());
+                filter.is_some_and(|filter| !filter.verdict_of(&below, is_dir).is_kept())
+            })
+        })
+    }
+
     /// Whether the rules let a path of the session's tree through.
     pub(super) fn is_wanted(&self, path: &SyncPath, is_dir: bool) -> bool {
         root_index(path).is_some_and(|(index, below)| {

@@ -100,6 +100,20 @@ pub fn plan(held: &Snapshot, wanted: &Snapshot, refused: &Refused, ask: bool) ->
         .collect()
 }
 
+/// Makes of removals what they are when a path is gone only because it is ignored now: it stays at
+/// the target and is managed no more. Returns how many files and links that are.
+pub fn forget(ops: &mut [Op], ignored: &dyn Fn(&SyncPath, bool) -> bool) -> u64 {
+    let mut count = 0;
+    for op in ops.iter_mut().filter(|op| op.change.new.is_none()) {
+        let is_dir = matches!(op.change.old, Some(Entry::Directory));
+        if ignored(&op.change.path, is_dir) {
+            op.how = How::Forget;
+            count += u64::from(!is_dir);
+        }
+    }
+    count
+}
+
 /// The time that the last look found; 0 where it did not settle.
 fn mtime_of(node: Option<&Node>) -> i64 {
     match node {
@@ -212,7 +226,9 @@ pub fn deletes(ops: &[Op]) -> u64 {
     ops.iter()
         .filter(|op| {
             let gone = matches!(op.change.old, Some(Entry::File { .. } | Entry::Symlink { .. }));
-            gone && op.change.new.is_none() && !moved.contains(&op.change.path)
+            gone && op.change.new.is_none()
+                && op.how != How::Forget
+                && !moved.contains(&op.change.path)
         })
         .count() as u64
 }

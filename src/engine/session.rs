@@ -26,6 +26,9 @@ pub use target::{TargetState, TargetStatus};
 /// What a changed path asks of the command, by the restart rules; set by the configuration.
 pub type Rules = Box<dyn Fn(&SyncPath) -> Vec<Action> + Send>;
 
+/// Whether ignore rules keep a path (of a directory: `true`) out; set by the filter.
+pub type Ignored = Box<dyn Fn(&SyncPath, bool) -> bool + Send>;
+
 /// What does not change while a session lives.
 pub struct Settings {
     /// Send nothing: only find out what would be sent (`plan`).
@@ -44,6 +47,8 @@ pub struct Settings {
     pub command: Option<CommandSpec>,
     /// What changed paths ask of it.
     pub rules: Rules,
+    /// What a path that is gone from the source is asked: is it only ignored now?
+    pub ignored: Ignored,
 }
 
 /// Names a target by its place in the configuration.
@@ -190,6 +195,13 @@ pub enum Notice {
         /// Which.
         paths: Vec<SyncPath>,
     },
+    /// Managed paths are ignored now: they stay at the target and are managed no more.
+    Forgotten {
+        /// Where.
+        target: TargetId,
+        /// Files and links.
+        count: u64,
+    },
     /// Unmanaged paths were removed (`mirror`).
     Mirrored {
         /// Where.
@@ -316,7 +328,7 @@ impl Session {
     /// What a target would be sent now; `None` as long as it is not known what it holds.
     #[must_use]
     pub fn plan(&self, target: TargetId) -> Option<Vec<Op>> {
-        self.targets[target].plan(self.local()?)
+        self.targets[target].plan(self.local()?, &self.settings)
     }
 
     /// Whether the user paused it.

@@ -268,3 +268,15 @@ fn i3_a_generation_sent_before_a_skip_was_known_is_taken() {
     receiver.done(0, Stamp::default());
     assert!(receiver.commit(5, TreeId([7; 32])).is_err(), "both agree again");
 }
+
+#[test]
+fn i7_what_is_forgotten_stays_where_it_is() {
+    let held = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(1))]));
+    let target = held.apply(&[(path("0/a"), None)]).unwrap();
+    let mut receiver = Receiver::new(held, 0, 1);
+    let steps = receiver.take_ops(1, vec![op("0/a", Some(file(1)), None, How::Forget)], true);
+    assert_eq!(steps, Ok(vec![]));
+    assert_eq!(receiver.commit(1, target.id()), Ok(vec![]), "nothing is removed");
+    receiver.finish().unwrap();
+    assert_eq!(receiver.held().entry(&path("0/a")), None, "and it is managed no more");
+}

@@ -174,9 +174,13 @@ impl Target {
     }
 
     /// What would be sent to reach `local`, once it is known what is there.
-    pub(super) fn plan(&self, local: &Snapshot) -> Option<Vec<Op>> {
+    pub(super) fn plan(&self, local: &Snapshot, settings: &Settings) -> Option<Vec<Op>> {
         let ready = matches!(self.link, Link::Ready);
-        ready.then(|| plan::plan(&self.sent, local, &self.refused, self.ask))
+        ready.then(|| {
+            let mut ops = plan::plan(&self.sent, local, &self.refused, self.ask);
+            plan::forget(&mut ops, &settings.ignored);
+            ops
+        })
     }
 
     pub(super) fn link_down(&mut self, now: Instant, settings: &Settings) {
@@ -321,7 +325,8 @@ impl Target {
         }
         self.forget_settled(&local.tree, effects);
         let accepted = self.accepted == Some(local.tree.id());
-        let ops = plan::plan(&self.sent, &local.tree, &self.refused, self.ask);
+        let mut ops = plan::plan(&self.sent, &local.tree, &self.refused, self.ask);
+        let forgotten = plan::forget(&mut ops, &settings.ignored);
         if ops.is_empty() {
             self.nothing_to_send(*generation, accepted, settings, effects);
             return;
@@ -330,6 +335,10 @@ impl Target {
             Some(hold) if !accepted => self.held(hold, effects),
             _ => {
                 self.release(effects);
+                if forgotten > 0 {
+                    let notice = Notice::Forgotten { target: self.id, count: forgotten };
+                    effects.push(Effect::Say(notice));
+                }
                 self.send(now, ops, local, generation, settings, effects);
             }
         }
