@@ -164,11 +164,11 @@ impl Command {
         if self.unconfirmed.is_none() {
             self.restarted = self.restarted.max(generation);
         }
-        if settings.command.is_some() && !self.ever_started {
-            // What people see is the start.
+        if settings.command.is_none() || !self.ever_started {
+            // What people see is the start; without a command nothing is restarted.
             actions = ActionSet { needs_build: actions.needs_build, ..ActionSet::default() };
         }
-        if !actions.is_empty() || self.started || settings.command.is_none() {
+        if !actions.is_empty() || self.started {
             effects.push(Effect::Say(Notice::Acted { target: id, generation, actions }));
         }
         self.start(id, settings, effects);
