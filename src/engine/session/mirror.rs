@@ -75,8 +75,7 @@ impl Mirror {
         let parts: Vec<_> = batches(paths).collect();
         self.stage = Stage::Removing(parts.len());
         effects.extend(
-            (parts.into_iter().rev())
-                .map(|paths| Effect::Send(id, ToHub::RemoveForeign { paths })),
+            (parts.into_iter().rev()).map(|paths| Effect::Send(id, ToHub::RemoveForeign { paths })),
         );
         self.end_of_part(0);
     }
