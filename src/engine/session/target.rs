@@ -504,7 +504,7 @@ impl Target {
         report.overwritten.append(&mut flight.part.1);
         let skipped: BTreeMap<u32, Option<Reason>> =
             report.skipped.into_iter().map(|skip| (skip.index, skip.reason)).collect();
-        let done = done(&flight.ops, &skipped);
+        let done = done(&self.acked, &flight.ops, &skipped);
         let before = std::mem::take(&mut self.acked);
         self.acked = before.apply_changes(&done).unwrap_or(before);
         self.ask = false;
@@ -559,6 +559,8 @@ impl Target {
             let Some(op) = ops.get(index as usize) else { continue };
             let path = op.change.path.clone();
             match reason {
+                // Sent before it was known that an earlier generation left the path as it was.
+                Some(reason) if is_race(reason) && self.acked.entry(&path) != op.change.old => {}
                 // A lost race is run again at once, but told when it is lost again.
                 Some(reason) if is_race(reason) && self.raced.insert(path.clone()) => {}
                 // The next look brings another content.
@@ -737,11 +739,11 @@ impl Target {
 
 /// What was done of a generation, as the hub enters it into its record: a directory stays there as
 /// long as something in it stays.
-fn done(ops: &[Op], skipped: &BTreeMap<u32, Option<Reason>>) -> Vec<Change> {
+fn done(held: &Snapshot, ops: &[Op], skipped: &BTreeMap<u32, Option<Reason>>) -> Vec<Change> {
     let is_skipped = |index: u32| skipped.contains_key(&index);
     let stayed: Vec<&SyncPath> = (0u32..)
         .zip(ops)
-        .filter(|(index, _)| is_skipped(*index))
+        .filter(|(index, op)| is_skipped(*index) && held.get(&op.change.path).is_some())
         .map(|(_, op)| &op.change.path)
         .collect();
     let holds_some = |path: &SyncPath| {

@@ -41,6 +41,7 @@ pub(super) struct Hub {
     pub(super) ours: BTreeSet<SyncPath>,
     /// Changed by others since the record was made true.
     pub(super) drifted: bool,
+    pub(super) ever_drifted: bool,
     pub(super) peer: Option<u64>,
     pub(super) pid: Option<i32>,
     pub(super) pids: i32,
@@ -60,6 +61,7 @@ impl Hub {
             broken: BTreeMap::new(),
             ours: BTreeSet::new(),
             drifted: false,
+            ever_drifted: false,
             peer: None,
             pid: None,
             pids: 0,
