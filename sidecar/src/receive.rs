@@ -307,7 +307,7 @@ impl Receiver {
         let mut skipped = Vec::new();
         let mut stayed: Vec<SyncPath> = Vec::new();
         for ((index, op), state) in (0u32..).zip(open.ops).zip(open.states) {
-            if !matches!(state, State::Done(_)) {
+            if !matches!(state, State::Done(_)) && self.held.get(&op.change.path).is_some() {
                 stayed.push(op.change.path.clone());
             }
             match state {
@@ -317,7 +317,7 @@ impl Receiver {
                 }
                 State::Skipped(reason) => skipped.push(Skipped { index, reason }),
                 State::Lost => {
-                    stayed.pop();
+                    stayed.pop_if(|path| *path == op.change.path);
                     edits.push((op.change.path, None));
                     skipped.push(Skipped { index, reason: Some(Reason::Conflict) });
                 }

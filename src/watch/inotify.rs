@@ -133,7 +133,7 @@ impl Watcher {
     /// Whether nothing was observed but what is held back anyway until its close comes.
     fn is_patient(&self) -> bool {
         !self.out.observed.is_empty()
-            && self.answers.is_empty()
+            && self.out.answers.is_empty()
             && self.out.observed.iter().all(|observed| {
                 matches!(
                     observed,

@@ -280,3 +280,21 @@ fn i7_what_is_forgotten_stays_where_it_is() {
     receiver.finish().unwrap();
     assert_eq!(receiver.held().entry(&path("0/a")), None, "and it is managed no more");
 }
+
+/// A file that took a directory's place was left out of the record, because of a path in it that the
+/// record did not hold either: nobody would ever have removed it.
+#[test]
+fn i7_only_what_is_held_keeps_a_directory_in_the_record() {
+    let held = Disk::from([(path("0"), Entry::Directory), (path("0/d"), Entry::Directory)]);
+    let mut receiver = Receiver::new(snapshot(&held), 0, 1);
+    let ops = vec![
+        op("0/d", Some(Entry::Directory), Some(file(1)), How::Data),
+        op("0/d/x", Some(file(2)), None, How::None),
+    ];
+    receiver.take_ops(1, ops, true).unwrap();
+    receiver.take_data(vec![(0, 0..1)]).unwrap();
+    receiver.done(0, Stamp::default());
+    receiver.commit(1, TreeId([0; 32])).unwrap();
+    receiver.finish().unwrap();
+    assert_eq!(receiver.held().entry(&path("0/d")), Some(file(1)));
+}
