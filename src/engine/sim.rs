@@ -157,6 +157,7 @@ fn settings(mirror: bool, count_budget: Option<u64>) -> Settings {
         git_at_most: Duration::from_secs(10),
         command: Some(CommandSpec { argv: Vec::new(), policy: Policy::default(), inherit: false }),
         rules: Box::new(|_| vec![Action::Restart]),
+        ignored: Box::new(|_, _| false),
     }
 }
 

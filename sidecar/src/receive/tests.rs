@@ -161,7 +161,7 @@ proptest! {
             .into_iter()
             .map(|op| Op { how: if op.how == How::None { How::None } else { How::Data }, ..op })
             .collect();
-        let mut receiver = Receiver::new(from, 0, 1);
+        let mut receiver = Receiver::new(from.clone(), 0, 1);
         receiver.take_ops(1, ops.clone(), true).unwrap();
         for (index, _) in (0u32..).zip(&ops) {
             if index == fail {
@@ -172,6 +172,14 @@ proptest! {
         }
         receiver.commit(1, to.id()).unwrap();
         let finished = receiver.finish().unwrap();
+        // The other end works out the same tree from what it is told was skipped.
+        let skipped = |index: &u32| finished.skipped.iter().any(|s| s.index == *index);
+        let told: Vec<Change> = (0u32..)
+            .zip(&ops)
+            .filter(|(index, _)| !skipped(index))
+            .map(|(_, op)| op.change.clone())
+            .collect();
+        prop_assert_eq!(from.apply_changes(&told).unwrap().id(), receiver.held().id());
         if let Some(failed) = ops.get(fail as usize) {
             prop_assert_eq!(receiver.held().entry(&failed.change.path), failed.change.old.clone());
             prop_assert!(finished.skipped.iter().any(|s| s.index == fail));

@@ -29,6 +29,7 @@ impl Bench {
     fn new(mode: Mode, budget: DeleteBudget) -> Self {
         let settings = Settings {
             dry: false,
+            ignored: Box::new(|path, _| path.name() == Some(b"ignored")),
             mode,
             budget,
             settle: Duration::from_millis(50),
