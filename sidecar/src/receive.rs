@@ -305,11 +305,7 @@ impl Receiver {
     fn close(&mut self, open: Incoming) -> Finished {
         let mut edits: Vec<Edit> = Vec::with_capacity(open.ops.len());
         let mut skipped = Vec::new();
-        let mut stayed: Vec<SyncPath> = Vec::new();
         for ((index, op), state) in (0u32..).zip(open.ops).zip(open.states) {
-            if !matches!(state, State::Done(_)) && self.held.get(&op.change.path).is_some() {
-                stayed.push(op.change.path.clone());
-            }
             match state {
                 State::Done(stamp) => {
                     let node = op.change.new.as_ref().map(|entry| Node::from_entry(entry, stamp));
@@ -317,19 +313,14 @@ impl Receiver {
                 }
                 State::Skipped(reason) => skipped.push(Skipped { index, reason }),
                 State::Lost => {
-                    stayed.pop_if(|path| *path == op.change.path);
                     edits.push((op.change.path, None));
                     skipped.push(Skipped { index, reason: Some(Reason::Conflict) });
                 }
                 _ => skipped.push(Skipped { index, reason: Some(Reason::Conflict) }),
             }
         }
-        // A directory stays in the record as long as something managed stays in it.
-        edits.retain(|(path, node)| {
-            matches!(node, Some(Node::Directory(_))) || {
-                let next = stayed.partition_point(|p| p <= path);
-                !stayed.get(next).is_some_and(|p| p.starts_with(path))
-            }
+        leave_out_stayers(&self.held, &mut edits, |(path, node)| {
+            (path, !matches!(node, Some(Node::Directory(_))))
         });
         self.held = apply_what_fits(&self.held, &mut edits);
         Finished { generation: open.generation, edits, skipped }
@@ -369,6 +360,31 @@ impl Receiver {
             .filter(|open| open.whole)
             .ok_or(WireError::Order("content before the ops are complete"))
     }
+}
+
+/// A directory stays in the record as long as something managed stays in it: leaves out the removals
+/// of directories that hold more than what is removed with them. `of` tells an item's path, and
+/// whether no directory stands there any more; items are in path order.
+pub fn leave_out_stayers<T>(
+    held: &Snapshot,
+    items: &mut Vec<T>,
+    of: impl Fn(&T) -> (&SyncPath, bool),
+) {
+    let mut kept: Vec<T> = Vec::with_capacity(items.len());
+    while let Some(item) = items.pop() {
+        let (path, gone) = of(&item);
+        let stays = gone
+            && held.dir(path).is_some_and(|dir| {
+                let below = kept.iter().rev().map(&of).take_while(|(p, _)| p.starts_with(path));
+                let removed = below.filter(|(p, _)| held.get(p).is_some()).count() as u64;
+                removed < dir.count()
+            });
+        if !stays {
+            kept.push(item);
+        }
+    }
+    kept.reverse();
+    *items = kept;
 }
 
 /// Applies edits, leaving out those whose parent was not made.
