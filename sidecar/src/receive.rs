@@ -314,52 +314,44 @@ impl Receiver {
     /// Enters what was done into the record. Whatever does not get there is told as skipped, so that
     /// the daemon knows the same tree.
     fn close(&mut self, open: Incoming) -> Finished {
-        let mut done: Vec<(u32, Edit)> = Vec::with_capacity(open.ops.len());
+        let mut edits: Vec<Edit> = Vec::with_capacity(open.ops.len());
+        let mut indices: Vec<(u32, SyncPath)> = Vec::with_capacity(open.ops.len());
         let mut skipped = Vec::new();
         let mut lost = Vec::new();
-        let mut stayed: Vec<SyncPath> = Vec::new();
         for ((index, op), state) in (0u32..).zip(open.ops).zip(open.states) {
             let path = op.change.path;
-            match state {
+            let node = match state {
                 State::Done(stamp) => {
-                    let node = op.change.new.as_ref().map(|entry| Node::from_entry(entry, stamp));
-                    done.push((index, (path, node)));
-                    continue;
+                    op.change.new.as_ref().map(|entry| Node::from_entry(entry, stamp))
                 }
                 State::Lost => {
-                    lost.push(index);
-                    done.push((index, (path, None)));
+                    lost.push(Skipped { index, reason: Some(Reason::Conflict) });
+                    None
+                }
+                State::Skipped(reason) => {
+                    skipped.push(Skipped { index, reason });
                     continue;
                 }
-                State::Skipped(reason) => skipped.push(Skipped { index, reason }),
-                _ => skipped.push(Skipped { index, reason: Some(Reason::Conflict) }),
-            }
-            if self.held.get(&path).is_some() {
-                stayed.push(path);
-            }
-        }
-        let mut skip = |index, reason| skipped.push(Skipped { index, reason: Some(reason) });
-        // A directory stays in the record as long as something managed stays in it.
-        done.retain(|(index, (path, node))| {
-            let next = stayed.partition_point(|p| p <= path);
-            let holds = !matches!(node, Some(Node::Directory(_)))
-                && stayed.get(next).is_some_and(|p| p.starts_with(path));
-            if holds {
-                skip(*index, Reason::NotEmpty);
-            }
-            !holds
-        });
-        let (indices, mut edits): (Vec<u32>, Vec<Edit>) = done.into_iter().unzip();
-        let paths: Vec<SyncPath> = edits.iter().map(|(path, _)| path.clone()).collect();
-        self.held = apply_what_fits(&self.held, &mut edits);
-        if edits.len() < paths.len() {
-            for (index, path) in indices.into_iter().zip(&paths) {
-                if edits.binary_search_by(|(there, _)| there.cmp(path)).is_err() {
-                    skip(index, Reason::Io("its directory was not made".to_owned()));
+                _ => {
+                    skipped.push(Skipped { index, reason: Some(Reason::Conflict) });
+                    continue;
                 }
-            }
+            };
+            indices.push((index, path.clone()));
+            edits.push((path, node));
         }
-        lost.into_iter().for_each(|index| skip(index, Reason::Conflict));
+        leave_out_stayers(&self.held, &mut edits, |(path, node)| {
+            (path, !matches!(node, Some(Node::Directory(_))))
+        });
+        self.held = apply_what_fits(&self.held, &mut edits);
+        let entered = |path| edits.binary_search_by(|(there, _)| there.cmp(path)).is_ok();
+        skipped.extend(
+            indices
+                .iter()
+                .filter(|(_, path)| !entered(path))
+                .map(|&(index, _)| Skipped { index, reason: Some(Reason::NotEmpty) }),
+        );
+        skipped.extend(lost);
         skipped.sort_by_key(|skipped| skipped.index);
         skipped.dedup_by_key(|skipped| skipped.index);
         Finished { generation: open.generation, edits, skipped }
@@ -399,6 +391,31 @@ impl Receiver {
             .filter(|open| open.whole)
             .ok_or(WireError::Order("content before the ops are complete"))
     }
+}
+
+/// A directory stays in the record as long as something managed stays in it: leaves out the removals
+/// of directories that hold more than what is removed with them. `of` tells an item's path, and
+/// whether no directory stands there any more; items are in path order.
+pub fn leave_out_stayers<T>(
+    held: &Snapshot,
+    items: &mut Vec<T>,
+    of: impl Fn(&T) -> (&SyncPath, bool),
+) {
+    let mut kept: Vec<T> = Vec::with_capacity(items.len());
+    while let Some(item) = items.pop() {
+        let (path, gone) = of(&item);
+        let stays = gone
+            && held.dir(path).is_some_and(|dir| {
+                let below = kept.iter().rev().map(&of).take_while(|(p, _)| p.starts_with(path));
+                let removed = below.filter(|(p, _)| held.get(p).is_some()).count() as u64;
+                removed < dir.count()
+            });
+        if !stays {
+            kept.push(item);
+        }
+    }
+    kept.reverse();
+    *items = kept;
 }
 
 /// Applies edits, leaving out those whose parent was not made.

@@ -130,9 +130,10 @@ struct World {
     accepted: BTreeSet<[u8; 32]>,
     /// Times of the messages delivered in the last second.
     delivered: VecDeque<u64>,
-    /// Restarts asked for, by target, and whether the user asked for one since.
-    acts: Vec<VecDeque<u64>>,
-    user_restart: bool,
+    /// When each target was last asked to restart, on which link, and whether the user asked since.
+    acts: Vec<Option<u64>>,
+    acted_on: Vec<Option<u64>>,
+    user_restart: Vec<bool>,
     /// The session has asked for the command before.
     ran: Vec<bool>,
     /// The daemon was killed: what it still had to ask of a running command is forgotten.
@@ -191,8 +192,9 @@ impl World {
             aloud: false,
             accepted: BTreeSet::new(),
             delivered: VecDeque::new(),
-            acts: vec![VecDeque::new(); targets],
-            user_restart: false,
+            acts: vec![None; targets],
+            acted_on: vec![None; targets],
+            user_restart: vec![false; targets],
             ran: vec![false; targets],
             daemon_died: false,
             rng,
@@ -364,6 +366,9 @@ impl World {
                 if matches!(message, ToHub::Run(_)) {
                     self.check_first_start(target);
                 }
+                if matches!(&message, ToHub::Act { actions, .. } if actions.restart) {
+                    self.check_window(target);
+                }
                 self.send(target, Down::Message(message));
             }
             Effect::SendOps(target, generation, ops) => {
@@ -460,7 +465,7 @@ impl World {
                     if !self.calm && self.rng.one_in(150) {
                         return self.cut_serial(target, serial);
                     }
-                    self.to_hub(target, serial, item);
+                    self.arrive(target, serial, item);
                 }
             }
             Event::ToDaemon { target, serial } => {
@@ -510,7 +515,7 @@ impl World {
         assert!(self.delivered.len() < BUSY, "ping-pong");
     }
 
-    fn to_hub(&mut self, target: TargetId, serial: u64, item: Down) {
+    fn arrive(&mut self, target: TargetId, serial: u64, item: Down) {
         let result = match item {
             Down::Data { generation, ops, indices, commit } => {
                 self.read(target, serial, generation, &ops, &indices, commit);
@@ -635,7 +640,6 @@ impl World {
         if !restart || hub.pid.is_none() {
             return;
         }
-        self.acts[target].push_back(self.now);
         if !std::mem::replace(&mut hub.starting, true) {
             let pid = hub.pids;
             let after = 1000 + self.rng.below(60_000);
@@ -676,6 +680,16 @@ impl World {
             let answered = self.accepted.contains(&reached.id().0) || local.id() != reached.id();
             assert!(answered, "i7: {gone} deletes without an answer");
         }
+    }
+
+    /// I9: one restart in a settle window, unless somebody asked or the link is another.
+    fn check_window(&mut self, target: TargetId) {
+        let settle = SETTLE.as_micros() as u64;
+        let close = self.acts[target].replace(self.now).is_some_and(|at| at + settle > self.now);
+        let asked = std::mem::take(&mut self.user_restart[target]);
+        let before = std::mem::replace(&mut self.acted_on[target], self.current[target]);
+        let relinked = before != self.current[target];
+        assert!(!close || asked || relinked, "i9: two restarts in one settle window");
     }
 
     fn check_first_start(&mut self, target: TargetId) {
@@ -744,7 +758,7 @@ impl World {
             31 | 32 => self.resume(),
             33 => self.input(Input::Retry),
             34 => {
-                self.user_restart = true;
+                self.user_restart.fill(true);
                 self.input(Input::Restart);
             }
             35 => {
@@ -875,18 +889,12 @@ impl World {
         }
         assert_eq!(self.session.deadline(), None, "nothing is left to wait for");
         assert!(self.events.is_empty(), "silent");
-        self.check_acts();
     }
 
     fn is_over(&self) -> bool {
         self.events.is_empty()
             && self.session.deadline().is_none()
             && self.session.status().iter().all(|t| t.state == TargetState::Synced)
-    }
-
-    /// At most one restart for a settle window, unless somebody asked or a link was made anew.
-    fn check_acts(&self) {
-        let _ = (&self.acts, self.user_restart);
     }
 }
 

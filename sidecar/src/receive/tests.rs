@@ -306,3 +306,24 @@ fn i7_only_what_is_held_keeps_a_directory_in_the_record() {
     receiver.finish().unwrap();
     assert_eq!(receiver.held().entry(&path("0/d")), Some(file(1)));
 }
+
+/// A directory that was removed before it was known that a file in it stays took that file out of the
+/// record: nobody would ever have removed it.
+#[test]
+fn i7_a_removed_directory_takes_nothing_along_that_stayed() {
+    let held = Disk::from([
+        (path("0"), Entry::Directory),
+        (path("0/d"), Entry::Directory),
+        (path("0/d/e"), Entry::Directory),
+        (path("0/d/stays"), file(1)),
+    ]);
+    let mut receiver = Receiver::new(snapshot(&held), 0, 1);
+    let gone = |at| op(at, Some(Entry::Directory), None, How::None);
+    receiver.take_ops(1, vec![gone("0/d"), gone("0/d/e")], true).unwrap();
+    receiver.commit(1, TreeId([0; 32])).unwrap_err();
+    receiver.done(0, Stamp::default());
+    receiver.done(1, Stamp::default());
+    receiver.abandon();
+    assert_eq!(receiver.held().entry(&path("0/d/stays")), Some(file(1)));
+    assert_eq!(receiver.held().entry(&path("0/d/e")), None);
+}

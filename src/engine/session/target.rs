@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::receive::leave_out_stayers;
 use e2ek_sidecar::tree::{Change, Entry, Problem, Reason, Snapshot, TreeId};
 use e2ek_sidecar::wire::{Blob, ChildEvent, How, Listed, Op, Skipped, ToHub, WireError, batches};
 
@@ -749,23 +750,15 @@ impl Target {
 /// What was done of a generation, as the hub enters it into its record: a directory stays there as
 /// long as something in it stays.
 fn done(held: &Snapshot, ops: &[Op], skipped: &BTreeMap<u32, Option<Reason>>) -> Vec<Change> {
-    let is_skipped = |index: u32| skipped.contains_key(&index);
-    let stayed: Vec<&SyncPath> = (0u32..)
+    let mut done: Vec<Change> = (0u32..)
         .zip(ops)
-        .filter(|(index, op)| is_skipped(*index) && held.get(&op.change.path).is_some())
-        .map(|(_, op)| &op.change.path)
+        .filter(|(index, _)| !skipped.contains_key(index))
+        .map(|(_, op)| op.change.clone())
         .collect();
-    let holds_some = |path: &SyncPath| {
-        let next = stayed.partition_point(|stays| *stays <= path);
-        stayed.get(next).is_some_and(|stays| stays.starts_with(path))
-    };
-    (0u32..)
-        .zip(ops)
-        .filter(|(index, _)| !is_skipped(*index))
-        .map(|(_, op)| &op.change)
-        .filter(|change| matches!(change.new, Some(Entry::Directory)) || !holds_some(&change.path))
-        .cloned()
-        .collect()
+    leave_out_stayers(held, &mut done, |change| {
+        (&change.path, !matches!(change.new, Some(Entry::Directory)))
+    });
+    done
 }
 
 fn with_data(ops: &[Op]) -> impl Iterator<Item = u32> {
