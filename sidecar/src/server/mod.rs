@@ -386,6 +386,7 @@ impl Hub {
             self.command.stop();
         } else if !self.settings.once {
             self.links.send(id, &FromHub::Bye { reason: String::new() });
+            self.unlink(id);
         }
         if self.settings.once {
             self.ending = true;
@@ -402,6 +403,7 @@ impl Hub {
             self.charge = None;
             if let Some(peer) = peer {
                 self.links.send(peer, &FromHub::Bye { reason: String::new() });
+                self.unlink(peer);
             }
         }
     }

@@ -4,10 +4,10 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::Path;
 
-use e2ek_sidecar::tree::Reason;
+use e2ek_sidecar::tree::{Digest, Node, Reason, Stamp};
 use e2ek_sidecar::wire::{FromHub, ToHub};
 
-use super::client::{ANN, BOB, Client, Tree, listing, open, texts};
+use super::client::{ANN, BOB, Client, Tree, listing, open, path, texts};
 
 struct Place {
     _folder: tempfile::TempDir,
@@ -185,6 +185,27 @@ fn what_cannot_be_done_is_told_so_that_both_ends_know_the_same_tree() {
     let reasons = [("0/f", Reason::NotEmpty), ("0/fifo", Reason::Special)];
     let reasons: Vec<_> = reasons.map(|(at, why)| (at.to_owned(), Some(why))).into();
     assert_eq!(outcome.skipped, reasons);
+}
+
+#[test]
+fn a_bit_for_a_file_that_is_gone_makes_the_record_forget_it() {
+    let place = place();
+    let mut client = Client::stdio(&place.state);
+    client.enter(ANN, &place.root);
+    let before = Tree::new(&[("f", "1")]);
+    client.sync(&Tree::default(), &before, false);
+    let file = place.root.join("f");
+    let (digest, size, executable) = (Digest::of(b"1"), 1, true);
+    let node = Node::File { digest, size, executable, stamp: Stamp::default() };
+    let snapshot = before.snapshot.apply(&[(path("0/f"), Some(node))]).unwrap();
+    let after = Tree { snapshot, ..before.clone() };
+    assert_eq!(client.sync(&before, &after, false).tree, after.id());
+    assert_eq!(fs::metadata(&file).unwrap().mode() & 0o111, 0o111);
+    fs::remove_file(&file).unwrap();
+    // Told as it is, the daemon would ask for the same bit for ever.
+    let outcome = client.sync(&after, &before, false);
+    assert_eq!(outcome.skipped, [("0/f".to_owned(), Some(Reason::Conflict))]);
+    assert_eq!(outcome.tree, Tree::new(&[]).id());
 }
 
 #[test]

@@ -100,7 +100,7 @@ fn i10_who_never_reads_is_let_go() {
 /// A generation that has a bit of everything, by its number.
 fn version(number: usize) -> BTreeMap<String, String> {
     (0..500)
-        .filter(|file| (file + number) % 7 != 0)
+        .filter(|file| !(file + number).is_multiple_of(7))
         .map(|file| {
             let folder = (file + number) % 11;
             let version = if file % 3 == 0 { number } else { 0 };
@@ -131,7 +131,7 @@ fn i1_i8_a_hub_killed_at_any_moment_is_followed_by_one_that_goes_on() {
         random ^= random << 17;
         if ops.iter().any(|op| matches!(op.how, e2ek_sidecar::wire::How::Copy { .. })) {
             // Half of the time killed while it copies and moves.
-            if random % 2 == 0 {
+            if random.is_multiple_of(2) {
                 assert!(matches!(client.next(), Some(FromHub::Need { .. })));
             }
         }

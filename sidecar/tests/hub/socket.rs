@@ -112,6 +112,27 @@ fn i11_a_broken_link_ends_alone() {
 }
 
 #[test]
+fn a_good_bye_ends_the_link_at_once_and_the_command_before() {
+    let served = Served::new();
+    let mut client = served.client();
+    client.enter(ANN, &served.folder.path().join("target"));
+    let argv = ["sh", "-c", "trap 'exit 3' INT TERM; echo up; while :; do sleep 0.05; done"];
+    client.send(&ToHub::Run(CommandSpec {
+        argv: argv.map(|word| Blob(word.as_bytes().to_vec())).to_vec(),
+        policy: Policy::default(),
+        inherit: false,
+    }));
+    while !matches!(client.next(), Some(FromHub::Output { .. })) {}
+    let began = Instant::now();
+    client.send(&ToHub::Bye);
+    let stopped = FromHub::Child(ChildEvent::Stopped { status: 3 });
+    assert_eq!(client.next(), Some(stopped));
+    assert_eq!(client.next(), Some(FromHub::Bye { reason: String::new() }));
+    assert_eq!(client.next(), None);
+    assert!(began.elapsed() < Duration::from_secs(5), "not by the heartbeat");
+}
+
+#[test]
 fn sigterm_stops_the_command_first() {
     let mut served = Served::new();
     let root = served.folder.path().join("target");
