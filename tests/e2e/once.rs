@@ -163,13 +163,14 @@ fn i7_mirror_removes_within_the_budget_and_holds_beyond(place: &Place) {
     for number in 0..50 {
         fs::write(place.target.join(format!("theirs{number}")), "stays").unwrap();
     }
-    let held = place.once(&["--mode", "mirror"]).ends_with(5);
+    let held = place.once(&["--mode", "mirror", "--delete-budget", "10"]).ends_with(5);
     held.says("kind=conflict").says("--delete-budget");
     assert_eq!(place.read("theirs7").unwrap(), "stays");
     for number in 0..11 {
         fs::remove_file(place.source.join(format!("ours{number}"))).unwrap();
     }
-    place.once(&[]).ends_with(5).says("--delete-budget 100%");
+    let held = place.once(&["--delete-budget", "10"]).ends_with(5);
+    held.says("11 of 12").says("--delete-budget 100%");
     assert_eq!(place.read("ours3").unwrap(), "1");
     place.once(&["--delete-budget", "100%"]).ends_with(0);
     assert_eq!(place.read("ours3"), None);
@@ -258,6 +259,7 @@ fn settings_of_the_file_are_followed(place: &Place) {
     place.write("web/skip.tmpl", "no");
     place.write("api/main.py", "code");
     place.write("other/file", "no");
+    fs::create_dir_all(place.target.join("srv")).unwrap();
     let to = format!("{:?}", place.target.to_str().unwrap());
     let transport = place.transport().get(1).map_or(String::new(), |words| {
         let words: Vec<_> = words.split(' ').map(|word| format!("{word:?}")).collect();
