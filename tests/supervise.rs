@@ -11,6 +11,7 @@ mod supervise {
 
     mod events;
     mod leftovers;
+    mod lines;
     mod processes;
     mod signals;
 }

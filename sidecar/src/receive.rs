@@ -114,13 +114,15 @@ pub struct Receiver {
     /// Pairs of the session: the number of top-level directories there may be.
     roots: usize,
     open: Option<Incoming>,
+    /// Something was skipped; generations sent before the daemon learnt of it lead elsewhere.
+    diverged: bool,
 }
 
 impl Receiver {
     /// Goes on from what the store remembers.
     #[must_use]
     pub fn new(held: Snapshot, generation: u64, roots: usize) -> Self {
-        Self { held, generation, roots, open: None }
+        Self { held, generation, roots, open: None, diverged: false }
     }
 
     /// What is managed, with stamps.
@@ -142,6 +144,7 @@ impl Receiver {
 
     /// Ends a generation that was cut off: what was done of it enters the record, its number does not.
     pub fn abandon(&mut self) {
+        self.diverged = false;
         if let Some(open) = self.open.take() {
             self.close(open);
         }
@@ -262,9 +265,9 @@ impl Receiver {
     /// The generation is complete: what is left to do, the removals, deepest first.
     ///
     /// # Errors
-    /// When content is missing or the tree would not become `target`.
+    /// When content is missing, or the tree would not become `target` although nothing was skipped.
     pub fn commit(&mut self, generation: u64, target: TreeId) -> Result<Vec<Step>, WireError> {
-        let held = self.held.clone();
+        let (held, diverged) = (self.held.clone(), self.diverged);
         let open = self.whole()?;
         if generation != open.generation {
             return Err(WireError::Order("commit of another generation"));
@@ -274,12 +277,15 @@ impl Receiver {
             return Err(WireError::Order("commit before all data"));
         }
         let changes: Vec<_> = open.ops.iter().map(|op| op.change.clone()).collect();
-        let reached = held.apply_changes(&changes).map_err(|_| WireError::Order("ops"))?;
+        let reached = held.apply_changes(&changes).map(|tree| tree.id());
         let conflict = |state: &State| matches!(state, State::Skipped(Some(Reason::Conflict)));
-        if reached.id() != target && !open.states.iter().any(conflict) {
+        let meets = reached == Ok(target);
+        if !meets && !diverged && !open.states.iter().any(conflict) {
             return Err(WireError::Order("commit of another tree"));
         }
-        Ok(waiting_removals(open, |_| true))
+        let steps = waiting_removals(open, |_| true);
+        self.diverged = !meets;
+        Ok(steps)
     }
 
     /// Closes the generation: the record now says what was done.
@@ -290,7 +296,9 @@ impl Receiver {
         self.whole()?;
         let open = self.open.take().ok_or(WireError::Order("commit"))?;
         self.generation = open.generation;
-        Ok(self.close(open))
+        let finished = self.close(open);
+        self.diverged |= !finished.skipped.is_empty();
+        Ok(finished)
     }
 
     /// Enters what was done into the record.
@@ -396,7 +404,7 @@ fn check(op: &Op, before: Option<&Op>, roots: usize) -> Result<(), WireError> {
             *size == 0
                 || matches!(&change.old, Some(Entry::File { digest: old, .. }) if old == digest)
         }
-        (_, How::None) => true,
+        (_, How::None) | (None, How::Forget) => true,
         _ => false,
     };
     if fits { Ok(()) } else { Err(WireError::Order("op without its content")) }
@@ -425,6 +433,7 @@ fn first_state(op: &Op, held: &Snapshot) -> State {
         return State::Skipped(Some(Reason::Conflict));
     }
     match &op.how {
+        How::Forget => State::Done(Stamp::default()),
         How::Data => State::Receiving { got: 0 },
         How::Copy { from } if !same_content(held.get(from), op) => State::Receiving { got: 0 },
         _ => State::Waiting,

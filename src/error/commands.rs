@@ -50,7 +50,12 @@ impl Error {
         };
         // inotify_add_watch(2): ENOSPC is its own limit, not the disk's.
         let full = error.kind() == io::ErrorKind::StorageFull;
-        let why = if full { "too many directories are watched".into() } else { reason(error) };
+        let why = match error.kind() {
+            io::ErrorKind::StorageFull => "too many directories are watched".to_owned(),
+            // Some watchers tell the kind alone.
+            io::ErrorKind::NotFound => "there is no such directory".to_owned(),
+            _ => reason(error),
+        };
         Self::new(kind, format!("cannot watch {}: {why}", shown(path)))
             .hint_if(full, "allow more: sysctl fs.inotify.max_user_watches=1048576")
     }
