@@ -1,10 +1,11 @@
 //! One test's own world: a source, a target, a state directory and the environment of the binaries.
 
 use std::fs;
+use std::io::{Read, Seek};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
@@ -75,7 +76,7 @@ impl Place {
     }
 
     pub(crate) fn run(&self, words: &[&str]) -> Said {
-        Said::of(self.command(words).output().unwrap())
+        Said::of(self.command(words))
     }
 
     /// A command that syncs the source to the target, with more words.
@@ -97,7 +98,7 @@ impl Place {
     }
 
     pub(crate) fn once(&self, more: &[&str]) -> Said {
-        Said::of(self.syncing(&["sync", "--once"], more).output().unwrap())
+        Said::of(self.syncing(&["sync", "--once"], more))
     }
 
     pub(crate) fn watch(&self, more: &[&str]) -> Daemon<'_> {
@@ -107,7 +108,8 @@ impl Place {
     /// A command to the workspace's daemon.
     pub(crate) fn control(&self, words: &[&str]) -> Said {
         let mut command = self.command(&["-C"]);
-        Said::of(command.arg(&self.source).args(words).output().unwrap())
+        command.arg(&self.source).args(words);
+        Said::of(command)
     }
 
     pub(crate) fn write(&self, path: &str, content: impl AsRef<[u8]>) {
@@ -227,6 +229,13 @@ pub(crate) fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
+fn text(file: &mut fs::File) -> String {
+    let mut bytes = Vec::new();
+    file.rewind().unwrap();
+    file.read_to_end(&mut bytes).unwrap();
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
 /// What the binary said.
 #[derive(Debug)]
 pub(crate) struct Said {
@@ -236,9 +245,29 @@ pub(crate) struct Said {
 }
 
 impl Said {
-    pub(crate) fn of(output: Output) -> Self {
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
+    /// Runs a command to its end; one that does not end is killed and fails the test.
+    #[track_caller]
+    pub(crate) fn of(mut command: Command) -> Self {
+        let [mut out, mut err] = [tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap()];
+        command.stdout(out.try_clone().unwrap()).stderr(err.try_clone().unwrap());
+        let mut child = command.spawn().unwrap();
+        let deadline = Instant::now() + PATIENCE;
+        let mut code = None;
+        let mut ended = false;
+        while !ended && Instant::now() < deadline {
+            let status = child.try_wait().unwrap();
+            ended = status.is_some();
+            code = status.and_then(|status| status.code());
+            std::thread::sleep(Duration::from_millis(1));
+        }
+        if !ended {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let said = Self { code, out: text(&mut out), err: text(&mut err) };
+        let last = said.out.lines().rev().take(8).collect::<Vec<_>>().join("\n");
+        assert!(ended, "it does not end; its last lines, backwards:\n{last}\n{}", said.err);
+        said
     }
 
     #[track_caller]
