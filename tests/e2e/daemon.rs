@@ -95,7 +95,8 @@ impl<'a> Daemon<'a> {
     /// The first state is at the target.
     #[track_caller]
     pub(crate) fn synced(self) -> Self {
-        self.place.control_retried(&["wait", "--synced", "--timeout", "30s"]).ends_with(0);
+        let said = self.place.control_retried(&["wait", "--synced", "--timeout", "30s"]);
+        assert_eq!(said.code, Some(0), "{said:?}\n{:#}", self.status());
         self
     }
 

@@ -156,8 +156,8 @@ fn i1_i8_the_hub_is_killed(place: &Place) {
         }
         daemon = Some(running);
     });
-    let daemon = daemon.unwrap().synced();
+    let daemon = daemon.unwrap();
     daemon.flush();
     place.assert_equal();
-    daemon.stop();
+    daemon.synced().stop();
 }

@@ -96,7 +96,7 @@ action = "needs-build"
     daemon.event("needs-build").contains("count=1").then_some(()).unwrap();
     assert_eq!(daemon.rest().matches("restart begin").count(), 0, "{}", daemon.rest());
     place.write("needs", "1");
-    daemon.line(&["first"]);
+    daemon.event("command end").contains("exit=0").then_some(()).unwrap();
     daemon.event("restart end").contains("status=ok").then_some(()).unwrap();
     daemon.line(&["up"]);
     let restarts = daemon.rest().matches("restart begin").count();
@@ -106,7 +106,6 @@ action = "needs-build"
     daemon.line(&["up"]);
     let child = daemon.status()["targets"][0]["child"]["pid"].clone();
     place.write("needs", "2");
-    daemon.line(&["first"]);
     daemon.event("command end").contains("exit=1").then_some(()).unwrap();
     assert_eq!(daemon.status()["targets"][0]["child"]["pid"], child);
     daemon.stop();
