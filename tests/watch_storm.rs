@@ -17,6 +17,43 @@ use e2ek_sidecar::path::SyncPath;
 use e2ek_sync::engine::debounce::Seen;
 use e2ek_sync::watch::{Observed, Shortage, Wanted, Watch};
 
+/// Starts a watch, by one backend or the other.
+type Start = fn(PathBuf, PathBuf, Wanted) -> std::io::Result<Watch>;
+
+/// Each case runs over our own inotify and over what stands in for it on other systems.
+macro_rules! over_both {
+    ($($(#[$attribute:meta])* $case:ident,)*) => {
+        mod inotify {
+            $($(#[$attribute])* #[tokio::test] async fn $case() {
+                super::$case(super::Watch::start).await;
+            })*
+        }
+        mod portable {
+            $($(#[$attribute])* #[tokio::test] async fn $case() {
+                super::$case(super::Watch::start_portable).await;
+            })*
+        }
+    };
+}
+
+over_both! {
+    i5_files_born_in_new_directories_are_all_found,
+    i5_directories_that_move_while_files_are_born_in_them_lose_none,
+    two_directories_that_change_places_are_both_watched_afterwards,
+    a_directory_moved_away_is_watched_no_more_and_one_moved_in_is,
+    each_kind_of_change_is_told_apart,
+    unwanted_directories_are_not_watched_until_they_are_wanted,
+    i12_an_overflow_is_counted_and_everything_is_found_all_the_same,
+    a_root_that_goes_and_comes_back_is_told_and_watched_again,
+    a_root_whose_parent_is_renamed_is_gone,
+    #[ignore = "run by another test with few watches to be had"]
+    few_watches,
+    #[ignore = "run by another test with no inotify to be had"]
+    no_instances,
+    #[ignore = "a measurement"]
+    figures,
+}
+
 /// A watched directory and somebody who looks where the watch says.
 struct Scene {
     root: PathBuf,
@@ -37,14 +74,14 @@ fn everything() -> Wanted {
 
 impl Scene {
     /// Watches a directory made by `prepare`; returns once all watches stand.
-    async fn new(wanted: Wanted, prepare: impl FnOnce(&Path)) -> Self {
+    async fn new(start: Start, wanted: Wanted, prepare: impl FnOnce(&Path)) -> Self {
         let home = tempfile::tempdir().unwrap();
         let home_path = home.path().canonicalize().unwrap();
         let (root, cookies) = (home_path.join("root"), home_path.join("cookies"));
         fs::create_dir(&cookies).unwrap();
         fs::create_dir(&root).unwrap();
         prepare(&root);
-        let watch = Watch::start(root.clone(), cookies, wanted).unwrap();
+        let watch = start(root.clone(), cookies, wanted).unwrap();
         let mut scene = Self { root, watch, found: HashSet::new(), log: Vec::new(), _home: home };
         scene.until(|o| matches!(o, Observed::Everywhere { .. })).await;
         scene.log.clear();
@@ -166,18 +203,16 @@ fn fill(root: &Path, directories: usize, files: usize) {
     }
 }
 
-#[tokio::test]
-async fn i5_files_born_in_new_directories_are_all_found() {
-    let mut scene = Scene::new(everything(), |_| {}).await;
+async fn i5_files_born_in_new_directories_are_all_found(start: Start) {
+    let mut scene = Scene::new(start, everything(), |_| {}).await;
     let root = scene.root.clone();
     storm(&mut scene, move || fill(&root, 2_000, 5)).await;
     assert_eq!(scene.lost(), Vec::<PathBuf>::new());
     assert_eq!(scene.watch.stats().directories, 1 + 40 + 2_000);
 }
 
-#[tokio::test]
-async fn i5_directories_that_move_while_files_are_born_in_them_lose_none() {
-    let mut scene = Scene::new(everything(), |root| fill(root, 100, 1)).await;
+async fn i5_directories_that_move_while_files_are_born_in_them_lose_none(start: Start) {
+    let mut scene = Scene::new(start, everything(), |root| fill(root, 100, 1)).await;
     let root = scene.root.clone();
     let begin = scene.log.len();
     storm(&mut scene, move || {
@@ -232,9 +267,8 @@ fn directories(top: &Path) -> usize {
     count
 }
 
-#[tokio::test]
-async fn two_directories_that_change_places_are_both_watched_afterwards() {
-    let mut scene = Scene::new(everything(), |root| fill(root, 60, 1)).await;
+async fn two_directories_that_change_places_are_both_watched_afterwards(start: Start) {
+    let mut scene = Scene::new(start, everything(), |root| fill(root, 60, 1)).await;
     let root = scene.root.clone();
     let (a, b) = (root.join("a0/d1"), root.join("a1"));
     let cwd = rustix::fs::CWD;
@@ -249,9 +283,8 @@ async fn two_directories_that_change_places_are_both_watched_afterwards() {
     assert_eq!(scene.watch.stats().directories, directories(&root));
 }
 
-#[tokio::test]
-async fn a_directory_moved_away_is_watched_no_more_and_one_moved_in_is() {
-    let mut scene = Scene::new(everything(), |root| fill(root, 3, 1)).await;
+async fn a_directory_moved_away_is_watched_no_more_and_one_moved_in_is(start: Start) {
+    let mut scene = Scene::new(start, everything(), |root| fill(root, 3, 1)).await;
     let (inside, outside) = (scene.root.join("a0"), scene.root.with_file_name("outside"));
     fs::rename(&inside, &outside).unwrap();
     scene.settle().await;
@@ -274,10 +307,9 @@ async fn a_directory_moved_away_is_watched_no_more_and_one_moved_in_is() {
     assert_eq!(scene.watch.stats().directories, 1);
 }
 
-#[tokio::test]
-async fn each_kind_of_change_is_told_apart() {
+async fn each_kind_of_change_is_told_apart(start: Start) {
     let mut scene =
-        Scene::new(everything(), |root| fs::write(root.join("old"), b"x").unwrap()).await;
+        Scene::new(start, everything(), |root| fs::write(root.join("old"), b"x").unwrap()).await;
     let root = scene.root.clone();
     let at = |name: &str| root.join(name);
     fs::write(at("new"), b"x").unwrap();
@@ -315,10 +347,9 @@ async fn each_kind_of_change_is_told_apart() {
     assert_eq!(scene.log.len(), before, "reading is not an event");
 }
 
-#[tokio::test]
-async fn unwanted_directories_are_not_watched_until_they_are_wanted() {
+async fn unwanted_directories_are_not_watched_until_they_are_wanted(start: Start) {
     let wanted: Wanted = Arc::new(|path: &SyncPath| path.name() != Some(b"d1"));
-    let mut scene = Scene::new(wanted, |root| fill(root, 3, 1)).await;
+    let mut scene = Scene::new(start, wanted, |root| fill(root, 3, 1)).await;
     assert_eq!(scene.watch.stats().directories, 4);
     fs::create_dir_all(scene.root.join("new/d1/x")).unwrap();
     scene.settle().await;
@@ -331,8 +362,7 @@ async fn unwanted_directories_are_not_watched_until_they_are_wanted() {
     assert_eq!(scene.watch.stats().directories, 2);
 }
 
-#[tokio::test]
-async fn i12_an_overflow_is_counted_and_everything_is_found_all_the_same() {
+async fn i12_an_overflow_is_counted_and_everything_is_found_all_the_same(start: Start) {
     // The watching thread asks what is wanted: while it waits for our answer the queue fills.
     let (gate, open) = (Arc::new(std::sync::Barrier::new(2)), Arc::new(std::sync::Barrier::new(2)));
     let (at_gate, may_go) = (Arc::clone(&gate), Arc::clone(&open));
@@ -344,9 +374,10 @@ async fn i12_an_overflow_is_counted_and_everything_is_found_all_the_same() {
         }
         true
     });
-    let mut scene = Scene::new(wanted, |root| fill(root, 100, 1)).await;
+    let mut scene = Scene::new(start, wanted, |root| fill(root, 100, 1)).await;
     let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
-    let limit: usize = limit.trim().parse().unwrap();
+    // The portable watch keeps this many before it has lost some.
+    let limit = limit.trim().parse::<usize>().unwrap().max(65_536);
     let root = scene.root.clone();
     let storm = std::thread::spawn(move || {
         fs::create_dir(root.join("gate")).unwrap();
@@ -372,9 +403,8 @@ async fn i12_an_overflow_is_counted_and_everything_is_found_all_the_same() {
     assert!(scene.found.contains(&file));
 }
 
-#[tokio::test]
-async fn a_root_that_goes_and_comes_back_is_told_and_watched_again() {
-    let mut scene = Scene::new(everything(), |root| fill(root, 3, 1)).await;
+async fn a_root_that_goes_and_comes_back_is_told_and_watched_again(start: Start) {
+    let mut scene = Scene::new(start, everything(), |root| fill(root, 3, 1)).await;
     let (root, aside) = (scene.root.clone(), scene.root.with_file_name("aside"));
     type Step = (&'static str, Box<dyn Fn()>, Box<dyn Fn()>);
     let (r, a) = (root.clone(), aside.clone());
@@ -408,13 +438,12 @@ async fn a_root_that_goes_and_comes_back_is_told_and_watched_again() {
     }
 }
 
-#[tokio::test]
-async fn a_root_whose_parent_is_renamed_is_gone() {
+async fn a_root_whose_parent_is_renamed_is_gone(start: Start) {
     let home = tempfile::tempdir().unwrap();
     let home = home.path().canonicalize().unwrap();
     fs::create_dir_all(home.join("above/root/sub")).unwrap();
     fs::create_dir(home.join("cookies")).unwrap();
-    let watch = Watch::start(home.join("above/root"), home.join("cookies"), everything()).unwrap();
+    let watch = start(home.join("above/root"), home.join("cookies"), everything()).unwrap();
     let next = async || {
         let wait = tokio::time::timeout(Duration::from_secs(60), watch.next());
         wait.await.unwrap().unwrap()[0].clone()
@@ -445,18 +474,18 @@ fn in_namespace(setting: &str, value: u32, test: &str) {
 
 #[test]
 fn i10_beyond_the_limit_of_watches_directories_are_polled() {
-    in_namespace("max_inotify_watches", 60, "few_watches");
+    in_namespace("max_inotify_watches", 60, "inotify::few_watches");
+    in_namespace("max_inotify_watches", 60, "portable::few_watches");
 }
 
 #[test]
 fn i10_without_any_inotify_everything_is_polled() {
-    in_namespace("max_inotify_instances", 0, "no_instances");
+    in_namespace("max_inotify_instances", 0, "inotify::no_instances");
+    in_namespace("max_inotify_instances", 0, "portable::no_instances");
 }
 
-#[tokio::test]
-#[ignore = "run by another test with few watches to be had"]
-async fn few_watches() {
-    let mut scene = Scene::new(everything(), |root| fill(root, 100, 1)).await;
+async fn few_watches(start: Start) {
+    let mut scene = Scene::new(start, everything(), |root| fill(root, 100, 1)).await;
     let stats = scene.watch.stats();
     assert!(stats.directories > 10 && stats.directories <= 60, "{stats:?}");
     let degraded = scene.watch.degraded();
@@ -489,10 +518,8 @@ async fn few_watches() {
     assert_eq!(scene.watch.stats().directories, directories(&scene.root));
 }
 
-#[tokio::test]
-#[ignore = "run by another test with no inotify to be had"]
-async fn no_instances() {
-    let mut scene = Scene::new(everything(), |root| fill(root, 3, 1)).await;
+async fn no_instances(start: Start) {
+    let mut scene = Scene::new(start, everything(), |root| fill(root, 3, 1)).await;
     assert_eq!(scene.watch.degraded()[0].shortage, Shortage::Instances);
     fill(&scene.root, 9, 2);
     scene.settle().await;
@@ -508,11 +535,9 @@ async fn no_instances() {
 }
 
 /// Figures for the head of `watch`; run with `--release -- --ignored --nocapture`.
-#[tokio::test]
-#[ignore = "a measurement"]
-async fn figures() {
+async fn figures(start: Start) {
     for (directories, files) in [(2_000, 5), (20_000, 10)] {
-        let mut scene = Scene::new(everything(), |_| {}).await;
+        let mut scene = Scene::new(start, everything(), |_| {}).await;
         let root = scene.root.clone();
         let cpu = cpu();
         let took = storm(&mut scene, move || fill(&root, directories, files)).await;
@@ -530,8 +555,7 @@ async fn figures() {
         }
         fs::create_dir(home.path().join("c")).unwrap();
         let (begin, cpu, rss) = (Instant::now(), cpu(), rss());
-        let watch =
-            Watch::start(home.path().join("r"), home.path().join("c"), everything()).unwrap();
+        let watch = start(home.path().join("r"), home.path().join("c"), everything()).unwrap();
         let first = watch.next().await.unwrap();
         let (took, cpu) = (begin.elapsed(), self::cpu() - cpu);
         assert!(matches!(first[0], Observed::Everywhere { .. }));

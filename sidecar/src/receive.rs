@@ -14,6 +14,9 @@ use crate::path::SyncPath;
 use crate::tree::{Edit, Entry, Node, Reason, Snapshot, Stamp, TreeId};
 use crate::wire::{How, MAX_OPS, Op, Skipped, WireError};
 
+/// Most bytes of paths and links that the ops of a generation may have.
+const MAX_OPS_BYTES: usize = 256 << 20;
+
 /// One thing to do at the target. `index` names the op.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
@@ -92,6 +95,8 @@ struct Incoming {
     generation: u64,
     ops: Vec<Op>,
     states: Vec<State>,
+    /// Bytes of paths, links and such that came.
+    bytes: usize,
     /// The last Ops frame has come.
     whole: bool,
 }
@@ -180,6 +185,7 @@ impl Receiver {
             generation,
             ops: Vec::new(),
             states: Vec::new(),
+            bytes: 0,
             whole: false,
         });
         if !newer
@@ -191,6 +197,10 @@ impl Receiver {
         }
         for op in ops {
             check(&op, open.ops.last(), self.roots)?;
+            open.bytes += bytes_of(&op);
+            if open.bytes > MAX_OPS_BYTES {
+                return Err(WireError::Order("more ops than are held"));
+            }
             open.states.push(first_state(&op, &self.held));
             open.ops.push(op);
         }
@@ -301,37 +311,49 @@ impl Receiver {
         Ok(finished)
     }
 
-    /// Enters what was done into the record.
+    /// Enters what was done into the record. Whatever does not get there is told as skipped, so that
+    /// the daemon knows the same tree.
     fn close(&mut self, open: Incoming) -> Finished {
         let mut edits: Vec<Edit> = Vec::with_capacity(open.ops.len());
+        let mut indices: Vec<(u32, SyncPath)> = Vec::with_capacity(open.ops.len());
         let mut skipped = Vec::new();
-        let mut stayed: Vec<SyncPath> = Vec::new();
+        let mut lost = Vec::new();
         for ((index, op), state) in (0u32..).zip(open.ops).zip(open.states) {
-            if !matches!(state, State::Done(_)) {
-                stayed.push(op.change.path.clone());
-            }
-            match state {
+            let path = op.change.path;
+            let node = match state {
                 State::Done(stamp) => {
-                    let node = op.change.new.as_ref().map(|entry| Node::from_entry(entry, stamp));
-                    edits.push((op.change.path, node));
+                    op.change.new.as_ref().map(|entry| Node::from_entry(entry, stamp))
                 }
-                State::Skipped(reason) => skipped.push(Skipped { index, reason }),
                 State::Lost => {
-                    stayed.pop();
-                    edits.push((op.change.path, None));
-                    skipped.push(Skipped { index, reason: Some(Reason::Conflict) });
+                    lost.push(Skipped { index, reason: Some(Reason::Conflict) });
+                    None
                 }
-                _ => skipped.push(Skipped { index, reason: Some(Reason::Conflict) }),
-            }
+                State::Skipped(reason) => {
+                    skipped.push(Skipped { index, reason });
+                    continue;
+                }
+                _ => {
+                    skipped.push(Skipped { index, reason: Some(Reason::Conflict) });
+                    continue;
+                }
+            };
+            indices.push((index, path.clone()));
+            edits.push((path, node));
         }
-        // A directory stays in the record as long as something managed stays in it.
-        edits.retain(|(path, node)| {
-            matches!(node, Some(Node::Directory(_))) || {
-                let next = stayed.partition_point(|p| p <= path);
-                !stayed.get(next).is_some_and(|p| p.starts_with(path))
-            }
+        leave_out_stayers(&self.held, &mut edits, |(path, node)| {
+            (path, !matches!(node, Some(Node::Directory(_))))
         });
         self.held = apply_what_fits(&self.held, &mut edits);
+        let entered = |path| edits.binary_search_by(|(there, _)| there.cmp(path)).is_ok();
+        skipped.extend(
+            indices
+                .iter()
+                .filter(|(_, path)| !entered(path))
+                .map(|&(index, _)| Skipped { index, reason: Some(Reason::NotEmpty) }),
+        );
+        skipped.extend(lost);
+        skipped.sort_by_key(|skipped| skipped.index);
+        skipped.dedup_by_key(|skipped| skipped.index);
         Finished { generation: open.generation, edits, skipped }
     }
 
@@ -371,8 +393,33 @@ impl Receiver {
     }
 }
 
+/// A directory stays in the record as long as something managed stays in it: leaves out the removals
+/// of directories that hold more than what is removed with them. `of` tells an item's path, and
+/// whether no directory stands there any more; items are in path order.
+pub fn leave_out_stayers<T>(
+    held: &Snapshot,
+    items: &mut Vec<T>,
+    of: impl Fn(&T) -> (&SyncPath, bool),
+) {
+    let mut kept: Vec<T> = Vec::with_capacity(items.len());
+    while let Some(item) = items.pop() {
+        let (path, gone) = of(&item);
+        let stays = gone
+            && held.dir(path).is_some_and(|dir| {
+                let below = kept.iter().rev().map(&of).take_while(|(p, _)| p.starts_with(path));
+                let removed = below.filter(|(p, _)| held.get(p).is_some()).count() as u64;
+                removed < dir.count()
+            });
+        if !stays {
+            kept.push(item);
+        }
+    }
+    kept.reverse();
+    *items = kept;
+}
+
 /// Applies edits, leaving out those whose parent was not made.
-fn apply_what_fits(held: &Snapshot, edits: &mut Vec<Edit>) -> Snapshot {
+pub(crate) fn apply_what_fits(held: &Snapshot, edits: &mut Vec<Edit>) -> Snapshot {
     loop {
         match held.apply(edits) {
             Ok(tree) => return tree,
@@ -419,6 +466,18 @@ pub fn root_index(path: &SyncPath) -> Option<(usize, SyncPath)> {
     let index = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())??;
     let base = SyncPath::new(first).ok()?;
     Some((index, path.strip_prefix(&base)?))
+}
+
+fn bytes_of(op: &Op) -> usize {
+    let link = |entry: &Option<Entry>| match entry {
+        Some(Entry::Symlink { target }) => target.len(),
+        _ => 0,
+    };
+    let from = match &op.how {
+        How::Copy { from } => from.as_bytes().len(),
+        _ => 0,
+    };
+    op.change.path.as_bytes().len() + link(&op.change.old) + link(&op.change.new) + from
 }
 
 fn file_size(op: &Op) -> u64 {

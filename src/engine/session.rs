@@ -407,7 +407,7 @@ impl Session {
             }
             FromHub::Applied { generation, tree, skipped, overwritten, micros } => {
                 let report = target::Report { generation, tree, skipped, overwritten, micros };
-                target.applied(now, report, effects)
+                target.applied(now, report, &self.settings, effects)
             }
             FromHub::Drifted { paths } => {
                 effects.push(Effect::Say(Notice::Drifted { target: id, paths }));

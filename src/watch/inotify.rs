@@ -5,32 +5,25 @@
 //! name always opens what stands there now, which repairs that, and where it cannot, all
 //! directories are gone through again.
 
-use std::ffi::OsStr;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use e2ek_sidecar::path::SyncPath;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify::ReadFlags;
-use rustix::fs::{AtFlags, CWD, FileType};
-use rustix::io::Errno;
-use tokio::sync::oneshot;
 
 use super::directories::{Id, ROOT};
+use super::out::Out;
 use super::queue::{Event, Queue};
-use super::walk::{Out, Tools, Tree, open_root, shortage};
-use super::{Command, Degraded, Observed, Shared, Shortage, Wanted};
+use super::shared::{Closing, Command, Shared};
+use super::walk::{Tools, Tree, open_root};
+use super::{Observed, POLL_EVERY, Shortage, Wanted};
 use crate::engine::debounce::{SHORT_HOLD, Seen};
-
-/// How often what cannot be watched is looked at, and a root that is gone is looked for.
-const POLL_EVERY: Duration = Duration::from_secs(2);
-/// Observations gathered before they are posted in the middle of a batch.
-const POST_AT: usize = 4096;
 
 /// Wakes the watching thread from its wait.
 #[derive(Debug, Clone)]
@@ -63,7 +56,7 @@ pub(super) fn spawn(
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("watch".into()).spawn(move || {
         let _closing = Closing(Arc::clone(&shared));
-        let out = Out { now: Instant::now(), observed: Vec::new(), created: Vec::new() };
+        let out = Out::new();
         let mut watcher = Watcher {
             root,
             cookies,
@@ -78,7 +71,6 @@ pub(super) fn spawn(
             cookie_watch: None,
             root_suspect: false,
             next_poll: None,
-            answers: Vec::new(),
         };
         watcher.run();
     })
@@ -86,22 +78,6 @@ pub(super) fn spawn(
 
 /// How long a write without its close is kept from the daemon, once.
 const LINGER: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
-
-/// Tells everybody that nothing more comes, however the thread ends.
-struct Closing(Arc<Shared>);
-
-impl Drop for Closing {
-    fn drop(&mut self) {
-        let mut state = self.0.state();
-        state.blind = true;
-        state.ended = true;
-        // Dropped, not answered: who waits for a sync point learns that there is none.
-        state.cookies.clear();
-        state.commands.clear();
-        drop(state);
-        self.0.mailbox.close();
-    }
-}
 
 struct Watcher {
     root: PathBuf,
@@ -123,8 +99,6 @@ struct Watcher {
     /// The root's path may lead elsewhere now.
     root_suspect: bool,
     next_poll: Option<Instant>,
-    /// Sync points reached, to be answered once all observations are posted.
-    answers: Vec<oneshot::Sender<()>>,
 }
 
 impl Watcher {
@@ -141,8 +115,8 @@ impl Watcher {
             }
             while let Some(event) = self.queue.as_mut().and_then(Queue::pop) {
                 self.handle(&event);
-                if self.out.observed.len() >= POST_AT {
-                    self.post();
+                if self.out.is_full() {
+                    self.out.post(&self.root, &self.shared);
                 }
             }
             // A write is mostly followed by its close at once. Waking the daemon for both would
@@ -159,7 +133,7 @@ impl Watcher {
     /// Whether nothing was observed but what is held back anyway until its close comes.
     fn is_patient(&self) -> bool {
         !self.out.observed.is_empty()
-            && self.answers.is_empty()
+            && self.out.answers.is_empty()
             && self.out.observed.iter().all(|observed| {
                 matches!(
                     observed,
@@ -208,7 +182,7 @@ impl Watcher {
                 }
                 Command::Everywhere(answer) => {
                     self.out.everywhere(SyncPath::root());
-                    self.answers.push(answer);
+                    self.out.answers.push(answer);
                 }
             }
         }
@@ -219,12 +193,14 @@ impl Watcher {
         self.root_suspect = false;
         self.without_root = None;
         self.tree = None;
-        self.queue = Queue::new().map_err(|error| self.without_root = Some(instance(error))).ok();
+        self.queue = Queue::new()
+            .map_err(|error| self.without_root = Some(Shortage::of_everything(error)))
+            .ok();
         self.cookie_watch =
             self.queue.as_ref().and_then(|queue| queue.watch_arrivals(&self.cookies).ok());
         self.shared.state().blind = self.cookie_watch.is_none();
         // Those placed before this watch stood may never be seen; all will be looked at below.
-        self.take_all_cookies();
+        self.out.all_cookies_seen(&self.shared);
         let here = self.watch_root();
         let at = self.out.now;
         if here {
@@ -257,7 +233,7 @@ impl Watcher {
             Ok(tree) => self.tree = Some(tree),
             Err(error) => {
                 let other = Shortage::Other(error.raw_os_error());
-                self.without_root = Some(shortage(error).unwrap_or(other));
+                self.without_root = Some(Shortage::of_directory(error).unwrap_or(other));
             }
         }
         true
@@ -283,7 +259,8 @@ impl Watcher {
     }
 
     fn handle(&mut self, event: &Event) {
-        if Some(event.watch) == self.cookie_watch && self.cookie_seen(event) {
+        if Some(event.watch) == self.cookie_watch && self.out.cookie_seen(&event.name, &self.shared)
+        {
             return;
         }
         let Some(id) = self.tree.as_ref().and_then(|tree| tree.dirs.by_watch(event.watch)) else {
@@ -381,21 +358,13 @@ impl Watcher {
         self.tree.as_ref()?.dirs.path(inside)?.join(name).ok()
     }
 
-    /// Whether the event was a cookie's.
-    fn cookie_seen(&mut self, event: &Event) -> bool {
-        let answer = self.shared.state().cookies.remove(&*event.name);
-        let found = answer.is_some();
-        self.answers.extend(answer);
-        found
-    }
-
     /// Makes good what events alone could not: lost ones, a lost root, what cannot be watched.
     fn repair(&mut self) {
         self.drop_moved_away();
         if self.queue.as_mut().is_some_and(Queue::take_overflow) {
             self.shared.state().stats.overflows += 1;
             // A cookie's event may be among the lost; what it stands for will be looked at.
-            self.take_all_cookies();
+            self.out.all_cookies_seen(&self.shared);
             self.root_suspect = true;
             self.rewalk();
         }
@@ -406,7 +375,7 @@ impl Watcher {
             self.rewalk();
         }
         self.poll();
-        if !self.answers.is_empty() {
+        if !self.out.answers.is_empty() {
             for path in self.tree.iter().flat_map(|tree| tree.polled.keys()) {
                 self.out.everywhere(path.clone());
             }
@@ -450,56 +419,12 @@ impl Watcher {
         }
     }
 
-    fn take_all_cookies(&mut self) {
-        let cookies = std::mem::take(&mut self.shared.state().cookies);
-        self.answers.extend(cookies.into_values());
-    }
-
     /// Brings the figures up to date, posts what was gathered, then answers sync points.
     fn finish_batch(&mut self) {
-        let mut state = self.shared.state();
-        state.stats.directories = self.tree.as_ref().map_or(0, |tree| tree.dirs.len());
         let polled = self.tree.iter().flat_map(|tree| tree.polled.values());
-        state.stats.polled = 0;
-        state.degraded.clear();
-        for &shortage in polled.chain(&self.without_root) {
-            state.stats.polled += 1;
-            match state.degraded.iter_mut().find(|d| d.shortage == shortage) {
-                Some(degraded) => degraded.directories += 1,
-                None => state.degraded.push(Degraded { shortage, directories: 1 }),
-            }
-        }
-        drop(state);
-        self.post();
-        for answer in self.answers.drain(..) {
-            // Who does not wait any more needs no answer.
-            let _ = answer.send(());
-        }
-    }
-
-    fn post(&mut self) {
-        self.settle_created();
-        self.shared.mailbox.post(&mut self.out.observed);
-    }
-
-    /// Finds out which created files have no close to wait for: links of either kind. Those whose
-    /// close is in the same batch, nearly all, cost nothing.
-    fn settle_created(&mut self) {
-        let created = std::mem::take(&mut self.out.created);
-        for place in created {
-            let (before, after) = self.out.observed.split_at_mut(place + 1);
-            let Some(Observed::Path { path: created, seen, .. }) = before.last_mut() else {
-                continue;
-            };
-            let next = after.iter().take(4).find_map(|observed| match observed {
-                Observed::Path { path, seen, .. } if path == created => Some(*seen),
-                _ => None,
-            });
-            if !matches!(next, Some(Seen::Closed | Seen::Modified)) {
-                let file = self.root.join(as_path(created));
-                *seen = Seen::Created { open: !is_complete(&file) };
-            }
-        }
+        let directories = self.tree.as_ref().map_or(0, |tree| tree.dirs.len());
+        self.shared.tell(directories, polled.chain(&self.without_root).copied());
+        self.out.finish(&self.root, &self.shared);
     }
 }
 
@@ -525,26 +450,5 @@ fn moved_out(tree: &mut Tree, inside: Id, event: &Event, tools: &mut Tools<'_>) 
     if let Some(id) = tree.dirs.child(inside, &event.name) {
         tree.dirs.detach(id);
         tree.moving.insert(event.cookie, (id, tools.out.now));
-    }
-}
-
-/// Whether a name just created has no close to come: it is not a regular file, or it is another
-/// name of one. What has vanished has its removal to come.
-fn is_complete(file: &Path) -> bool {
-    rustix::fs::statat(CWD, file, AtFlags::SYMLINK_NOFOLLOW).is_ok_and(|stat| {
-        FileType::from_raw_mode(stat.st_mode) != FileType::RegularFile || stat.st_nlink > 1
-    })
-}
-
-fn as_path(path: &SyncPath) -> &Path {
-    Path::new(OsStr::from_bytes(path.as_bytes()))
-}
-
-/// Why there is no inotify: EMFILE stands for two limits (inotify_init(2)).
-fn instance(error: Errno) -> Shortage {
-    match shortage(error) {
-        Some(Shortage::Descriptors) if open_root(Path::new("/")).is_ok() => Shortage::Instances,
-        Some(shortage) => shortage,
-        None => Shortage::Other(error.raw_os_error()),
     }
 }

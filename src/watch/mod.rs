@@ -22,25 +22,36 @@
 //! The save's way to a waiting tokio task is one wake-up of this room's thread and one of the
 //! task's: 58 us p50, 106 us p90 from the writer's return, under that load.
 
+#[cfg(target_os = "linux")]
 mod directories;
+#[cfg(target_os = "linux")]
 mod inotify;
 mod mailbox;
+mod out;
+mod portable;
+#[cfg(target_os = "linux")]
 mod queue;
+mod shared;
+mod shortage;
+#[cfg(target_os = "linux")]
 mod walk;
 
-use std::collections::HashMap;
 use std::io;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
 use tokio::sync::oneshot;
 
 use crate::engine::debounce::Seen;
-use mailbox::Mailbox;
+use shared::{Command, Shared};
+pub use shortage::{Degraded, Shortage};
+
+/// How often what cannot be watched is looked at, and a root that is gone is looked for.
+const POLL_EVERY: Duration = Duration::from_secs(2);
 
 /// Says whether a directory is watched. Asked once for each, from the watching thread, outermost
 /// first; what lies below an unwanted one is not asked about.
@@ -104,100 +115,31 @@ pub struct Stats {
     pub rewalks: u64,
 }
 
-/// Why directories are polled every two seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum Shortage {
-    /// `fs.inotify.max_user_watches` is used up.
-    Watches,
-    /// `fs.inotify.max_user_instances` is used up.
-    Instances,
-    /// This process, or the machine, has no more file descriptors.
-    Descriptors,
-    /// The same directory is mounted at two places of the tree; only one of them can be watched.
-    MountedTwice,
-    /// Anything else the kernel said: the raw `errno`.
-    Other(i32),
-}
-
-impl Shortage {
-    /// The setting that would help, and its value now.
-    #[must_use]
-    pub fn setting(self) -> Option<(&'static str, u64)> {
-        let name = match self {
-            Self::Watches => "fs.inotify.max_user_watches",
-            Self::Instances => "fs.inotify.max_user_instances",
-            Self::Descriptors | Self::MountedTwice | Self::Other(_) => return None,
-        };
-        let file = PathBuf::from("/proc/sys").join(name.replace('.', "/"));
-        Some((name, std::fs::read_to_string(file).ok()?.trim().parse().ok()?))
-    }
-}
-
-/// A part of the tree that is polled instead of watched.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Degraded {
-    /// Why.
-    pub shortage: Shortage,
-    /// How many directories, each with all below it.
-    pub directories: usize,
-}
-
-/// What the watching thread and its owner share.
-#[derive(Debug, Default)]
-struct Shared {
-    mailbox: Mailbox,
-    stop: AtomicBool,
-    state: Mutex<State>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    stats: Stats,
-    degraded: Vec<Degraded>,
-    commands: Vec<Command>,
-    /// Sync points whose cookie has not been seen, by the cookie's file name.
-    cookies: HashMap<Vec<u8>, oneshot::Sender<()>>,
-    /// For the next cookie's name.
-    next_cookie: u64,
-    /// No events come, so cookies are useless: a sync point is a look everywhere.
-    blind: bool,
-    /// The watching thread is gone: nobody obeys any more.
-    ended: bool,
-}
-
-enum Command {
-    Rewalk(Wanted),
-    /// Look everywhere, then answer.
-    Everywhere(oneshot::Sender<()>),
-}
-
-impl std::fmt::Debug for Command {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Rewalk(_) => "Rewalk",
-            Self::Everywhere(_) => "Everywhere",
-        })
-    }
-}
-
-impl Shared {
-    fn stopping(&self) -> bool {
-        self.stop.load(Ordering::Relaxed)
-    }
-
-    fn state(&self) -> MutexGuard<'_, State> {
-        // Each holder changes the state in single steps; a panic leaves none half done.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// Watches one root until dropped.
 #[derive(Debug)]
 pub struct Watch {
     shared: Arc<Shared>,
-    waker: inotify::Waker,
+    waker: Waker,
     cookies: PathBuf,
     thread: Option<JoinHandle<()>>,
+}
+
+/// Wakes the watching thread of either backend.
+#[derive(Debug)]
+enum Waker {
+    #[cfg(target_os = "linux")]
+    Inotify(inotify::Waker),
+    Portable(portable::Waker),
+}
+
+impl Waker {
+    fn wake(&self) {
+        match self {
+            #[cfg(target_os = "linux")]
+            Self::Inotify(waker) => waker.wake(),
+            Self::Portable(waker) => waker.wake(),
+        }
+    }
 }
 
 impl Watch {
@@ -208,12 +150,36 @@ impl Watch {
     ///
     /// # Errors
     /// When a thread or the descriptor that wakes it cannot be had.
+    #[cfg(target_os = "linux")]
     pub fn start(root: PathBuf, cookies: PathBuf, wanted: Wanted) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let waker = inotify::Waker::new()?;
         let thread =
             inotify::spawn(root, cookies.clone(), wanted, Arc::clone(&shared), waker.clone())?;
-        Ok(Self { shared, waker, cookies, thread: Some(thread) })
+        Ok(Self { shared, waker: Waker::Inotify(waker), cookies, thread: Some(thread) })
+    }
+
+    /// As [`Watch::start_portable`], which is the only way here.
+    ///
+    /// # Errors
+    /// When a thread cannot be had.
+    #[cfg(not(target_os = "linux"))]
+    pub fn start(root: PathBuf, cookies: PathBuf, wanted: Wanted) -> io::Result<Self> {
+        Self::start_portable(root, cookies, wanted)
+    }
+
+    /// The same for systems without inotify, by the crate `notify`; on Linux for comparison.
+    ///
+    /// # Errors
+    /// When a thread cannot be had.
+    pub fn start_portable(root: PathBuf, cookies: PathBuf, wanted: Wanted) -> io::Result<Self> {
+        let shared = Arc::new(Shared::default());
+        let waker = portable::Waker::default();
+        // Events name files by their directories' true paths.
+        let cookies = cookies.canonicalize().unwrap_or(cookies);
+        let thread =
+            portable::spawn(root, cookies.clone(), wanted, Arc::clone(&shared), waker.clone())?;
+        Ok(Self { shared, waker: Waker::Portable(waker), cookies, thread: Some(thread) })
     }
 
     /// Waits for observations and takes all there are; `None` when the watch has ended.

@@ -16,8 +16,10 @@ use rustix::fs::{AtFlags, CWD, FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 
 use super::directories::{Directories, Id, ROOT};
+use super::out::Out;
 use super::queue::Queue;
-use super::{Observed, Shared, Shortage, Wanted};
+use super::shared::Shared;
+use super::{Shortage, Wanted};
 use crate::engine::debounce::Seen;
 
 /// Directories walked between two looks at the kernel's queue (about 0.3 ms).
@@ -28,30 +30,6 @@ const OPEN: OFlags = OFlags::RDONLY
     .union(OFlags::NOFOLLOW)
     .union(OFlags::NONBLOCK)
     .union(OFlags::CLOEXEC);
-
-/// Observations on their way to the mailbox.
-#[derive(Debug)]
-pub(super) struct Out {
-    /// When the events being worked off were read.
-    pub(super) now: Instant,
-    /// In the order of the kernel's queue.
-    pub(super) observed: Vec<Observed>,
-    /// Places in `observed` of created files of which it is not known yet whether they are open.
-    pub(super) created: Vec<usize>,
-}
-
-impl Out {
-    pub(super) fn path(&mut self, path: SyncPath, seen: Seen) {
-        if seen == (Seen::Created { open: true }) {
-            self.created.push(self.observed.len());
-        }
-        self.observed.push(Observed::Path { path, seen, at: self.now });
-    }
-
-    pub(super) fn everywhere(&mut self, subtree: SyncPath) {
-        self.observed.push(Observed::Everywhere { subtree, at: self.now });
-    }
-}
 
 /// The watched directories of one root, as long as it stays the same directory.
 #[derive(Debug)]
@@ -248,7 +226,7 @@ impl Tree {
         let (watch, directory) = match opened {
             Ok(opened) => opened,
             Err(error) => {
-                if let Some(shortage) = shortage(error) {
+                if let Some(shortage) = Shortage::of_directory(error) {
                     self.polled.insert(path, shortage);
                 }
                 return None;
@@ -334,17 +312,4 @@ fn open_beneath(root: &OwnedFd, path: &SyncPath) -> Result<OwnedFd, Errno> {
 fn kind_of(directory: &OwnedFd, name: &std::ffi::CStr) -> FileType {
     rustix::fs::statat(directory, name, AtFlags::SYMLINK_NOFOLLOW)
         .map_or(FileType::Unknown, |stat| FileType::from_raw_mode(stat.st_mode))
-}
-
-/// Why a directory must be polled; `None` when an event will tell that it can be watched.
-pub(super) fn shortage(error: Errno) -> Option<Shortage> {
-    match error {
-        // Gone, or not a directory any more: its parent's watch tells.
-        Errno::NOENT | Errno::NOTDIR | Errno::LOOP => None,
-        // We may not read it: a change of its mode is seen by its parent's watch.
-        Errno::ACCESS | Errno::PERM => None,
-        Errno::NOSPC => Some(Shortage::Watches),
-        Errno::MFILE | Errno::NFILE => Some(Shortage::Descriptors),
-        other => Some(Shortage::Other(other.raw_os_error())),
-    }
 }

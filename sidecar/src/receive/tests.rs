@@ -161,7 +161,7 @@ proptest! {
             .into_iter()
             .map(|op| Op { how: if op.how == How::None { How::None } else { How::Data }, ..op })
             .collect();
-        let mut receiver = Receiver::new(from, 0, 1);
+        let mut receiver = Receiver::new(from.clone(), 0, 1);
         receiver.take_ops(1, ops.clone(), true).unwrap();
         for (index, _) in (0u32..).zip(&ops) {
             if index == fail {
@@ -172,6 +172,14 @@ proptest! {
         }
         receiver.commit(1, to.id()).unwrap();
         let finished = receiver.finish().unwrap();
+        // The other end works out the same tree from what it is told was skipped.
+        let skipped = |index: &u32| finished.skipped.iter().any(|s| s.index == *index);
+        let told: Vec<Change> = (0u32..)
+            .zip(&ops)
+            .filter(|(index, _)| !skipped(index))
+            .map(|(_, op)| op.change.clone())
+            .collect();
+        prop_assert_eq!(from.apply_changes(&told).unwrap().id(), receiver.held().id());
         if let Some(failed) = ops.get(fail as usize) {
             prop_assert_eq!(receiver.held().entry(&failed.change.path), failed.change.old.clone());
             prop_assert!(finished.skipped.iter().any(|s| s.index == fail));
@@ -279,4 +287,43 @@ fn i7_what_is_forgotten_stays_where_it_is() {
     assert_eq!(receiver.commit(1, target.id()), Ok(vec![]), "nothing is removed");
     receiver.finish().unwrap();
     assert_eq!(receiver.held().entry(&path("0/a")), None, "and it is managed no more");
+}
+
+/// A file that took a directory's place was left out of the record, because of a path in it that the
+/// record did not hold either: nobody would ever have removed it.
+#[test]
+fn i7_only_what_is_held_keeps_a_directory_in_the_record() {
+    let held = Disk::from([(path("0"), Entry::Directory), (path("0/d"), Entry::Directory)]);
+    let mut receiver = Receiver::new(snapshot(&held), 0, 1);
+    let ops = vec![
+        op("0/d", Some(Entry::Directory), Some(file(1)), How::Data),
+        op("0/d/x", Some(file(2)), None, How::None),
+    ];
+    receiver.take_ops(1, ops, true).unwrap();
+    receiver.take_data(vec![(0, 0..1)]).unwrap();
+    receiver.done(0, Stamp::default());
+    receiver.commit(1, TreeId([0; 32])).unwrap();
+    receiver.finish().unwrap();
+    assert_eq!(receiver.held().entry(&path("0/d")), Some(file(1)));
+}
+
+/// A directory that was removed before it was known that a file in it stays took that file out of the
+/// record: nobody would ever have removed it.
+#[test]
+fn i7_a_removed_directory_takes_nothing_along_that_stayed() {
+    let held = Disk::from([
+        (path("0"), Entry::Directory),
+        (path("0/d"), Entry::Directory),
+        (path("0/d/e"), Entry::Directory),
+        (path("0/d/stays"), file(1)),
+    ]);
+    let mut receiver = Receiver::new(snapshot(&held), 0, 1);
+    let gone = |at| op(at, Some(Entry::Directory), None, How::None);
+    receiver.take_ops(1, vec![gone("0/d"), gone("0/d/e")], true).unwrap();
+    receiver.commit(1, TreeId([0; 32])).unwrap_err();
+    receiver.done(0, Stamp::default());
+    receiver.done(1, Stamp::default());
+    receiver.abandon();
+    assert_eq!(receiver.held().entry(&path("0/d/stays")), Some(file(1)));
+    assert_eq!(receiver.held().entry(&path("0/d/e")), None);
 }

@@ -45,7 +45,8 @@ fn hows(held: &Snapshot, wanted: &Snapshot) -> Vec<(String, How)> {
 fn content_that_the_target_holds_is_not_sent() {
     let copy = |from: &str| How::Copy { from: path(from) };
     let big = "x".repeat(SEARCH_FROM_BYTES as usize);
-    let cases: [(&str, Snapshot, Snapshot, Vec<(&str, How)>); 6] = [
+    type Case<'a> = (&'a str, Snapshot, Snapshot, Vec<(&'a str, How)>);
+    let cases: [Case; 6] = [
         (
             "renamed",
             tree(&[("a", "1")]),

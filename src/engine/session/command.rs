@@ -7,8 +7,9 @@
 
 use std::time::Instant;
 
+use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::restart::{Action, ActionSet};
-use e2ek_sidecar::wire::{ChildEvent, Op, ToHub};
+use e2ek_sidecar::wire::{ChildEvent, ToHub};
 
 use super::{Effect, Notice, Settings, TargetId};
 
@@ -63,15 +64,14 @@ pub(super) struct Command {
 
 impl Command {
     /// Adds what changed paths ask for; the wait for quiet begins anew.
-    pub(super) fn settle(
+    pub(super) fn settle<'a>(
         &mut self,
         now: Instant,
         generation: u64,
-        ops: &[Op],
+        paths: impl Iterator<Item = &'a SyncPath>,
         settings: &Settings,
     ) {
-        let actions: ActionSet =
-            ops.iter().flat_map(|op| (settings.rules)(&op.change.path)).collect();
+        let actions: ActionSet = paths.flat_map(|path| (settings.rules)(path)).collect();
         self.needs_build += u64::from(actions.needs_build);
         if actions.is_empty() && self.settling.is_none() {
             return;
@@ -79,7 +79,7 @@ impl Command {
         let settling =
             self.settling.get_or_insert_with(|| Settling::new(now, generation, settings));
         settling.actions.merge(actions);
-        settling.generation = generation;
+        settling.generation = settling.generation.max(generation);
         settling.quiet_at = now + settings.settle;
     }
 

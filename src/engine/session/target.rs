@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::receive::leave_out_stayers;
 use e2ek_sidecar::tree::{Change, Entry, Problem, Reason, Snapshot, TreeId};
 use e2ek_sidecar::wire::{Blob, ChildEvent, How, Listed, Op, Skipped, ToHub, WireError, batches};
 
@@ -412,7 +413,9 @@ impl Target {
         }
         self.last_used = *generation;
         let number = *generation;
-        self.command.settle(now, number, &ops, settings);
+        // What was refused before may be again: its wishes count when it is done.
+        let fresh = ops.iter().map(|op| &op.change.path).filter(|p| !self.told.contains_key(*p));
+        self.command.settle(now, number, fresh, settings);
         let ops: Arc<[Op]> = ops.into();
         let asking = ops.iter().any(|op| matches!(op.how, How::Ask | How::Copy { .. }));
         let files = ops.iter().filter(|op| is_file(&op.change)).count() as u64;
@@ -500,6 +503,7 @@ impl Target {
         &mut self,
         now: Instant,
         mut report: Report,
+        settings: &Settings,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Closing> {
         let flight = self.in_flight.pop_front();
@@ -510,10 +514,15 @@ impl Target {
         report.overwritten.append(&mut flight.part.1);
         let skipped: BTreeMap<u32, Option<Reason>> =
             report.skipped.into_iter().map(|skip| (skip.index, skip.reason)).collect();
-        let done = done(&flight.ops, &skipped);
+        let done = done(&self.acked, &flight.ops, &skipped);
         let before = std::mem::take(&mut self.acked);
         self.acked = before.apply_changes(&done).unwrap_or(before);
         self.ask = false;
+        let retried = done.iter().map(|change| &change.path);
+        let mut retried = retried.filter(|path| self.told.contains_key(*path)).peekable();
+        if retried.peek().is_some() {
+            self.command.settle(now, report.generation, retried, settings);
+        }
         let problems = self.learn(&flight.ops, &skipped, &done, now, effects);
         // Where the record lost a path, or left out what hangs on another: ask what is there.
         self.unsure = (self.acked.id() != report.tree).then_some(report.tree);
@@ -560,14 +569,16 @@ impl Target {
             let Some(op) = ops.get(index as usize) else { continue };
             let path = op.change.path.clone();
             match reason {
-                // A lost race is run again at once, but not for ever.
+                // Sent before it was known that an earlier generation left the path as it was.
+                Some(reason) if is_race(reason) && self.acked.entry(&path) != op.change.old => {}
+                // A lost race is run again at once, but told when it is lost again.
                 Some(reason) if is_race(reason) && self.raced.insert(path.clone()) => {}
                 // The next look brings another content.
                 None => self.refuse(path, op, Reason::Unstable, now),
                 Some(reason) => {
                     self.refuse(path.clone(), op, reason.clone(), now);
-                    count += u64::from(!is_race(reason));
-                    if !is_race(reason) && self.told.get(&path) != Some(reason) {
+                    count += 1;
+                    if self.told.get(&path) != Some(reason) {
                         self.told.insert(path.clone(), reason.clone());
                         let problem = Problem { path, reason: reason.clone() };
                         effects.push(Effect::Say(Notice::Problem { target: self.id, problem }));
@@ -598,7 +609,9 @@ impl Target {
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
-        if !self.in_flight.is_empty() {
+        // What was withdrawn is on its way again soon: nobody was told of a problem.
+        let withdrawn = self.refused.keys().any(|path| !self.told.contains_key(path));
+        if !self.in_flight.is_empty() || withdrawn {
             return;
         }
         if settings.mode == Mode::Mirror {
@@ -736,24 +749,16 @@ impl Target {
 
 /// What was done of a generation, as the hub enters it into its record: a directory stays there as
 /// long as something in it stays.
-fn done(ops: &[Op], skipped: &BTreeMap<u32, Option<Reason>>) -> Vec<Change> {
-    let is_skipped = |index: u32| skipped.contains_key(&index);
-    let stayed: Vec<&SyncPath> = (0u32..)
+fn done(held: &Snapshot, ops: &[Op], skipped: &BTreeMap<u32, Option<Reason>>) -> Vec<Change> {
+    let mut done: Vec<Change> = (0u32..)
         .zip(ops)
-        .filter(|(index, _)| is_skipped(*index))
-        .map(|(_, op)| &op.change.path)
+        .filter(|(index, _)| !skipped.contains_key(index))
+        .map(|(_, op)| op.change.clone())
         .collect();
-    let holds_some = |path: &SyncPath| {
-        let next = stayed.partition_point(|stays| *stays <= path);
-        stayed.get(next).is_some_and(|stays| stays.starts_with(path))
-    };
-    (0u32..)
-        .zip(ops)
-        .filter(|(index, _)| !is_skipped(*index))
-        .map(|(_, op)| &op.change)
-        .filter(|change| matches!(change.new, Some(Entry::Directory)) || !holds_some(&change.path))
-        .cloned()
-        .collect()
+    leave_out_stayers(held, &mut done, |change| {
+        (&change.path, !matches!(change.new, Some(Entry::Directory)))
+    });
+    done
 }
 
 fn with_data(ops: &[Op]) -> impl Iterator<Item = u32> {
