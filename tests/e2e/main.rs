@@ -1,0 +1,35 @@
+//! The product from outside: the built binaries, real files, real processes.
+//!
+//! Every case runs over the local target and again through `--transport-cmd`; nothing here looks
+//! into the product except by its commands, its lines and what it leaves on disk.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+/// Makes tests of functions that take a [`place::Place`]: one over each kind of link.
+macro_rules! over_each_link {
+    ($($name:ident),* $(,)?) => {
+        mod local {
+            $(#[test]
+            fn $name() {
+                super::$name(&crate::place::Place::new(crate::place::Link::Local));
+            })*
+        }
+        mod stdio {
+            $(#[test]
+            fn $name() {
+                super::$name(&crate::place::Place::new(crate::place::Link::Stdio));
+            })*
+        }
+    };
+}
+
+mod daemon;
+mod faults;
+mod kill;
+mod once;
+mod place;
+mod processes;
+mod refused;
+mod restart;
+mod tree;
+mod watch;
