@@ -340,9 +340,7 @@ impl Receiver {
             indices.push((index, path.clone()));
             edits.push((path, node));
         }
-        leave_out_stayers(&self.held, &mut edits, |(path, node)| {
-            (path, !matches!(node, Some(Node::Directory(_))))
-        });
+        leave_out_stayers(&self.held, &mut edits, |(path, node)| (path, node.is_none()));
         self.held = apply_what_fits(&self.held, &mut edits);
         let entered = |path| edits.binary_search_by(|(there, _)| there.cmp(path)).is_ok();
         skipped.extend(
@@ -394,8 +392,9 @@ impl Receiver {
 }
 
 /// A directory stays in the record as long as something managed stays in it: leaves out the removals
-/// of directories that hold more than what is removed with them. `of` tells an item's path, and
-/// whether no directory stands there any more; items are in path order.
+/// of directories that hold more than what is removed with them. What stands in a directory's place
+/// tells that it held nothing. `of` tells an item's path, and whether nothing stands there any more;
+/// items are in path order.
 pub fn leave_out_stayers<T>(
     held: &Snapshot,
     items: &mut Vec<T>,

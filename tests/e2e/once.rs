@@ -225,8 +225,17 @@ fn i6_secrets_and_ignored_files_stay_here(place: &Place) {
     const CANARY: &str = "canary-7f3a91";
     fs::create_dir(place.source.join(".git")).unwrap();
     for name in [
-        ".git/config", ".env", ".env.local", "d/key.pem", "id_rsa", "id_ed25519", "kubeconfig",
-        ".kube/config", "ignored.log", "node/x", "own.secret",
+        ".git/config",
+        ".env",
+        ".env.local",
+        "d/key.pem",
+        "id_rsa",
+        "id_ed25519",
+        "kubeconfig",
+        ".kube/config",
+        "ignored.log",
+        "node/x",
+        "own.secret",
     ] {
         place.write(name, CANARY);
     }

@@ -755,9 +755,7 @@ fn done(held: &Snapshot, ops: &[Op], skipped: &BTreeMap<u32, Option<Reason>>) ->
         .filter(|(index, _)| !skipped.contains_key(index))
         .map(|(_, op)| op.change.clone())
         .collect();
-    leave_out_stayers(held, &mut done, |change| {
-        (&change.path, !matches!(change.new, Some(Entry::Directory)))
-    });
+    leave_out_stayers(held, &mut done, |change| (&change.path, change.new.is_none()));
     done
 }
 
