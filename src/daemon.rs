@@ -100,6 +100,8 @@ struct Daemon {
     ending: Option<Ending>,
     /// Where the tree and its stamps are kept for the next run.
     index: PathBuf,
+    /// To be said when nothing more urgent is to be done: a save must not wait for its own report.
+    unsaid: Vec<Event>,
     /// The tree that was kept last.
     kept: Option<e2ek_sidecar::tree::TreeId>,
     first_look: bool,
@@ -171,7 +173,11 @@ impl Daemon {
         let names = targets.iter().map(|target| target.name.clone()).collect();
         Ok(Self {
             kind,
-            session: Session::new(settings::session(kind, &config, terminal), targets.len(), 0),
+            session: Session::new(
+                settings::session(kind, &config, terminal, source.ignored()),
+                targets.len(),
+                0,
+            ),
             origin: Arc::new(Origin::new(roots.clone(), contents)),
             teller: Teller::new(names, roots.len()),
             answers: Answers::default(),
@@ -181,6 +187,7 @@ impl Daemon {
             stdin: stdin::Stdin::new(has_command && kind == Kind::Watch && !terminal),
             ending: None,
             index,
+            unsaid: Vec::new(),
             kept: None,
             first_look: true,
             desk: Desk::open(reporter).map_err(|error| Error::failure(&error))?,
@@ -205,6 +212,7 @@ impl Daemon {
                 call = next_call(&mut self.control) => self.call(call),
                 bytes = self.stdin.next() => self.input(bytes),
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
+                () = tokio::task::yield_now(), if !self.unsaid.is_empty() => self.say_all(),
                 () = until(deadline) => {}
             }
             self.settle();
@@ -480,10 +488,17 @@ impl Daemon {
     }
 
     fn say(&mut self, event: Event) {
-        if let Some(control) = &self.control {
-            control.publish(&Record::at(std::time::SystemTime::now(), event.clone()));
+        self.unsaid.push(event);
+    }
+
+    /// Says what waits. Links come first in every round, so that what was queued for them is gone.
+    fn say_all(&mut self) {
+        for event in std::mem::take(&mut self.unsaid) {
+            if let Some(control) = &self.control {
+                control.publish(&Record::at(std::time::SystemTime::now(), event.clone()));
+            }
+            let _ = self.desk.say(event);
         }
-        let _ = self.desk.say(event);
     }
 
     fn call(&mut self, call: Call) {
@@ -493,6 +508,12 @@ impl Daemon {
             Request::Status {} => {
                 let status = Box::new(self.status());
                 call.answer(Reply::Status { status });
+            }
+            Request::Flush { .. } if self.session.is_paused() => {
+                call.answer(Reply::Failed((&Error::paused()).into()));
+            }
+            Request::Restart { .. } if !self.has_command() => {
+                call.answer(Reply::Failed((&Error::no_command()).into()));
             }
             Request::Flush { .. } => {
                 self.input_to_session(Input::Retry);
@@ -516,6 +537,10 @@ impl Daemon {
             }
             Request::Attach {} => call.answer(Reply::Attached {}),
         }
+    }
+
+    fn has_command(&self) -> bool {
+        self.config.targets.iter().any(|target| target.command.is_some())
     }
 
     fn command(&mut self, call: Call, input: Input) {
@@ -596,8 +621,13 @@ impl Daemon {
         let exit = self.ending.take().map_or(Ok(0), |ending| ending.exit);
         // Carriers end by themselves, or are killed with their tasks.
         let carriers = async { while self.tasks.join_next().await.is_some() {} };
-        drop(self.source);
         let _ = tokio::time::timeout(LAST_WORDS, carriers).await;
+        if self.kind == Kind::Watch {
+            let code = exit.as_ref().map_or_else(|error| error.kind.exit_code(), |code| *code);
+            self.say(Event::Stopped { exit: code });
+        }
+        self.say_all();
+        drop(self.source);
         if let Some(control) = self.control.take() {
             control.close(LAST_WORDS).await;
         }

@@ -341,6 +341,13 @@ impl Error {
             .hint("the reasons stand above, and in `e2ek-sync status`")
     }
 
+    /// There is nothing to restart.
+    #[must_use]
+    pub fn no_command() -> Self {
+        Self::new(Kind::Usage, "this watch runs no command, so there is nothing to restart")
+            .hint("start it with one: `e2ek-sync watch SRC TARGET -- CMD`")
+    }
+
     /// A guard waits for an answer.
     #[must_use]
     pub fn held() -> Self {

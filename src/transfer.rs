@@ -80,10 +80,13 @@ impl Origin {
     }
 
     /// Permission bits and modification time for an op that puts something; nothing for others and
-    /// for what is gone.
+    /// for what is gone. Asks the file system only for what the plan does not know and a hub uses:
+    /// a file that is there already keeps its bits.
     #[must_use]
     pub fn meta(&self, op: &Op) -> Meta {
+        let replaces = matches!(op.change.old, Some(Entry::File { .. }));
         match op.change.new {
+            Some(Entry::File { .. }) if replaces && op.meta.mtime_ns != 0 => op.meta,
             Some(Entry::File { .. } | Entry::Directory) => {
                 self.stat(&op.change.path).unwrap_or_default()
             }
@@ -114,7 +117,9 @@ impl Origin {
         }
         let resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        // openat2 refuses O_NONBLOCK beside O_PATH, which waits for nobody anyway.
+        let waits = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK };
+        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | waits;
         Ok(rustix::fs::openat2(root.as_fd(), below.as_bytes(), flags, Mode::empty(), resolve)?)
     }
 

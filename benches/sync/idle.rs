@@ -1,32 +1,49 @@
 //! Measures what `watch` and its hub do when nothing happens.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
 use std::fs;
 use std::time::Duration;
 
 use crate::product::Daemon;
 use crate::table::Row;
-use crate::tree::Tree;
 use crate::{Result, Settings, progress};
 
-/// From the first sync to the first look: what follows a sync is not idleness.
-const CALM: Duration = Duration::from_secs(3);
+/// From the first sync to the first look: what follows a sync is not idleness. Longer than tokio
+/// keeps the threads of its blocking pool without work (10 s).
+const CALM: Duration = Duration::from_secs(12);
 
 /// What a process has used since its start.
-#[derive(Clone, Copy, Default)]
 struct Used {
     /// utime + stime of proc_pid_stat(5), in clock ticks.
     ticks: u64,
-    /// Of all threads together, from schedstat.
+    threads: HashMap<OsString, Thread>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Thread {
+    /// From schedstat; 0 without CONFIG_SCHED_INFO.
     cpu_nanos: u64,
-    /// Waits of all threads together: each is one wake-up.
+    /// Voluntary context switches: each is one wake-up.
     switches: u64,
+}
+
+impl Used {
+    /// What was used since `before` by the threads that live now: nanoseconds, wake-ups.
+    fn since(&self, before: &Self) -> (u64, u64) {
+        let parts = self.threads.iter().map(|(id, now)| {
+            let then = before.threads.get(id).copied().unwrap_or_default();
+            (now.cpu_nanos - then.cpu_nanos, now.switches - then.switches)
+        });
+        parts.fold((0, 0), |sum, part| (sum.0 + part.0, sum.1 + part.1))
+    }
 }
 
 pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let place = settings.place.join("idle");
     fs::create_dir(&place)?;
-    progress("idle: tree and first sync");
-    let source = Tree::make(&place.join("source"), settings.files)?;
+    progress("idle: first sync");
+    let source = settings.source()?;
     let target = place.join("target");
     fs::create_dir(&target)?;
     let mut command = settings.product.command(&place)?;
@@ -45,29 +62,28 @@ pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     daemon.stop()?;
     for ((name, _), (before, after)) in processes.iter().zip(before.iter().zip(&after)) {
         let ticks = after.ticks - before.ticks;
-        let micros = (after.cpu_nanos - before.cpu_nanos) / 1000;
-        let woken = after.switches - before.switches;
+        let (nanos, woken) = after.since(before);
         let row = Row::new(format!("idle {seconds} s, {} files, {name}", settings.files))
-            .ours(format!("{ticks} ticks ({micros} us of CPU, {woken} wake-ups)"));
+            .ours(format!("{ticks} ticks ({} us of CPU, {woken} wake-ups)", nanos / 1000));
         rows.push(row.reach("0 ticks", Some(ticks == 0)));
     }
     Ok(())
 }
 
 fn used(pid: u32) -> Result<Used> {
-    let mut used = Used { ticks: ticks(pid)?, ..Used::default() };
+    let mut threads = HashMap::new();
     for task in fs::read_dir(format!("/proc/{pid}/task"))? {
-        let task = task?.path();
-        // Without CONFIG_SCHEDSTATS there is no such file, and no figure.
-        let schedule = fs::read_to_string(task.join("schedstat")).unwrap_or_default();
-        let nanos = schedule.split(' ').next().and_then(|nanos| nanos.parse::<u64>().ok());
-        used.cpu_nanos += nanos.unwrap_or(0);
-        let status = fs::read_to_string(task.join("status"))?;
+        let task = task?;
+        let schedule = fs::read_to_string(task.path().join("schedstat")).unwrap_or_default();
+        let nanos = schedule.split(' ').next().and_then(|nanos| nanos.parse().ok());
+        let status = fs::read_to_string(task.path().join("status"))?;
         let switches =
             status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        used.switches += switches.ok_or("no voluntary_ctxt_switches")?.trim().parse::<u64>()?;
+        let switches = switches.ok_or("no voluntary_ctxt_switches")?.trim().parse()?;
+        let thread = Thread { cpu_nanos: nanos.unwrap_or(0), switches };
+        threads.insert(task.file_name(), thread);
     }
-    Ok(used)
+    Ok(Used { ticks: ticks(pid)?, threads })
 }
 
 fn ticks(pid: u32) -> Result<u64> {

@@ -8,6 +8,7 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
 mod clock;
 mod events;
@@ -25,6 +26,7 @@ mod tree;
 
 use product::Product;
 use table::Row;
+use tree::Tree;
 
 /// What the jobs fail with; the text is shown as it is.
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
@@ -32,7 +34,7 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 const HELP: &str = "\
 Usage: cargo bench --bench sync -- [--short] [--only NAME] [--dir DIR] [--files N]
 
-  --short      Fewer rounds: about a minute; the figures are coarse
+  --short      Fewer rounds, for CI: the figures are coarse
   --only NAME  One job: save, initial, nothing, idle or restart [repeatable]
   --dir DIR    Where the trees are made; its file system is what is measured
                [default: a directory below cargo's target directory]
@@ -46,6 +48,19 @@ struct Settings {
     place: PathBuf,
     files: usize,
     product: Product,
+    source: OnceLock<Tree>,
+}
+
+impl Settings {
+    /// The source of all jobs that do not measure saves, made when first asked for.
+    fn source(&self) -> Result<&Tree> {
+        if self.source.get().is_none() {
+            progress("source tree");
+            let tree = Tree::make(&self.place.join("source"), self.files)?;
+            let _ = self.source.set(tree);
+        }
+        self.source.get().ok_or_else(|| "it was just set".into())
+    }
 }
 
 /// What was typed.
@@ -101,8 +116,13 @@ fn bench(words: Vec<String>) -> Result<ExitCode> {
     let product = Product::find()?;
     say(&machine::describe(place.path(), &product)?);
     let place_path = place.path().canonicalize()?;
-    let settings =
-        Settings { short: arguments.short, place: place_path, files: arguments.files, product };
+    let settings = Settings {
+        short: arguments.short,
+        place: place_path,
+        files: arguments.files,
+        product,
+        source: OnceLock::new(),
+    };
     let mut rows = Vec::new();
     let mut failed = false;
     for (name, job) in JOBS {
@@ -115,6 +135,8 @@ fn bench(words: Vec<String>) -> Result<ExitCode> {
             complain(format_args!("{name}: {error}"));
             rows.push(Row::new(name).ours("could not run"));
         }
+        // What is gone need not be written back while the next job is measured.
+        std::fs::remove_dir_all(settings.place.join(name))?;
     }
     say(&table::render(&rows));
     say(&format!("\nload at the end: {}\n", machine::load()));

@@ -31,7 +31,7 @@ enum Way {
 pub(crate) fn initial(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let place = settings.place.join("initial");
     fs::create_dir(&place)?;
-    let source = Tree::make(&place.join("source"), settings.files)?;
+    let source = settings.source()?;
     let rounds = if settings.short { 2 } else { 3 };
     let mut took = [Samples::default(), Samples::default(), Samples::default()];
     let ways = [(Way::Ours, true), (Way::Rsync, machine::has("rsync")), (Way::Cp, true)];
@@ -42,7 +42,7 @@ pub(crate) fn initial(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
             let index = (round + turn) % ways.len();
             let (way, present) = ways[index];
             if present {
-                took[index].push(copy(settings, &place, &source, way)?);
+                took[index].push(copy(settings, &place, source, way)?);
             }
         }
     }
@@ -88,9 +88,9 @@ fn copy(settings: &Settings, place: &Path, source: &Tree, way: Way) -> Result<i6
 pub(crate) fn nothing(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let place = settings.place.join("nothing");
     fs::create_dir(&place)?;
-    progress("nothing: tree and first syncs");
-    let source = Tree::make(&place.join("source"), settings.files)?;
-    let SecondRun { opened, bytes } = second_run(settings, &place, &source)?;
+    progress("nothing: first syncs");
+    let source = settings.source()?;
+    let SecondRun { opened, bytes } = second_run(settings, &place, source)?;
     let files = settings.files;
     if let Some((to_hub, from_hub)) = bytes {
         let row = Row::new(format!("nothing changed, {files} files: bytes on the wire"));
@@ -102,7 +102,7 @@ pub(crate) fn nothing(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let row = Row::new(format!("nothing changed, {files} files: files opened"))
         .ours(format!("{source_opened} (source), {target_opened} (target)"));
     rows.push(row.reach("0", Some(source_opened + target_opened == 0)));
-    let (ours, rsync) = unchanged_times(settings, &place, &source)?;
+    let (ours, rsync) = unchanged_times(settings, &place, source)?;
     let row = Row::new(format!("nothing changed, {files} files: wall time (best / median / max)"));
     let row = row.ours(ours.range()).peer(or_absent(&rsync)).ratio(ratio(ours.min(), rsync.min()));
     rows.push(row);

@@ -43,8 +43,8 @@ enum Note {
 pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let place = settings.place.join("restart");
     fs::create_dir(&place)?;
-    progress("restart: tree and first sync");
-    let source = Tree::make(&place.join("source"), settings.files)?;
+    progress("restart: first sync");
+    let source = settings.source()?;
     let target = place.join("target");
     fs::create_dir(&target)?;
     let notes = Notes::open(&place.join("notes"))?;
@@ -63,7 +63,7 @@ pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     for round in 0..rounds {
         std::thread::sleep(PAUSE);
         progress(format_args!("restart: {} of {rounds}", round + 1));
-        let one = once(&source, &arrivals, &notes, round)
+        let one = once(source, &arrivals, &notes, round)
             .map_err(|error| format!("{error}; said: {}", said(&daemon)))?;
         Samples::push(&mut beyond, one.beyond);
         Samples::push(&mut own, one.own);

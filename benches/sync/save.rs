@@ -43,6 +43,7 @@ enum Acknowledged {
 }
 
 pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
+    std::fs::create_dir(settings.place.join("save"))?;
     let mut subjects = vec![Ok(floor_pair(settings)?), product(settings, "local", false)];
     if settings.product.sidecar.is_some() {
         subjects.push(product(settings, "transport", true));
@@ -106,7 +107,7 @@ fn rows_of(settings: &Settings, name: &str, floor: &Subject, ours: Option<&Subje
 
 fn floor_pair(settings: &Settings) -> Result<Subject> {
     progress("save: trees for the floor");
-    let place = settings.place.join("save-floor");
+    let place = settings.place.join("save/floor");
     std::fs::create_dir(&place)?;
     let source = Tree::make(&place.join("source"), settings.files)?;
     let target = Tree::make(&place.join("target"), settings.files)?;
@@ -123,7 +124,7 @@ fn floor_pair(settings: &Settings) -> Result<Subject> {
 
 fn product(settings: &Settings, name: &str, by_transport: bool) -> Result<Subject> {
     progress(format_args!("save: trees and first sync, {name}"));
-    let place = settings.place.join(format!("save-{name}"));
+    let place = settings.place.join(format!("save/{name}"));
     std::fs::create_dir(&place)?;
     let source = Tree::make(&place.join("source"), settings.files)?;
     let target = place.join("target");

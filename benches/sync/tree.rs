@@ -7,6 +7,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -99,10 +100,14 @@ impl Tree {
         Self { root: root.to_owned(), ..self.clone() }
     }
 
-    /// The first file that `root` has not with the same content.
+    /// The first file that `root` has not with the same content, mode and time of modification.
     pub(crate) fn differs(&self, root: &Path) -> Option<PathBuf> {
+        let look = |path: PathBuf| -> std::io::Result<_> {
+            let meta = fs::metadata(&path)?;
+            Ok((meta.mode(), meta.mtime(), meta.mtime_nsec(), fs::read(path)?))
+        };
         let same = |path: &PathBuf| {
-            let (here, there) = (fs::read(self.root.join(path)), fs::read(root.join(path)));
+            let (here, there) = (look(self.root.join(path)), look(root.join(path)));
             matches!((here, there), (Ok(here), Ok(there)) if here == there)
         };
         self.files.iter().find(|path| !same(path)).cloned()

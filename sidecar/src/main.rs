@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -76,8 +76,7 @@ fn run() -> Result<(), Failure> {
         }
         Some("connect") => {
             let socket = socket(&arguments)?;
-            block_on(listen::bridge(&socket))
-                .map_err(|error| Failure::NoHub(format!("no hub at {}: {error}", socket.display())))
+            connect(&socket)
         }
         Some("stdio") => {
             let settings = settings()?;
@@ -98,6 +97,24 @@ fn run() -> Result<(), Failure> {
             Ok(())
         }
         _ => Err(Failure::Usage(format!("unknown command {}", command.display()))),
+    }
+}
+
+fn connect(socket: &Path) -> Result<(), Failure> {
+    let carried = block_on(async {
+        match listen::connect(socket).await {
+            Ok(hub) => listen::bridge(hub).await.map(Ok),
+            Err(error) => Ok(Err(error)),
+        }
+    });
+    match carried {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => {
+            let shown = socket.display();
+            let hint = format!("hint: start one: e2ek-sidecar serve --socket {shown}");
+            Err(Failure::NoHub(format!("no hub at {shown}: {error}\n{hint}")))
+        }
+        Err(error) => Err(Failure::Other(error.to_string())),
     }
 }
 

@@ -14,6 +14,9 @@ use crate::path::SyncPath;
 use crate::tree::{Edit, Entry, Node, Reason, Snapshot, Stamp, TreeId};
 use crate::wire::{How, MAX_OPS, Op, Skipped, WireError};
 
+/// Most bytes of paths and links that the ops of a generation may have.
+const MAX_OPS_BYTES: usize = 256 << 20;
+
 /// One thing to do at the target. `index` names the op.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Step {
@@ -92,6 +95,8 @@ struct Incoming {
     generation: u64,
     ops: Vec<Op>,
     states: Vec<State>,
+    /// Bytes of paths, links and such that came.
+    bytes: usize,
     /// The last Ops frame has come.
     whole: bool,
 }
@@ -114,13 +119,15 @@ pub struct Receiver {
     /// Pairs of the session: the number of top-level directories there may be.
     roots: usize,
     open: Option<Incoming>,
+    /// Something was skipped; generations sent before the daemon learnt of it lead elsewhere.
+    diverged: bool,
 }
 
 impl Receiver {
     /// Goes on from what the store remembers.
     #[must_use]
     pub fn new(held: Snapshot, generation: u64, roots: usize) -> Self {
-        Self { held, generation, roots, open: None }
+        Self { held, generation, roots, open: None, diverged: false }
     }
 
     /// What is managed, with stamps.
@@ -142,6 +149,7 @@ impl Receiver {
 
     /// Ends a generation that was cut off: what was done of it enters the record, its number does not.
     pub fn abandon(&mut self) {
+        self.diverged = false;
         if let Some(open) = self.open.take() {
             self.close(open);
         }
@@ -177,6 +185,7 @@ impl Receiver {
             generation,
             ops: Vec::new(),
             states: Vec::new(),
+            bytes: 0,
             whole: false,
         });
         if !newer
@@ -188,6 +197,10 @@ impl Receiver {
         }
         for op in ops {
             check(&op, open.ops.last(), self.roots)?;
+            open.bytes += bytes_of(&op);
+            if open.bytes > MAX_OPS_BYTES {
+                return Err(WireError::Order("more ops than are held"));
+            }
             open.states.push(first_state(&op, &self.held));
             open.ops.push(op);
         }
@@ -262,9 +275,9 @@ impl Receiver {
     /// The generation is complete: what is left to do, the removals, deepest first.
     ///
     /// # Errors
-    /// When content is missing or the tree would not become `target`.
+    /// When content is missing, or the tree would not become `target` although nothing was skipped.
     pub fn commit(&mut self, generation: u64, target: TreeId) -> Result<Vec<Step>, WireError> {
-        let held = self.held.clone();
+        let (held, diverged) = (self.held.clone(), self.diverged);
         let open = self.whole()?;
         if generation != open.generation {
             return Err(WireError::Order("commit of another generation"));
@@ -274,12 +287,15 @@ impl Receiver {
             return Err(WireError::Order("commit before all data"));
         }
         let changes: Vec<_> = open.ops.iter().map(|op| op.change.clone()).collect();
-        let reached = held.apply_changes(&changes).map_err(|_| WireError::Order("ops"))?;
+        let reached = held.apply_changes(&changes).map(|tree| tree.id());
         let conflict = |state: &State| matches!(state, State::Skipped(Some(Reason::Conflict)));
-        if reached.id() != target && !open.states.iter().any(conflict) {
+        let meets = reached == Ok(target);
+        if !meets && !diverged && !open.states.iter().any(conflict) {
             return Err(WireError::Order("commit of another tree"));
         }
-        Ok(waiting_removals(open, |_| true))
+        let steps = waiting_removals(open, |_| true);
+        self.diverged = !meets;
+        Ok(steps)
     }
 
     /// Closes the generation: the record now says what was done.
@@ -290,40 +306,62 @@ impl Receiver {
         self.whole()?;
         let open = self.open.take().ok_or(WireError::Order("commit"))?;
         self.generation = open.generation;
-        Ok(self.close(open))
+        let finished = self.close(open);
+        self.diverged |= !finished.skipped.is_empty();
+        Ok(finished)
     }
 
-    /// Enters what was done into the record.
+    /// Enters what was done into the record. Whatever does not get there is told as skipped, so that
+    /// the daemon knows the same tree.
     fn close(&mut self, open: Incoming) -> Finished {
-        let mut edits: Vec<Edit> = Vec::with_capacity(open.ops.len());
+        let mut done: Vec<(u32, Edit)> = Vec::with_capacity(open.ops.len());
         let mut skipped = Vec::new();
+        let mut lost = Vec::new();
         let mut stayed: Vec<SyncPath> = Vec::new();
         for ((index, op), state) in (0u32..).zip(open.ops).zip(open.states) {
-            if !matches!(state, State::Done(_)) {
-                stayed.push(op.change.path.clone());
-            }
+            let path = op.change.path;
             match state {
                 State::Done(stamp) => {
                     let node = op.change.new.as_ref().map(|entry| Node::from_entry(entry, stamp));
-                    edits.push((op.change.path, node));
+                    done.push((index, (path, node)));
+                    continue;
+                }
+                State::Lost => {
+                    lost.push(index);
+                    done.push((index, (path, None)));
+                    continue;
                 }
                 State::Skipped(reason) => skipped.push(Skipped { index, reason }),
-                State::Lost => {
-                    stayed.pop();
-                    edits.push((op.change.path, None));
-                    skipped.push(Skipped { index, reason: Some(Reason::Conflict) });
-                }
                 _ => skipped.push(Skipped { index, reason: Some(Reason::Conflict) }),
             }
-        }
-        // A directory stays in the record as long as something managed stays in it.
-        edits.retain(|(path, node)| {
-            matches!(node, Some(Node::Directory(_))) || {
-                let next = stayed.partition_point(|p| p <= path);
-                !stayed.get(next).is_some_and(|p| p.starts_with(path))
+            if self.held.get(&path).is_some() {
+                stayed.push(path);
             }
+        }
+        let mut skip = |index, reason| skipped.push(Skipped { index, reason: Some(reason) });
+        // A directory stays in the record as long as something managed stays in it.
+        done.retain(|(index, (path, node))| {
+            let next = stayed.partition_point(|p| p <= path);
+            let holds = !matches!(node, Some(Node::Directory(_)))
+                && stayed.get(next).is_some_and(|p| p.starts_with(path));
+            if holds {
+                skip(*index, Reason::NotEmpty);
+            }
+            !holds
         });
+        let (indices, mut edits): (Vec<u32>, Vec<Edit>) = done.into_iter().unzip();
+        let paths: Vec<SyncPath> = edits.iter().map(|(path, _)| path.clone()).collect();
         self.held = apply_what_fits(&self.held, &mut edits);
+        if edits.len() < paths.len() {
+            for (index, path) in indices.into_iter().zip(&paths) {
+                if edits.binary_search_by(|(there, _)| there.cmp(path)).is_err() {
+                    skip(index, Reason::Io("its directory was not made".to_owned()));
+                }
+            }
+        }
+        lost.into_iter().for_each(|index| skip(index, Reason::Conflict));
+        skipped.sort_by_key(|skipped| skipped.index);
+        skipped.dedup_by_key(|skipped| skipped.index);
         Finished { generation: open.generation, edits, skipped }
     }
 
@@ -364,7 +402,7 @@ impl Receiver {
 }
 
 /// Applies edits, leaving out those whose parent was not made.
-fn apply_what_fits(held: &Snapshot, edits: &mut Vec<Edit>) -> Snapshot {
+pub(crate) fn apply_what_fits(held: &Snapshot, edits: &mut Vec<Edit>) -> Snapshot {
     loop {
         match held.apply(edits) {
             Ok(tree) => return tree,
@@ -396,7 +434,7 @@ fn check(op: &Op, before: Option<&Op>, roots: usize) -> Result<(), WireError> {
             *size == 0
                 || matches!(&change.old, Some(Entry::File { digest: old, .. }) if old == digest)
         }
-        (_, How::None) => true,
+        (_, How::None) | (None, How::Forget) => true,
         _ => false,
     };
     if fits { Ok(()) } else { Err(WireError::Order("op without its content")) }
@@ -413,6 +451,18 @@ pub fn root_index(path: &SyncPath) -> Option<(usize, SyncPath)> {
     Some((index, path.strip_prefix(&base)?))
 }
 
+fn bytes_of(op: &Op) -> usize {
+    let link = |entry: &Option<Entry>| match entry {
+        Some(Entry::Symlink { target }) => target.len(),
+        _ => 0,
+    };
+    let from = match &op.how {
+        How::Copy { from } => from.as_bytes().len(),
+        _ => 0,
+    };
+    op.change.path.as_bytes().len() + link(&op.change.old) + link(&op.change.new) + from
+}
+
 fn file_size(op: &Op) -> u64 {
     match op.change.new {
         Some(Entry::File { size, .. }) => size,
@@ -425,6 +475,7 @@ fn first_state(op: &Op, held: &Snapshot) -> State {
         return State::Skipped(Some(Reason::Conflict));
     }
     match &op.how {
+        How::Forget => State::Done(Stamp::default()),
         How::Data => State::Receiving { got: 0 },
         How::Copy { from } if !same_content(held.get(from), op) => State::Receiving { got: 0 },
         _ => State::Waiting,

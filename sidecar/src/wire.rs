@@ -164,6 +164,8 @@ pub enum How {
     },
     /// The target may hold it already at the op's own path (first contact).
     Ask,
+    /// What is there stays as it is and is managed no more (it is ignored from now on).
+    Forget,
 }
 
 /// One change with what is needed to make it.

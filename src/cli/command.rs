@@ -181,9 +181,12 @@ pub struct VersionArgs {
 /// `hub`.
 #[derive(Debug, Args)]
 pub struct HubArgs {
-    /// The inherited socket that is the link, by its number [default: stdin and stdout]
+    /// The inherited pipe or socket to read the link from, by its number [default: stdin]
     #[arg(long, value_name = "FD")]
     pub link: Option<RawFd>,
+    /// The inherited pipe to write the link to [default: that of --link, else stdout]
+    #[arg(long, value_name = "FD", requires = "link")]
+    pub link_out: Option<RawFd>,
     /// Where the records of targets are kept
     #[arg(long, value_name = "DIR")]
     pub state: PathBuf,

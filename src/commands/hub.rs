@@ -23,7 +23,7 @@ use crate::log;
 pub(super) fn run(args: &HubArgs) -> Result<u8, Error> {
     let failed = |error: io::Error| Error::hub_not_served(&error);
     // Before anything else is opened: no other descriptor can have the link's number.
-    let (input, output) = link(args.link).map_err(failed)?;
+    let (input, output) = link(args.link, args.link_out).map_err(failed)?;
     // An app in the same process name space shall not walk in here (invariants, trust).
     set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|error| failed(error.into()))?;
     let filter = std::env::var("E2EK_LOG").ok().filter(|filter| !filter.is_empty());
@@ -43,25 +43,29 @@ pub(super) fn run(args: &HubArgs) -> Result<u8, Error> {
 }
 
 /// Both directions of the link, closed in every child.
-fn link(number: Option<RawFd>) -> io::Result<(OwnedFd, OwnedFd)> {
+fn link(number: Option<RawFd>, out: Option<RawFd>) -> io::Result<(OwnedFd, OwnedFd)> {
     let Some(number) = number else {
         let input = fcntl_dupfd_cloexec(rustix::stdio::stdin(), 3)?;
         return Ok((input, fcntl_dupfd_cloexec(rustix::stdio::stdout(), 3)?));
     };
     let input = inherited(number)?;
     fcntl_setfd(&input, FdFlags::CLOEXEC)?;
-    let output = fcntl_dupfd_cloexec(&input, 3)?;
+    let output = match out.filter(|out| *out != number) {
+        Some(out) => inherited(out)?,
+        None => fcntl_dupfd_cloexec(&input, 3)?,
+    };
+    fcntl_setfd(&output, FdFlags::CLOEXEC)?;
     Ok((input, output))
 }
 
-/// Takes over a socket that this process was started with. To be called before it opens anything.
+/// Takes over a pipe or socket that this process was started with. To be called before it opens anything.
 fn inherited(number: RawFd) -> io::Result<OwnedFd> {
     let name = std::fs::read_link(format!("/proc/self/fd/{number}"))?;
-    let is_socket = name.to_str().is_some_and(|name| name.starts_with("socket:"));
-    if !is_socket || number < 3 {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a socket"));
+    let streams = |name: &str| name.starts_with("socket:") || name.starts_with("pipe:");
+    if !name.to_str().is_some_and(streams) || number < 3 {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "it is no pipe or socket"));
     }
-    // SAFETY: the descriptor is open and a socket (checked), and nobody here owns it: this process
+    // SAFETY: the descriptor is open and a stream (checked), and nobody here owns it: this process
     // has opened nothing yet, and the standard streams are excluded.
     Ok(unsafe { OwnedFd::from_raw_fd(number) })
 }

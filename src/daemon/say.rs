@@ -87,6 +87,14 @@ impl Teller {
                 };
                 paths.iter().map(changed).collect()
             }
+            Notice::Forgotten { target, count } => {
+                let paths = crate::report::count(*count, "file");
+                let target = &self.names[*target];
+                let message = format!(
+                    "{target}: {paths} ignored from now on, left there and managed no more"
+                );
+                vec![Event::Warning { message: message.into() }]
+            }
             Notice::Mirrored { removed: 0, .. } | Notice::Refused { .. } => Vec::new(),
             Notice::Mirrored { target, removed } => {
                 let message = format!("{}: removed {removed} unmanaged paths", self.names[*target]);
@@ -236,13 +244,14 @@ fn planned(op: &Op) -> (&'static str, u64, String) {
         _ => "of another kind",
     };
     match (&change.new, &op.how) {
+        (None, How::Forget) => ("forget", 0, "ignored now; stays at the target".to_owned()),
         (None, _) => ("delete", 0, reason.to_owned()),
         (Some(Entry::Directory), _) => ("mkdir", 0, reason.to_owned()),
         (Some(Entry::Symlink { .. }), _) => ("link", 0, reason.to_owned()),
         (Some(Entry::File { .. }), How::Copy { from }) => {
             ("copy", 0, format!("same content as {from}"))
         }
-        (Some(Entry::File { .. }), How::None) => {
+        (Some(Entry::File { .. }), How::None | How::Forget) => {
             ("write", 0, format!("{reason}, no content to send"))
         }
         (Some(Entry::File { size, .. }), How::Ask) => {

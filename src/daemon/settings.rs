@@ -10,7 +10,7 @@ use e2ek_sidecar::wire::{self, Blob, CommandSpec, Open};
 
 use crate::config::{self, Config, Target, TargetSpec};
 use crate::engine::plan;
-use crate::engine::session::{Rules, Settings};
+use crate::engine::session::{Ignored, Rules, Settings};
 use crate::error::Error;
 use crate::filter::{FilterOptions, GitPlaces, Patterns};
 use crate::transport::process::Transport;
@@ -56,7 +56,7 @@ pub(super) fn filter_options(config: &Config) -> FilterOptions {
     }
 }
 
-pub(super) fn session(kind: Kind, config: &Config, terminal: bool) -> Settings {
+pub(super) fn session(kind: Kind, config: &Config, terminal: bool, ignored: Ignored) -> Settings {
     let command = config.targets.first().and_then(|target| target.command.as_ref());
     let command = command.filter(|_| kind == Kind::Watch).map(|argv| CommandSpec {
         argv: argv.value.iter().map(|word| Blob(word.as_bytes().to_vec())).collect(),
@@ -83,6 +83,7 @@ pub(super) fn session(kind: Kind, config: &Config, terminal: bool) -> Settings {
         git_at_most: GIT_AT_MOST,
         command,
         rules: rules(config),
+        ignored,
     }
 }
 

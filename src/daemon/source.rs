@@ -7,7 +7,6 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
@@ -17,7 +16,7 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::engine::debounce::{Debounce, Hints, Seen};
-use crate::filter::{Filter, FilterError, FilterOptions, Verdict};
+use crate::filter::{Filter, FilterError, FilterOptions};
 use crate::scan::{ScanError, ScanReport, Scanner};
 use crate::transfer::Contents;
 use crate::watch::{Observed, Watch};
@@ -60,24 +59,19 @@ pub(super) struct Figures {
     pub(super) ignored: u64,
 }
 
-#[derive(Default)]
-struct Counts {
-    protected: AtomicU64,
-    ignored: AtomicU64,
-}
-
 struct Pair {
     name: SyncPath,
     filter: Arc<Filter>,
     scanner: Arc<Scanner>,
     watch: Option<Arc<Watch>>,
-    counts: Arc<Counts>,
+    /// Names that only protection, and that ignore rules left out of the last look at everything.
+    left_out: (u64, u64),
     tree: Snapshot,
     gone: bool,
 }
 
 /// A look on a thread of its own: one report a pair that was looked at.
-type Look = Vec<(usize, Result<ScanReport, ScanError>)>;
+type Look = Vec<(usize, Hints, Result<ScanReport, ScanError>)>;
 
 /// All pairs. See the module.
 pub(super) struct Source {
@@ -295,15 +289,13 @@ impl Source {
         let whole = work.iter().any(|(.., hints)| hints.subtrees().contains_key(&SyncPath::root()));
         let run = move || -> Look {
             let scan = |(index, scanner, tree, hints): (usize, Arc<Scanner>, Snapshot, Hints)| {
-                (index, scanner.scan(&tree, &hints))
+                let result = scanner.scan(&tree, &hints);
+                (index, hints, result)
             };
             work.into_iter().map(scan).collect()
         };
         if small {
             return Some(self.finish(run(), now, seen, false));
-        }
-        if whole {
-            self.pairs.iter().for_each(|pair| pair.counts.clear());
         }
         self.looks += 1;
         self.figures = whole.then(Figures::default).or(self.figures);
@@ -313,9 +305,9 @@ impl Source {
 
     fn finish(&mut self, look: Look, began: Instant, seen: Instant, large: bool) -> Looked {
         let mut gone = false;
-        for (index, result) in look {
+        for (index, hints, result) in look {
             match result {
-                Ok(report) => self.accept(index, report),
+                Ok(report) => self.accept(index, &hints, report),
                 Err(ScanError::Confused(_)) => {
                     let name = self.pairs[index].name.clone();
                     self.debounce.look_everywhere(Instant::now() + UNSTABLE_AGAIN, name);
@@ -335,9 +327,12 @@ impl Source {
         Looked::Tree { tree: self.tree(), seen }
     }
 
-    fn accept(&mut self, index: usize, report: ScanReport) {
+    fn accept(&mut self, index: usize, hints: &Hints, report: ScanReport) {
         let pair = &mut self.pairs[index];
         pair.tree = report.tree;
+        if hints.subtrees().contains_key(&SyncPath::root()) {
+            pair.left_out = (report.protected, report.ignored);
+        }
         self.contents.keep(report.contents);
         let again = Instant::now() + UNSTABLE_AGAIN;
         let name = pair.name.clone();
@@ -346,12 +341,33 @@ impl Source {
                 self.debounce.observe(again, full, Seen::Modified);
             }
         }
+        self.forget_problems(&name, hints, &report.problems);
         for Problem { path, reason } in report.problems {
             let Ok(full) = name.append(&path) else { continue };
             if self.problems.get(&full) != Some(&reason) {
                 self.problems.insert(full.clone(), reason.clone());
                 self.news.push((full, Some(reason)));
             }
+        }
+    }
+
+    /// What was looked at again and had no problem this time has none any more.
+    fn forget_problems(&mut self, name: &SyncPath, hints: &Hints, still: &[Problem]) {
+        let looked_at = |path: &SyncPath| {
+            hints.paths().keys().chain(hints.subtrees().keys()).any(|at| path.starts_with(at))
+        };
+        let over: Vec<SyncPath> = (self.problems.keys())
+            .filter(|full| {
+                let below = full.strip_prefix(name);
+                below.is_some_and(|below| {
+                    looked_at(&below) && !still.iter().any(|problem| problem.path == below)
+                })
+            })
+            .cloned()
+            .collect();
+        for path in over {
+            self.problems.remove(&path);
+            self.news.push((path, None));
         }
     }
 
@@ -364,8 +380,8 @@ impl Source {
                     figures.bytes += size;
                 }
             });
-            figures.protected += pair.counts.protected.load(Ordering::Relaxed);
-            figures.ignored += pair.counts.ignored.load(Ordering::Relaxed);
+            figures.protected += pair.left_out.0;
+            figures.ignored += pair.left_out.1;
         }
         self.figures = Some(figures);
     }
@@ -397,6 +413,17 @@ impl Source {
             }
         }
         jobs.into_iter().filter(|(index, _)| *index < self.pairs.len()).collect()
+    }
+
+    /// The question whether the rules keep a path of the session's tree out.
+    pub(super) fn ignored(&self) -> crate::engine::session::Ignored {
+        let filters: Vec<Arc<Filter>> = self.pairs.iter().map(|p| p.filter.clone()).collect();
+        Box::new(move |path, is_dir| {
+            root_index(path).is_some_and(|(index, below)| {
+                let filter = filters.get(index).filter(|_| !below.is_root());
+                filter.is_some_and(|filter| !filter.verdict_of(&below, is_dir).is_kept())
+            })
+        })
     }
 
     /// Whether the rules let a path of the session's tree through.
@@ -443,42 +470,17 @@ impl Pair {
     ) -> Result<Self, FilterError> {
         let name = SyncPath::try_from(index.to_string().as_str()).expect("digits are a name");
         let filter = Arc::new(Filter::new(root, options)?);
-        let counts = Arc::new(Counts::default());
-        let (judge, counted) = (filter.clone(), counts.clone());
-        let scanner = Scanner::new(
-            filter.root().to_owned(),
-            Arc::new(move |path: &SyncPath, is_dir: bool| {
-                let verdict = judge.verdict_of(path, is_dir);
-                counted.add(&verdict);
-                verdict.is_kept()
-            }),
-        );
+        let scanner = Scanner::filtered(filter.clone());
         let tree = previous.dir(&name).cloned().map(Snapshot::from_root).unwrap_or_default();
         Ok(Self {
             name,
             filter,
             scanner: Arc::new(scanner),
             watch: None,
-            counts,
+            left_out: (0, 0),
             tree,
             gone: false,
         })
-    }
-}
-
-impl Counts {
-    fn add(&self, verdict: &Verdict) {
-        match verdict {
-            Verdict::Kept => return,
-            Verdict::Ignored(_) => &self.ignored,
-            Verdict::Protected(_) => &self.protected,
-        }
-        .fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn clear(&self) {
-        self.protected.store(0, Ordering::Relaxed);
-        self.ignored.store(0, Ordering::Relaxed);
     }
 }
 

@@ -94,9 +94,32 @@ pub fn plan(held: &Snapshot, wanted: &Snapshot, refused: &Refused, ask: bool) ->
         .into_iter()
         .map(|change| {
             let how = content_of(&change, &known, ask);
-            Op { change, how, meta: Meta::default() }
+            let meta = Meta { mode: 0, mtime_ns: mtime_of(wanted.get(&change.path)) };
+            Op { change, how, meta }
         })
         .collect()
+}
+
+/// Makes of removals what they are when a path is gone only because it is ignored now: it stays at
+/// the target and is managed no more. Returns how many files and links that are.
+pub fn forget(ops: &mut [Op], ignored: &dyn Fn(&SyncPath, bool) -> bool) -> u64 {
+    let mut count = 0;
+    for op in ops.iter_mut().filter(|op| op.change.new.is_none()) {
+        let is_dir = matches!(op.change.old, Some(Entry::Directory));
+        if ignored(&op.change.path, is_dir) {
+            op.how = How::Forget;
+            count += u64::from(!is_dir);
+        }
+    }
+    count
+}
+
+/// The time that the last look found; 0 where it did not settle.
+fn mtime_of(node: Option<&Node>) -> i64 {
+    match node {
+        Some(Node::File { stamp, .. }) => stamp.mtime_ns,
+        _ => 0,
+    }
 }
 
 fn content_of(change: &Change, known: &HashMap<(Digest, u64), SyncPath>, ask: bool) -> How {
@@ -175,13 +198,17 @@ pub fn guard(held: &Snapshot, wanted: &Snapshot, ops: &[Op], budget: DeleteBudge
     // Each path pair is one directory at the top.
     for (name, node) in held.root().iter() {
         let Node::Directory(before) = node else { continue };
-        let emptied = match wanted.root().get(name) {
-            Some(Node::Directory(now)) => now.is_empty() && !before.is_empty(),
+        let now_empty = match wanted.root().get(name) {
+            Some(Node::Directory(now)) => now.is_empty(),
             _ => true,
         };
-        if emptied {
+        if now_empty && !before.is_empty() {
             return Some(Hold::RootEmptied { deletes });
         }
+    }
+    // Counting costs a walk over everything: not for what is allowed whatever is managed.
+    if budget.allows(deletes, 0) {
+        return None;
     }
     let managed = files(held);
     (!budget.allows(deletes, managed)).then_some(Hold::Budget { deletes, managed })
@@ -199,7 +226,9 @@ pub fn deletes(ops: &[Op]) -> u64 {
     ops.iter()
         .filter(|op| {
             let gone = matches!(op.change.old, Some(Entry::File { .. } | Entry::Symlink { .. }));
-            gone && op.change.new.is_none() && !moved.contains(&op.change.path)
+            gone && op.change.new.is_none()
+                && op.how != How::Forget
+                && !moved.contains(&op.change.path)
         })
         .count() as u64
 }

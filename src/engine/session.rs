@@ -7,7 +7,9 @@
 
 #![deny(clippy::disallowed_methods)]
 
+mod command;
 mod compare;
+mod mirror;
 mod target;
 
 use std::sync::Arc;
@@ -23,6 +25,9 @@ pub use target::{TargetState, TargetStatus};
 
 /// What a changed path asks of the command, by the restart rules; set by the configuration.
 pub type Rules = Box<dyn Fn(&SyncPath) -> Vec<Action> + Send>;
+
+/// Whether ignore rules keep a path (of a directory: `true`) out; set by the filter.
+pub type Ignored = Box<dyn Fn(&SyncPath, bool) -> bool + Send>;
 
 /// What does not change while a session lives.
 pub struct Settings {
@@ -42,6 +47,8 @@ pub struct Settings {
     pub command: Option<CommandSpec>,
     /// What changed paths ask of it.
     pub rules: Rules,
+    /// What a path that is gone from the source is asked: is it only ignored now?
+    pub ignored: Ignored,
 }
 
 /// Names a target by its place in the configuration.
@@ -188,6 +195,13 @@ pub enum Notice {
         /// Which.
         paths: Vec<SyncPath>,
     },
+    /// Managed paths are ignored now: they stay at the target and are managed no more.
+    Forgotten {
+        /// Where.
+        target: TargetId,
+        /// Files and links.
+        count: u64,
+    },
     /// Unmanaged paths were removed (`mirror`).
     Mirrored {
         /// Where.
@@ -276,7 +290,7 @@ impl Session {
             Input::Foreign(id, paths) => {
                 self.targets[id].foreign(paths, &self.settings, &mut effects);
             }
-            Input::LinkDown(id) => self.targets[id].link_down(now),
+            Input::LinkDown(id) => self.targets[id].link_down(now, &self.settings),
             Input::Pause => self.paused = true,
             Input::Resume { accept } => self.resume(accept),
             Input::Retry => self.targets.iter_mut().for_each(|t| t.retry(&mut effects)),
@@ -290,7 +304,7 @@ impl Session {
     /// When [`Input::Tick`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.targets.iter().filter_map(target::Target::deadline).min()
+        self.targets.iter().filter_map(|target| target.deadline(&self.settings)).min()
     }
 
     /// Whether a restart waits: only then does [`Input::Tick`] need to know about git.
@@ -314,7 +328,7 @@ impl Session {
     /// What a target would be sent now; `None` as long as it is not known what it holds.
     #[must_use]
     pub fn plan(&self, target: TargetId) -> Option<Vec<Op>> {
-        self.targets[target].plan(self.local()?)
+        self.targets[target].plan(self.local()?, &self.settings)
     }
 
     /// Whether the user paused it.
@@ -326,7 +340,8 @@ impl Session {
     /// How each target stands, in the order of the configuration.
     #[must_use]
     pub fn status(&self) -> Vec<TargetStatus> {
-        self.targets.iter().map(|target| target.status(self.source_gone)).collect()
+        let (local, gone) = (self.local(), self.source_gone);
+        self.targets.iter().map(|target| target.status(local, gone, &self.settings)).collect()
     }
 
     fn scanned(&mut self, now: Instant, tree: Snapshot, seen: Instant) {
@@ -341,7 +356,8 @@ impl Session {
             local => *local = Some(Local { tree, seen, hashed: now }),
         }
         if !same {
-            self.targets.iter_mut().for_each(|t| t.source_changed(seen));
+            let settings = &self.settings;
+            self.targets.iter_mut().for_each(|t| t.source_changed(now, seen, settings));
         }
     }
 
@@ -361,8 +377,7 @@ impl Session {
     }
 
     fn restart(&mut self, now: Instant) {
-        let generation = self.generation;
-        self.targets.iter_mut().for_each(|t| t.restart_now(now, generation));
+        self.targets.iter_mut().for_each(|t| t.restart_now(now, &self.settings));
     }
 
     fn tick(&mut self, now: Instant, git_busy: bool, effects: &mut Vec<Effect>) {
@@ -376,7 +391,7 @@ impl Session {
         let result = match message {
             FromHub::Opened { tree, generation, epoch: _, populated } => {
                 self.generation = self.generation.max(generation);
-                target.opened(tree, generation, populated)
+                target.opened(now, tree, generation, populated)
             }
             FromHub::Refused(refusal) => {
                 effects.push(Effect::Say(Notice::Refused { target: id, refusal }));
@@ -392,14 +407,14 @@ impl Session {
             }
             FromHub::Applied { generation, tree, skipped, overwritten, micros } => {
                 let report = target::Report { generation, tree, skipped, overwritten, micros };
-                target.applied(now, report, effects)
+                target.applied(now, report, &self.settings, effects)
             }
             FromHub::Drifted { paths } => {
                 effects.push(Effect::Say(Notice::Drifted { target: id, paths }));
                 Ok(())
             }
             FromHub::ForeignRemoved { removed, problems } => {
-                target.mirrored(removed, problems, effects);
+                target.mirrored(now, removed, problems, effects);
                 Ok(())
             }
             FromHub::Child(event) => {
@@ -416,7 +431,7 @@ impl Session {
             | FromHub::Bye { .. } => Ok(()),
         };
         if let Err(error) = result {
-            effects.push(Effect::Close(id, error));
+            target.close(error, effects);
         }
     }
 
@@ -426,8 +441,15 @@ impl Session {
         if self.paused || self.source_gone {
             return;
         }
-        for target in &mut self.targets {
-            target.pump(now, local, &mut self.generation, &self.settings, effects);
+        // A target whose hub is ahead moves the number on: those before it hear of it, too.
+        loop {
+            let before = self.generation;
+            for target in &mut self.targets {
+                target.pump(now, local, &mut self.generation, &self.settings, effects);
+            }
+            if self.generation == before {
+                return;
+            }
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A hub behind a program: this one, started again as the embedded hub, or any that the user names.
 //!
-//! The embedded hub speaks over a socket of its own, so that its standard streams can be the
+//! The embedded hub speaks over pipes of its own, so that its standard streams can be the
 //! terminal's and go on to the command. A named program speaks over its standard streams, as `rsync
 //! -e` does; what it says on standard error goes to ours.
 
@@ -73,22 +73,25 @@ impl Transport {
 }
 
 fn embedded(program: &PathBuf, state: &PathBuf, terminal: bool) -> io::Result<Link> {
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-    let (ours, theirs) =
-        socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)?;
+    // Pipes rather than a socket: the reader's draining of a socket wakes its writer for nothing.
+    let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
+    let ((their_input, our_output), (our_input, their_output)) = (pipe()?, pipe()?);
     let mut command = Command::new(program);
-    command.arg("hub").arg("--link").arg(theirs.as_raw_fd().to_string());
+    command.arg("hub").arg("--link").arg(their_input.as_raw_fd().to_string());
+    command.arg("--link-out").arg(their_output.as_raw_fd().to_string());
     command.arg("--state").arg(state);
     if !terminal {
         command.stdin(Stdio::null()).stdout(Stdio::null());
     }
     command.kill_on_drop(true);
-    // The one descriptor that the hub inherits. Nothing else is started at this moment.
-    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty())?;
+    // The two descriptors that the hub inherits. Nothing else is started at this moment.
+    for fd in [&their_input, &their_output] {
+        rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+    }
     let child = command.spawn();
-    drop(theirs);
-    let reader = reader_of(ours.try_clone()?)?;
-    Ok(Link { reader, writer: writer_of(ours)?, carrier: Carrier { child: child? } })
+    drop((their_input, their_output));
+    let (reader, writer) = (reader_of(our_input)?, writer_of(our_output)?);
+    Ok(Link { reader, writer, carrier: Carrier { child: child? } })
 }
 
 fn named(argv: &[OsString]) -> io::Result<Link> {

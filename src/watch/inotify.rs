@@ -76,6 +76,9 @@ pub(super) fn spawn(
     })
 }
 
+/// How long a write without its close is kept from the daemon, once.
+const LINGER: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+
 struct Watcher {
     root: PathBuf,
     cookies: PathBuf,
@@ -102,6 +105,7 @@ impl Watcher {
     fn run(&mut self) {
         self.establish();
         self.finish_batch();
+        let mut lingered = false;
         while !self.shared.stopping() {
             self.wait();
             self.out.now = Instant::now();
@@ -115,9 +119,34 @@ impl Watcher {
                     self.out.post(&self.root, &self.shared);
                 }
             }
+            // A write is mostly followed by its close at once. Waking the daemon for both would
+            // cost the second one the time that matters (measured: 60 us of a save).
+            lingered = !lingered && self.is_patient() && self.more_comes();
+            if lingered {
+                continue;
+            }
             self.repair();
             self.finish_batch();
         }
+    }
+
+    /// Whether nothing was observed but what is held back anyway until its close comes.
+    fn is_patient(&self) -> bool {
+        !self.out.observed.is_empty()
+            && self.out.answers.is_empty()
+            && self.out.observed.iter().all(|observed| {
+                matches!(
+                    observed,
+                    Observed::Path { seen: Seen::Modified | Seen::Created { open: true }, .. }
+                )
+            })
+    }
+
+    /// Waits a little for the next event.
+    fn more_comes(&self) -> bool {
+        let Some(queue) = &self.queue else { return false };
+        let mut fds = [PollFd::new(queue, PollFlags::IN)];
+        poll(&mut fds, Some(&LINGER)).is_ok_and(|ready| ready > 0)
     }
 
     /// Waits for an event, a command or the next poll.

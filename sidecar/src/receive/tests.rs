@@ -161,7 +161,7 @@ proptest! {
             .into_iter()
             .map(|op| Op { how: if op.how == How::None { How::None } else { How::Data }, ..op })
             .collect();
-        let mut receiver = Receiver::new(from, 0, 1);
+        let mut receiver = Receiver::new(from.clone(), 0, 1);
         receiver.take_ops(1, ops.clone(), true).unwrap();
         for (index, _) in (0u32..).zip(&ops) {
             if index == fail {
@@ -172,6 +172,14 @@ proptest! {
         }
         receiver.commit(1, to.id()).unwrap();
         let finished = receiver.finish().unwrap();
+        // The other end works out the same tree from what it is told was skipped.
+        let skipped = |index: &u32| finished.skipped.iter().any(|s| s.index == *index);
+        let told: Vec<Change> = (0u32..)
+            .zip(&ops)
+            .filter(|(index, _)| !skipped(index))
+            .map(|(_, op)| op.change.clone())
+            .collect();
+        prop_assert_eq!(from.apply_changes(&told).unwrap().id(), receiver.held().id());
         if let Some(failed) = ops.get(fail as usize) {
             prop_assert_eq!(receiver.held().entry(&failed.change.path), failed.change.old.clone());
             prop_assert!(finished.skipped.iter().any(|s| s.index == fail));
@@ -234,4 +242,67 @@ fn i4_an_op_that_expects_something_else_is_skipped() {
     let finished = receiver.finish().unwrap();
     assert_eq!(finished.skipped, [Skipped { index: 0, reason: Some(Reason::Conflict) }]);
     assert_eq!(receiver.held().entry(&path("0/a")), Some(file(1)));
+}
+
+/// One denied file used to end the link when a second save was on its way already.
+#[test]
+fn i3_a_generation_sent_before_a_skip_was_known_is_taken() {
+    let root = Disk::from([(path("0"), Entry::Directory)]);
+    let with = |extra: &[&str]| {
+        let mut disk = root.clone();
+        disk.extend(extra.iter().map(|p| (path(p), Entry::Directory)));
+        snapshot(&disk)
+    };
+    let made = |at: &str| vec![op(at, None, Some(Entry::Directory), How::None)];
+    let mut receiver = Receiver::new(with(&[]), 0, 1);
+    receiver.take_ops(1, made("0/a"), true).unwrap();
+    receiver.skip(0, Reason::Denied);
+    receiver.commit(1, with(&["0/a"]).id()).unwrap();
+    receiver.finish().unwrap();
+    receiver.take_ops(2, made("0/b"), true).unwrap();
+    receiver.done(0, Stamp::default());
+    receiver.commit(2, with(&["0/a", "0/b"]).id()).unwrap();
+    receiver.finish().unwrap();
+    receiver.take_ops(3, made("0/a/x"), true).unwrap();
+    receiver.skip(0, Reason::Denied);
+    receiver.commit(3, with(&["0/a", "0/a/x", "0/b"]).id()).unwrap();
+    receiver.finish().unwrap();
+    assert_eq!(receiver.held().id(), with(&["0/b"]).id());
+    receiver.take_ops(4, made("0/a"), true).unwrap();
+    receiver.done(0, Stamp::default());
+    receiver.commit(4, with(&["0/a", "0/b"]).id()).unwrap();
+    receiver.finish().unwrap();
+    receiver.take_ops(5, made("0/c"), true).unwrap();
+    receiver.done(0, Stamp::default());
+    assert!(receiver.commit(5, TreeId([7; 32])).is_err(), "both agree again");
+}
+
+#[test]
+fn i7_what_is_forgotten_stays_where_it_is() {
+    let held = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(1))]));
+    let target = held.apply(&[(path("0/a"), None)]).unwrap();
+    let mut receiver = Receiver::new(held, 0, 1);
+    let steps = receiver.take_ops(1, vec![op("0/a", Some(file(1)), None, How::Forget)], true);
+    assert_eq!(steps, Ok(vec![]));
+    assert_eq!(receiver.commit(1, target.id()), Ok(vec![]), "nothing is removed");
+    receiver.finish().unwrap();
+    assert_eq!(receiver.held().entry(&path("0/a")), None, "and it is managed no more");
+}
+
+/// A file that took a directory's place was left out of the record, because of a path in it that the
+/// record did not hold either: nobody would ever have removed it.
+#[test]
+fn i7_only_what_is_held_keeps_a_directory_in_the_record() {
+    let held = Disk::from([(path("0"), Entry::Directory), (path("0/d"), Entry::Directory)]);
+    let mut receiver = Receiver::new(snapshot(&held), 0, 1);
+    let ops = vec![
+        op("0/d", Some(Entry::Directory), Some(file(1)), How::Data),
+        op("0/d/x", Some(file(2)), None, How::None),
+    ];
+    receiver.take_ops(1, ops, true).unwrap();
+    receiver.take_data(vec![(0, 0..1)]).unwrap();
+    receiver.done(0, Stamp::default());
+    receiver.commit(1, TreeId([0; 32])).unwrap();
+    receiver.finish().unwrap();
+    assert_eq!(receiver.held().entry(&path("0/d")), Some(file(1)));
 }

@@ -1,9 +1,11 @@
 //! Performs the steps of a generation at a site: the one place where the record, the roots and the
 //! trash meet.
 //!
-//! Before anything is replaced it is looked at. What we wrote ourselves is known by its stamp; what
-//! is equal already is taken over; anything else goes to the trash first and is counted. A fault is
-//! the fault of one path: it becomes a reason, and the rest goes on.
+//! Before anything is replaced it is looked at (`look`); of what is somebody else's the trash gets a
+//! copy first, and it is counted. A fault is the fault of one path: it becomes a reason, and the rest
+//! goes on. [`Reason::Conflict`] makes the daemon plan again at once, so it is only given where the
+//! record differs afterwards from what the daemon believed; what may happen again is
+//! [`Reason::Unstable`], which is tried again later.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -12,14 +14,15 @@ use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
+use super::look::{Look, content_of, is_as_written, look, reason};
 use super::root::{
-    Found, FoundKind, PutMeta, Removed, RootError, RootErrorKind, Staged, TargetRoot,
+    FoundKind, InPlace, Put, PutMeta, Removed, RootError, RootErrorKind, Staged, TargetRoot,
 };
-use super::site::{Site, entry_of};
+use super::site::Site;
 use crate::path::SyncPath;
 use crate::receive::{Finished, Step};
-use crate::tree::{Digest, Entry, Node, Problem, Reason, Stamp};
-use crate::wire::{self, FromHub, How, Listed, OPS_PER_FRAME, Op, WireError};
+use crate::tree::{Digest, Entry, Reason, Stamp};
+use crate::wire::{self, FromHub, How, OPS_PER_FRAME, Op, WireError};
 
 /// Files of one frame that are worth a second thread.
 const PARALLEL_FROM: usize = 8;
@@ -33,7 +36,11 @@ pub(super) struct Applying {
     staged: HashMap<u32, Staged>,
     /// Foreign content that went to the trash.
     overwritten: Vec<SyncPath>,
+    /// What the trash holds a copy of, as it stood then: it may be replaced.
+    kept: HashMap<u32, Stamp>,
     adopted: u64,
+    /// Files that could not be replaced by a rename.
+    in_place: u64,
     began: Option<Instant>,
     generation: u64,
 }
@@ -41,12 +48,14 @@ pub(super) struct Applying {
 /// How one op went.
 enum Outcome {
     Done(Stamp),
+    /// Done, but a reader may have seen a mixture (the exception of I1).
+    InPlace(Stamp, InPlace),
     Skip(Reason),
     /// The record is wrong about this path.
     Lost,
     /// The content is not there.
     Need,
-    /// Something that is not ours stands there; it goes to the trash before the next try.
+    /// Something that is not ours stands there; the trash gets a copy before the next try.
     Foreign,
 }
 
@@ -56,23 +65,19 @@ impl From<RootError> for Outcome {
     }
 }
 
-fn reason(error: &RootError) -> Reason {
-    match error.kind {
-        RootErrorKind::NoSpace | RootErrorKind::Quota => Reason::NoSpace,
-        RootErrorKind::ReadOnly => Reason::ReadOnly,
-        RootErrorKind::Denied => Reason::Denied,
-        RootErrorKind::Busy => Reason::Busy,
-        RootErrorKind::MountPoint => Reason::MountPoint,
-        RootErrorKind::LinkInTheWay => Reason::LinkInTheWay,
-        RootErrorKind::NotEmpty => Reason::NotEmpty,
-        RootErrorKind::NotRegular => Reason::Special,
-        RootErrorKind::Reserved | RootErrorKind::NameTooLong => Reason::Name,
-        RootErrorKind::UnsafeLink => Reason::UnsafeLink,
-        RootErrorKind::Changed => Reason::Unstable,
-        _ => match &error.source {
-            Some(source) => Reason::Io(format!("{}: {source}", error.kind)),
-            None => Reason::Io(error.kind.to_string()),
-        },
+impl From<Reason> for Outcome {
+    fn from(reason: Reason) -> Self {
+        Self::Skip(reason)
+    }
+}
+
+impl From<Result<Put, RootError>> for Outcome {
+    fn from(put: Result<Put, RootError>) -> Self {
+        match put {
+            Ok(Put { stamp, in_place: None }) => Self::Done(stamp),
+            Ok(Put { stamp, in_place: Some(why) }) => Self::InPlace(stamp, why),
+            Err(error) => error.into(),
+        }
     }
 }
 
@@ -140,7 +145,8 @@ impl Site {
         }
         let done = std::mem::take(&mut self.applying);
         let micros = done.began.map_or(0, |began| began.elapsed().as_micros() as u64);
-        debug!(generation, micros, edits = edits.len(), skipped = skipped.len(), "applied");
+        let (count, skips, in_place) = (edits.len(), skipped.len(), done.in_place);
+        debug!(generation, micros, edits = count, skipped = skips, in_place, "applied");
         let (tree, overwritten) = (held.id(), done.overwritten);
         let small = skipped.len() + overwritten.len() <= OPS_PER_FRAME / 8;
         if small {
@@ -180,8 +186,8 @@ impl Site {
                 Step::Write { index, offset: 0, range, complete: true } => {
                     small.push((index, &body[range]));
                 }
-                Step::Write { index, range, complete, .. } => {
-                    self.piece(index, &body[range], complete);
+                Step::Write { index, offset, range, complete } => {
+                    self.piece(index, offset, &body[range], complete);
                 }
                 step => self.perform_one(&step),
             }
@@ -207,10 +213,17 @@ impl Site {
     fn report(&mut self, index: u32, outcome: Outcome) {
         match outcome {
             Outcome::Done(stamp) => self.receiver.done(index, stamp),
+            Outcome::InPlace(stamp, why) => {
+                let path = &self.receiver.op(index).change.path;
+                info!(%path, ?why, "written in place: a reader may have seen a mixture");
+                self.applying.in_place += 1;
+                self.receiver.done(index, stamp);
+            }
             Outcome::Skip(reason) => self.receiver.skip(index, reason),
             Outcome::Lost => self.receiver.lost(index),
             Outcome::Need => self.receiver.need(index),
-            Outcome::Foreign => self.receiver.skip(index, Reason::Conflict),
+            // Somebody writes there at the same time.
+            Outcome::Foreign => self.receiver.skip(index, Reason::Unstable),
         }
     }
 
@@ -225,42 +238,44 @@ impl Site {
         }
     }
 
-    /// Puts what stands at an op's path into the trash, and takes it away.
+    /// Keeps a copy of what stands at an op's path; it stays there until it is replaced.
     fn trash(&mut self, index: u32) -> Result<(), Reason> {
         let path = self.receiver.op(index).change.path.clone();
-        self.trash_path(&path)?;
-        self.applying.overwritten.push(path);
+        if let Some(stamp) = self.keep(&path, self.applying.generation)? {
+            self.applying.kept.insert(index, stamp);
+            self.applying.overwritten.push(path);
+        }
         Ok(())
     }
 
-    fn trash_path(&mut self, path: &SyncPath) -> Result<(), Reason> {
-        let generation = self.applying.generation;
+    /// Copies what stands at a path to the trash; the stamp of what was copied, `None` for nothing.
+    pub(super) fn keep(
+        &mut self,
+        path: &SyncPath,
+        generation: u64,
+    ) -> Result<Option<Stamp>, Reason> {
         let Some((root, below)) = self.locate(path) else { return Err(Reason::Name) };
-        let found = root.stat(&below).map_err(|error| reason(&error))?;
-        let content: Box<dyn Read> = match found.map(|found| found.kind) {
-            Some(FoundKind::File) => {
-                Box::new(root.open_file(&below).map_err(|error| reason(&error))?)
-            }
-            Some(FoundKind::Symlink { target }) => Box::new(std::io::Cursor::new(target)),
-            Some(FoundKind::Directory) => return Err(Reason::NotEmpty),
-            Some(FoundKind::Other) => return Err(Reason::Special),
-            None => return Ok(()),
+        let Some(found) = root.stat(&below).map_err(|error| reason(&error))? else {
+            return Ok(None);
+        };
+        let content: Box<dyn Read> = match found.kind {
+            FoundKind::File => Box::new(root.open_file(&below).map_err(|error| reason(&error))?),
+            FoundKind::Symlink { target } => Box::new(std::io::Cursor::new(target)),
+            FoundKind::Directory => return Err(Reason::NotEmpty),
+            FoundKind::Other => return Err(Reason::Special),
         };
         let store = self.store.as_mut().ok_or(Reason::ReadOnly)?;
         let kept = store.trash(path, generation, content).map_err(|e| Reason::from(&e))?;
-        info!(%path, kept = %kept.display(), "foreign content went to the trash");
-        let Some((root, below)) = self.locate(path) else { return Err(Reason::Name) };
-        root.remove_file(&below).map_err(|error| reason(&error))?;
-        Ok(())
+        info!(%path, kept = %kept.display(), "content of others is kept in the trash");
+        Ok(Some(found.stamp))
     }
 
-    /// What stands at an op's path, and whether it is what the record says.
-    fn look(&self, index: u32) -> Result<Look, Outcome> {
+    /// What stands at an op's path, and whose it is.
+    fn look(&self, index: u32) -> Result<Look, Reason> {
         let op = self.receiver.op(index);
-        let Some((root, below)) = self.locate(&op.change.path) else {
-            return Err(Outcome::Skip(Reason::Name));
-        };
-        look(root, &below, self.receiver.held().get(&op.change.path), op)
+        let Some((root, below)) = self.locate(&op.change.path) else { return Err(Reason::Name) };
+        let kept = self.applying.kept.get(&index).copied();
+        look(root, &below, self.receiver.held().get(&op.change.path), kept, op)
     }
 
     fn write_small(&mut self, files: &[(u32, &[u8])]) {
@@ -291,24 +306,28 @@ impl Site {
     /// Writes a whole small file.
     fn write(&self, index: u32, content: &[u8]) -> Outcome {
         let op = self.receiver.op(index);
-        if Some(Digest::of(content)) != digest(op) {
+        if Some(Digest::of(content)) != content_of(op.change.new.as_ref()) {
             return Outcome::Skip(Reason::Unstable);
         }
         let Some((root, below)) = self.locate(&op.change.path) else {
             return Outcome::Skip(Reason::Name);
         };
-        match look(root, &below, self.receiver.held().get(&op.change.path), op) {
-            Err(outcome) => outcome,
+        match self.look(index) {
+            Err(reason) => reason.into(),
             Ok(Look::Equal(stamp)) => Outcome::Done(stamp),
             Ok(Look::Foreign) => Outcome::Foreign,
-            Ok(Look::Free) => put(root, &below, op, content).unwrap_or_else(Outcome::from),
+            Ok(Look::Free) => put(root, &below, op, content),
         }
     }
 
     /// Writes a piece of a large file.
-    fn piece(&mut self, index: u32, bytes: &[u8], complete: bool) {
+    fn piece(&mut self, index: u32, offset: u64, bytes: &[u8], complete: bool) {
         let path = self.receiver.op(index).change.path.clone();
         if !self.applying.pieces.contains_key(&index) {
+            if offset > 0 {
+                // An earlier piece failed; that is told already.
+                return;
+            }
             let Some((root, below)) = self.locate(&path) else { return };
             match root.stage(&below, file_size(self.receiver.op(index))) {
                 Ok(staged) => {
@@ -327,7 +346,8 @@ impl Site {
             return;
         }
         let Some((staged, hasher)) = self.applying.pieces.remove(&index) else { return };
-        if Some(Digest::from(hasher.finalize())) != digest(self.receiver.op(index)) {
+        let wanted = content_of(self.receiver.op(index).change.new.as_ref());
+        if Some(Digest::from(hasher.finalize())) != wanted {
             return self.receiver.skip(index, Reason::Unstable);
         }
         self.applying.staged.insert(index, staged);
@@ -339,19 +359,14 @@ impl Site {
         let Some(staged) = self.applying.staged.remove(&index) else { return };
         let mut look = self.look(index);
         if matches!(look, Ok(Look::Foreign)) {
-            look = match self.trash(index) {
-                Ok(()) => self.look(index),
-                Err(reason) => Err(Outcome::Skip(reason)),
-            };
+            look = self.trash(index).and_then(|()| self.look(index));
         }
         let op = self.receiver.op(index);
         let outcome = match (look, self.locate(&op.change.path)) {
             (Ok(Look::Equal(stamp)), _) => Outcome::Done(stamp),
-            (Ok(Look::Free), Some((root, below))) => root
-                .put(&below, staged, &meta(op))
-                .map_or_else(Outcome::from, |put| Outcome::Done(put.stamp)),
-            (Ok(_), _) => Outcome::Skip(Reason::Conflict),
-            (Err(outcome), _) => outcome,
+            (Ok(Look::Free), Some((root, below))) => root.put(&below, staged, &meta(op)).into(),
+            (Ok(_), _) => Outcome::Foreign,
+            (Err(reason), _) => reason.into(),
         };
         self.report(index, outcome);
     }
@@ -379,9 +394,11 @@ impl Site {
             return Err(Outcome::Need);
         }
         match root.copy_to_stage(&from_below, &below) {
-            Ok((staged, found)) if Some(found) == digest(op) => Ok(staged),
+            Ok((staged, found)) if Some(found) == content_of(op.change.new.as_ref()) => Ok(staged),
             Ok(_) => Err(Outcome::Need),
-            Err(error) if error.kind == RootErrorKind::NoSpace => Err(Outcome::from(error)),
+            Err(error) if matches!(error.kind, RootErrorKind::NoSpace | RootErrorKind::Quota) => {
+                Err(error.into())
+            }
             Err(_) => Err(Outcome::Need),
         }
     }
@@ -404,11 +421,9 @@ impl Site {
             && same_mode(self.receiver.op(removal), self.receiver.op(index));
         let moved = match (self.locate(&from), self.locate(&to)) {
             (Some((a, from_below)), Some((b, to_below))) if plain && std::ptr::eq(a, b) => {
-                let ours = matches!(
-                    (self.receiver.held().get(&from), a.stat(&from_below)),
-                    (Some(Node::File { stamp, .. }), Ok(Some(found)))
-                        if *stamp == found.stamp && *stamp != Stamp::default()
-                );
+                let found = a.stat(&from_below);
+                let ours = matches!(found, Ok(Some(found))
+                    if is_as_written(self.receiver.held().get(&from), &found));
                 if ours { a.rename(&from_below, &to_below).ok() } else { None }
             }
             _ => None,
@@ -429,7 +444,7 @@ impl Site {
                 Outcome::Done(stamp)
             }
             Ok(_) => Outcome::Need,
-            Err(outcome) => outcome,
+            Err(reason) => reason.into(),
         }
     }
 
@@ -442,7 +457,7 @@ impl Site {
             return Outcome::Done(Stamp::default());
         }
         match self.look(index) {
-            Err(outcome) => outcome,
+            Err(reason) => reason.into(),
             Ok(Look::Foreign) => Outcome::Foreign,
             Ok(Look::Equal(stamp)) => Outcome::Done(stamp),
             Ok(Look::Free) => {
@@ -462,21 +477,23 @@ impl Site {
             return Outcome::Skip(Reason::Name);
         };
         let look = match self.look(index) {
-            Err(outcome) => return outcome,
+            Err(reason) => return reason.into(),
             Ok(look) => look,
         };
         let made = match (look, &op.change.new) {
             (Look::Equal(stamp), _) => return Outcome::Done(stamp),
-            (Look::Foreign, Some(Entry::File { size: 1.., .. })) => return Outcome::Lost,
-            (Look::Foreign, _) => return Outcome::Foreign,
-            (Look::Free, Some(Entry::Symlink { target })) => root.make_symlink(&below, target),
-            (Look::Free, Some(Entry::File { size: 0, .. })) => {
-                return put(root, &below, op, &[]).unwrap_or_else(Outcome::from);
-            }
-            (Look::Free, Some(Entry::File { executable, .. })) => {
+            (look, Some(Entry::File { size: 1.., executable, .. })) => {
+                // Only the bit changes, so the content must still be there.
+                let file = matches!(root.stat(&below), Ok(Some(f)) if f.kind == FoundKind::File);
+                if !file || matches!(look, Look::Foreign) {
+                    return Outcome::Lost;
+                }
                 root.set_executable(&below, *executable)
             }
-            (Look::Free, _) => return Outcome::Skip(Reason::Conflict),
+            (Look::Foreign, _) => return Outcome::Foreign,
+            (Look::Free, Some(Entry::Symlink { target })) => root.make_symlink(&below, target),
+            (Look::Free, Some(Entry::File { .. })) => return put(root, &below, op, &[]),
+            (Look::Free, _) => return Outcome::Skip(Reason::Special),
         };
         made.map_or_else(Outcome::from, Outcome::Done)
     }
@@ -490,8 +507,9 @@ impl Site {
             return Outcome::Done(Stamp::default());
         }
         let removed = match (self.look(index), &op.change.old) {
-            (Err(outcome), _) => return outcome,
+            (Err(reason), _) => return reason.into(),
             (Ok(Look::Foreign), _) => return Outcome::Foreign,
+            (Ok(Look::Equal(_)), _) => return Outcome::Done(Stamp::default()),
             (Ok(_), Some(Entry::Directory)) => root.remove_directory(&below),
             (Ok(_), _) => root.remove_file(&below),
         };
@@ -503,115 +521,17 @@ impl Site {
             Err(error) => error.into(),
         }
     }
-
-    /// Removes unmanaged paths that still are what was listed (`mirror`).
-    pub(super) fn remove_foreign(&mut self, paths: &[(SyncPath, Listed)]) -> FromHub {
-        self.applying.generation = self.receiver.generation();
-        let (mut removed, mut problems) = (0, Vec::new());
-        for (path, listed) in paths.iter().rev() {
-            match self.remove_foreign_one(path, listed) {
-                Ok(true) => removed += 1,
-                Ok(false) => {}
-                Err(reason) => problems.push(Problem { path: path.clone(), reason }),
-            }
-        }
-        FromHub::ForeignRemoved { removed, problems }
-    }
-
-    fn remove_foreign_one(&mut self, path: &SyncPath, listed: &Listed) -> Result<bool, Reason> {
-        let Some((root, below)) = self.locate(path) else { return Err(Reason::Name) };
-        if self.receiver.held().get(path).is_some() || below.is_root() {
-            return Ok(false);
-        }
-        if matches!(listed, Listed::Directory(_)) {
-            let removed = root.remove_directory(&below).map_err(|error| reason(&error))?;
-            return Ok(removed == Removed::Gone);
-        }
-        let expected = Node::from_entry(&entry_of(listed), Stamp::default());
-        match root.stat(&below).map_err(|error| reason(&error))? {
-            None => Ok(false),
-            Some(found) if is_entry(root, &below, &found, &expected) => {
-                self.trash_path(path)?;
-                Ok(true)
-            }
-            Some(_) => Err(Reason::Conflict),
-        }
-    }
 }
 
-/// What stands at a path, for who wants to change it.
-enum Look {
-    /// Nothing, or what we put there: it may be replaced.
-    Free,
-    /// What is wanted, already.
-    Equal(Stamp),
-    /// Somebody else's.
-    Foreign,
-}
-
-fn look(
-    root: &TargetRoot,
-    below: &SyncPath,
-    held: Option<&Node>,
-    op: &Op,
-) -> Result<Look, Outcome> {
-    let Some(found) = root.stat(below).or_else(absent)? else { return Ok(Look::Free) };
-    match (&found.kind, held, &op.change.new) {
-        (FoundKind::Other, ..) => Err(Outcome::Skip(Reason::Special)),
-        // An emptied directory makes room; `put` refuses one that is not empty.
-        (FoundKind::Directory, _, Some(Entry::Directory)) => Ok(Look::Equal(Stamp::default())),
-        (FoundKind::Directory, Some(Node::Directory(_)), _) => Ok(Look::Free),
-        (FoundKind::Directory, ..) => Err(Outcome::Skip(Reason::NotEmpty)),
-        (FoundKind::Symlink { target }, Some(Node::Symlink(link)), _) if link == target => {
-            Ok(Look::Free)
-        }
-        (FoundKind::Symlink { target }, _, Some(Entry::Symlink { target: wanted }))
-            if target == wanted =>
-        {
-            Ok(Look::Equal(found.stamp))
-        }
-        (FoundKind::File, Some(&Node::File { size, stamp, .. }), _)
-            if stamp == found.stamp && size == found.size && stamp != Stamp::default() =>
-        {
-            Ok(Look::Free)
-        }
-        (FoundKind::File, held, wanted) => {
-            let Some((digest, found)) = root.hash(below)? else { return Ok(Look::Free) };
-            let found_entry =
-                Entry::File { digest, size: found.size, executable: found.executable };
-            Ok(if wanted.as_ref() == Some(&found_entry) {
-                Look::Equal(found.stamp)
-            } else if held.map(Node::entry) == Some(found_entry) {
-                Look::Free
-            } else {
-                Look::Foreign
-            })
-        }
-        (FoundKind::Symlink { .. }, ..) => Ok(Look::Foreign),
-    }
-}
-
-/// A missing directory on the way means that nothing stands there.
-fn absent(error: RootError) -> Result<Option<Found>, Outcome> {
-    if error.kind == RootErrorKind::NotFound { Ok(None) } else { Err(error.into()) }
-}
-
-fn is_entry(root: &TargetRoot, below: &SyncPath, found: &Found, expected: &Node) -> bool {
-    match (&found.kind, expected) {
-        (FoundKind::Symlink { target }, Node::Symlink(link)) => target == link,
-        (FoundKind::File, Node::File { digest, .. }) => {
-            matches!(root.hash(below), Ok(Some((found, _))) if found == *digest)
-        }
-        _ => false,
-    }
-}
-
-fn put(root: &TargetRoot, below: &SyncPath, op: &Op, content: &[u8]) -> Result<Outcome, RootError> {
-    let mut staged = root.stage(below, content.len() as u64)?;
+fn put(root: &TargetRoot, below: &SyncPath, op: &Op, content: &[u8]) -> Outcome {
+    let mut staged = match root.stage(below, content.len() as u64) {
+        Ok(staged) => staged,
+        Err(error) => return error.into(),
+    };
     if let Err(error) = staged.write_all(content) {
-        return Ok(Outcome::Skip(Reason::from(&error)));
+        return Outcome::Skip(Reason::from(&error));
     }
-    root.put(below, staged, &meta(op)).map(|put| Outcome::Done(put.stamp))
+    root.put(below, staged, &meta(op)).into()
 }
 
 fn meta(op: &Op) -> PutMeta {
@@ -619,13 +539,6 @@ fn meta(op: &Op) -> PutMeta {
         executable: matches!(op.change.new, Some(Entry::File { executable: true, .. })),
         mode: (op.meta.mode != 0).then_some(op.meta.mode.into()),
         mtime_ns: (op.meta.mtime_ns != 0).then_some(op.meta.mtime_ns),
-    }
-}
-
-fn digest(op: &Op) -> Option<Digest> {
-    match op.change.new {
-        Some(Entry::File { digest, .. }) => Some(digest),
-        _ => None,
     }
 }
 

@@ -10,10 +10,15 @@ use tracing::{info, warn};
 
 use super::run::{Request, RunEvent, Runner, Spec, Stdio, Stream};
 use crate::restart::{ActionSet, Status};
-use crate::wire::{Blob, ChildEvent, CommandSpec, FromHub, OUTPUT_WINDOW_BYTES};
+use crate::wire::{
+    Blob, ChildEvent, CommandSpec, FromHub, INPUT_WINDOW_BYTES, OUTPUT_WINDOW_BYTES,
+};
 
 /// Output kept while there is no credit, in bytes, before the command has to wait.
 const KEPT_BYTES: usize = 1 << 20;
+
+/// Input kept while the command does not read, in bytes: the window, and room for what crosses.
+const STDIN_BYTES: usize = 4 * INPUT_WINDOW_BYTES as usize;
 
 /// The command, if there is one.
 pub(super) struct Command {
@@ -41,13 +46,13 @@ impl Default for Command {
 
 impl Command {
     /// Whether no command is there, and none will come.
-    pub(super) fn is_gone(&self) -> bool {
-        self.running.is_none() && self.next.is_none() && self.kept.is_empty()
+    pub(super) fn is_idle(&self) -> bool {
+        self.running.is_none() && self.next.is_none()
     }
 
-    /// Whether no command was ever asked for, or it is gone.
-    pub(super) fn is_idle(&self) -> bool {
-        self.running.is_none()
+    /// Whether output waits for credit.
+    pub(super) fn has_output(&self) -> bool {
+        !self.kept.is_empty()
     }
 
     /// Runs a command in place of the one before. The same one goes on as it is.
@@ -65,7 +70,9 @@ impl Command {
                 return pid.map(|pid| FromHub::Child(ChildEvent::Started { pid }));
             }
             self.next = Some((spec, directory.to_owned(), marker.to_owned(), generation));
-            self.stop();
+            if !self.stopping {
+                self.request_stop();
+            }
             return None;
         }
         self.start(spec, directory, marker, generation)
@@ -99,6 +106,11 @@ impl Command {
 
     /// Asks for the end; the second time for the end at once.
     pub(super) fn stop(&mut self) {
+        self.next = None;
+        self.request_stop();
+    }
+
+    fn request_stop(&mut self) {
         if let Some((_, runner)) = &mut self.running {
             let again = std::mem::replace(&mut self.stopping, true);
             runner.request(if again { Request::StopNow } else { Request::Stop });
@@ -109,8 +121,15 @@ impl Command {
         self.request(Request::Apply { generation, actions });
     }
 
+    /// Hands input on. What exceeds the window by far is dropped: the other end did not keep to it.
     pub(super) fn stdin(&mut self, bytes: Vec<u8>) {
-        self.request(Request::Stdin(bytes));
+        if let Some((_, runner)) = &mut self.running {
+            if runner.stdin_backlog() > STDIN_BYTES {
+                warn!(bytes = bytes.len(), "input beyond the window is dropped");
+                return;
+            }
+            runner.request(Request::Stdin(bytes));
+        }
     }
 
     pub(super) fn stdin_end(&mut self) {

@@ -4,13 +4,17 @@
 //! Each link has a task that reads and one that writes. Both ends say Hello at once; a Ping follows
 //! five seconds of silence, and fifteen without a byte end the link.
 
-use std::os::fd::{AsFd, OwnedFd};
-use std::path::Path;
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
 use crate::wire::{self, Decoder, FromHub, Hello, HelloReader, ToHub, WireError};
@@ -26,17 +30,46 @@ const READ_BYTES: usize = 256 << 10;
 /// Messages between a link's reader and the hub; the credit window bounds their bytes.
 const QUEUE: usize = 64;
 
+/// What may wait for a link whose other end does not read, in bytes; above, the link is ended.
+pub const OUTGOING_BYTES: usize = 64 << 20;
+/// Answers that were asked for are made only as long as less than this waits, in bytes.
+pub(super) const ANSWERS_AHEAD_BYTES: usize = 4 << 20;
+/// Links at a time.
+const MAX_LINKS: usize = 64;
+/// How long to wait before the next accept after one that failed.
+const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
+
 /// Names a link.
 pub type PeerId = u64;
 
-/// The hub's end of a link.
+/// The hub's end of a link. Dropped, the link ends as soon as what is queued went out, at most
+/// [`HEARTBEAT`] later.
 #[derive(Debug)]
 pub struct Peer {
     id: PeerId,
+    /// Unbounded, because the hub looks at `queued` after each message.
     outgoing: mpsc::UnboundedSender<Vec<u8>>,
+    /// Bytes in `outgoing`.
+    queued: Arc<AtomicUsize>,
+    /// Told apart from `outgoing`, which ends only after its last message.
+    _held: oneshot::Sender<()>,
+}
+
+/// The link's end of a [`Peer`].
+struct Outgoing {
+    messages: mpsc::UnboundedReceiver<Vec<u8>>,
+    queued: Arc<AtomicUsize>,
 }
 
 impl Peer {
+    fn new(id: PeerId) -> (Self, Outgoing, oneshot::Receiver<()>) {
+        let (outgoing, messages) = mpsc::unbounded_channel();
+        let (held, dropped) = oneshot::channel();
+        let queued = Arc::new(AtomicUsize::new(0));
+        let peer = Self { id, outgoing, queued: Arc::clone(&queued), _held: held };
+        (peer, Outgoing { messages, queued }, dropped)
+    }
+
     /// Its name.
     #[must_use]
     pub fn id(&self) -> PeerId {
@@ -47,6 +80,17 @@ impl Peer {
     pub fn send(&self, message: &FromHub) {
         let mut bytes = Vec::new();
         wire::encode(message, &mut bytes);
+        self.push(bytes);
+    }
+
+    /// Bytes that wait to be written.
+    #[must_use]
+    pub fn queued(&self) -> usize {
+        self.queued.load(Ordering::Relaxed)
+    }
+
+    fn push(&self, bytes: Vec<u8>) {
+        self.queued.fetch_add(bytes.len(), Ordering::Relaxed);
         let _ = self.outgoing.send(bytes);
     }
 }
@@ -58,6 +102,8 @@ pub enum Incoming {
     Linked(Peer),
     /// A message and its length in bytes.
     Message(PeerId, ToHub, usize),
+    /// All that waited for the link was written.
+    Drained(PeerId),
     /// The link is over.
     Ended(PeerId, Option<WireError>),
 }
@@ -68,29 +114,35 @@ pub fn queue() -> (mpsc::Sender<Incoming>, mpsc::Receiver<Incoming>) {
     mpsc::channel(QUEUE)
 }
 
-/// Serves one link until it ends; nothing of it is left then.
-pub async fn link<R, W>(id: PeerId, reader: R, writer: W, hub: mpsc::Sender<Incoming>)
+/// Serves one link until it ends; nothing of it is left then. Returns what was wrong with it.
+pub async fn link<R, W>(
+    id: PeerId,
+    reader: R,
+    writer: W,
+    hub: mpsc::Sender<Incoming>,
+) -> Option<WireError>
 where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let (outgoing, queue) = mpsc::unbounded_channel();
+    let (peer, outgoing, dropped) = Peer::new(id);
     let mut hello = Vec::new();
     Hello::ours().encode(&mut hello);
-    let _ = outgoing.send(hello);
-    let peer = Peer { id, outgoing };
+    peer.push(hello);
     let reading = read(peer, reader, &hub);
-    let writing = write(writer, queue, &FromHub::Ping);
+    let writing = write(id, writer, outgoing, &hub);
     let mut writing = std::pin::pin!(writing);
-    let (result, written) = tokio::select! {
-        result = reading => (result, false),
-        () = &mut writing => (Ok(()), true),
+    let (error, written) = tokio::select! {
+        result = reading => (result.err(), false),
+        () = &mut writing => (None, true),
+        _ = dropped => (None, false),
     };
-    let _ = hub.send(Incoming::Ended(id, result.err())).await;
+    let _ = hub.send(Incoming::Ended(id, error.clone())).await;
     if !written {
-        // The hub drops its sender now: what is queued still goes out, within reason.
+        // The hub drops its end now: what is queued still goes out, within reason.
         let _ = tokio::time::timeout(HEARTBEAT, writing).await;
     }
+    error
 }
 
 async fn read<R: AsyncRead + Unpin>(
@@ -146,31 +198,41 @@ pub async fn hello<R: AsyncRead + Unpin>(
     }
 }
 
-/// Writes what is queued; sends `ping` after five seconds of silence. Ends with the queue or with
+/// Writes what is queued; sends a Ping after five seconds of silence. Ends with the queue or with
 /// the other end.
-pub async fn write<W, M>(mut writer: W, mut queue: mpsc::UnboundedReceiver<Vec<u8>>, ping: &M)
-where
-    W: AsyncWrite + Unpin,
-    M: serde::Serialize,
-{
+async fn write<W: AsyncWrite + Unpin>(
+    id: PeerId,
+    mut writer: W,
+    mut outgoing: Outgoing,
+    hub: &mpsc::Sender<Incoming>,
+) {
     loop {
-        let mut bytes = match tokio::time::timeout(HEARTBEAT, queue.recv()).await {
+        let mut bytes = match tokio::time::timeout(HEARTBEAT, outgoing.messages.recv()).await {
             Ok(Some(bytes)) => bytes,
             Ok(None) => break,
             Err(_) => {
                 let mut bytes = Vec::new();
-                wire::encode(ping, &mut bytes);
+                wire::encode(&FromHub::Ping, &mut bytes);
+                outgoing.queued.fetch_add(bytes.len(), Ordering::Relaxed);
                 bytes
             }
         };
         // What is queued already goes out in one write.
         while bytes.len() < READ_BYTES
-            && let Ok(more) = queue.try_recv()
+            && let Ok(more) = outgoing.messages.try_recv()
         {
             bytes.extend_from_slice(&more);
         }
         if writer.write_all(&bytes).await.is_err() {
             break;
+        }
+        let before = outgoing.queued.fetch_sub(bytes.len(), Ordering::Relaxed);
+        // Only who has much to say waits for room.
+        if before >= ANSWERS_AHEAD_BYTES
+            && before - bytes.len() < ANSWERS_AHEAD_BYTES
+            && hub.send(Incoming::Drained(id)).await.is_err()
+        {
+            // The hub is gone, what it said last is not.
         }
     }
     let _ = writer.shutdown().await;
@@ -219,12 +281,16 @@ pub async fn serve_link(
     links.spawn(link(0, reader, writer, sender));
     hub.run(stop).await;
     // The last words go out.
-    let _ = tokio::time::timeout(HEARTBEAT, links.join_next()).await;
-    Ok(())
+    match tokio::time::timeout(HEARTBEAT, links.join_next()).await {
+        Ok(Some(Ok(Some(error @ (WireError::NotOurs(_) | WireError::Skew { .. }))))) => {
+            Err(std::io::Error::other(error))
+        }
+        _ => Ok(()),
+    }
 }
 
-/// Serves every link that comes to a unix socket. The socket is made with mode 0600 and removed at
-/// the end; one left by a killed hub is replaced.
+/// Serves every link that comes to a unix socket, [`MAX_LINKS`] at a time; the others wait. The
+/// socket is made with mode 0600 and removed at the end; one left by a killed hub is replaced.
 ///
 /// # Errors
 /// When the socket cannot be made, or another hub listens there.
@@ -233,70 +299,160 @@ pub async fn serve_socket(
     socket: &Path,
     stop: impl Future<Output = ()>,
 ) -> std::io::Result<()> {
-    let listener = bind(socket)?;
+    let bound = Bound::new(socket)?;
     let (sender, receiver) = queue();
-    let hub = super::Hub::new(settings, receiver);
-    let accept = async move {
-        let mut links = JoinSet::new();
+    let mut links = JoinSet::new();
+    {
+        let mut hub = std::pin::pin!(super::Hub::new(settings, receiver).run(stop));
         let mut next = 0;
         loop {
             tokio::select! {
+                () = &mut hub => break,
                 Some(_) = links.join_next() => {}
-                accepted = listener.accept() => {
-                    let Ok((stream, _)) = accepted else { continue };
-                    let ours = rustix::process::geteuid().as_raw();
-                    if stream.peer_cred().is_ok_and(|peer| peer.uid() == ours || peer.uid() == 0) {
-                        let (reader, writer) = stream.into_split();
-                        links.spawn(link(next, reader, writer, sender.clone()));
-                        next += 1;
-                    }
+                stream = accept(&bound.listener), if links.len() < MAX_LINKS => {
+                    let (reader, writer) = stream.into_split();
+                    links.spawn(link(next, reader, writer, sender.clone()));
+                    next += 1;
                 }
             }
         }
-    };
-    tokio::select! {
-        () = hub.run(stop) => {}
-        () = accept => {}
     }
-    let _ = std::fs::remove_file(socket);
+    drop(bound);
+    // The last words go out.
+    let ended = async { while links.join_next().await.is_some() {} };
+    let _ = tokio::time::timeout(HEARTBEAT, ended).await;
     Ok(())
 }
 
-fn bind(socket: &Path) -> std::io::Result<UnixListener> {
-    if std::os::unix::net::UnixStream::connect(socket).is_ok() {
-        return Err(std::io::Error::new(
-            std::io::ErrorKind::AddrInUse,
-            "another hub listens there",
-        ));
+/// The next link of our own user, or of root. Cancel safe.
+async fn accept(listener: &UnixListener) -> UnixStream {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let ours = rustix::process::geteuid().as_raw();
+                if stream.peer_cred().is_ok_and(|peer| peer.uid() == ours || peer.uid() == 0) {
+                    return stream;
+                }
+            }
+            // Out of descriptors, for one: without a wait this would spin.
+            Err(error) => {
+                tracing::warn!(%error, "accept");
+                tokio::time::sleep(ACCEPT_AGAIN).await;
+            }
+        }
     }
-    match std::fs::remove_file(socket) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-        _ => {}
-    }
-    // Made in a private place and moved, so that nobody can connect before its mode is set.
-    let aside = socket.with_extension(format!("{}.tmp", std::process::id()));
-    let _ = std::fs::remove_file(&aside);
-    let listener = UnixListener::bind(&aside)?;
-    use std::os::unix::fs::PermissionsExt;
-    std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))?;
-    std::fs::rename(&aside, socket)?;
-    Ok(listener)
 }
 
-/// Carries bytes between this process's standard streams and a hub's socket until either ends.
+/// A path as the kernel takes it for a socket, however long its directory's is (sun_path holds 108
+/// bytes).
+struct Short {
+    directory: OwnedFd,
+    name: OsString,
+}
+
+impl Short {
+    fn of(socket: &Path) -> std::io::Result<Self> {
+        let name = socket.file_name().ok_or(std::io::ErrorKind::InvalidInput)?.to_owned();
+        let above = socket.parent().filter(|above| !above.as_os_str().is_empty());
+        let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let above = above.unwrap_or(Path::new("."));
+        Ok(Self { directory: rustix::fs::open(above, flags, Mode::empty())?, name })
+    }
+
+    fn path(&self) -> PathBuf {
+        self.beside(&self.name)
+    }
+
+    fn beside(&self, name: impl AsRef<Path>) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.directory.as_raw_fd())).join(name)
+    }
+
+    fn identity(&self) -> Option<(u64, u64)> {
+        let stat = rustix::fs::statat(&self.directory, &self.name, AtFlags::SYMLINK_NOFOLLOW);
+        stat.ok().map(|stat| (stat.st_dev, stat.st_ino))
+    }
+}
+
+/// A socket that is listened to; dropped, it is removed if it still is ours.
+struct Bound {
+    listener: UnixListener,
+    place: Short,
+    identity: Option<(u64, u64)>,
+}
+
+impl Bound {
+    fn new(socket: &Path) -> std::io::Result<Self> {
+        let place = Short::of(socket)?;
+        // One hub at a time looks around here; let go with the last line.
+        let guard = rustix::io::fcntl_dupfd_cloexec(&place.directory, 3)?;
+        rustix::fs::flock(&guard, FlockOperation::LockExclusive)?;
+        let bound = Self::bind(place);
+        rustix::fs::flock(&guard, FlockOperation::Unlock)?;
+        bound
+    }
+
+    fn bind(place: Short) -> std::io::Result<Self> {
+        use std::os::unix::fs::PermissionsExt;
+        if std::os::unix::net::UnixStream::connect(place.path()).is_ok() {
+            let why = "another hub listens there";
+            return Err(std::io::Error::new(std::io::ErrorKind::AddrInUse, why));
+        }
+        if let Ok(there) = std::fs::symlink_metadata(place.path())
+            && !std::os::unix::fs::FileTypeExt::is_socket(&there.file_type())
+        {
+            let why = "something that is no socket stands there";
+            return Err(std::io::Error::new(std::io::ErrorKind::AlreadyExists, why));
+        }
+        // Made aside and moved, so that it has its mode before anybody finds it.
+        let aside = place.beside(format!(".e2ek-{}", std::process::id()));
+        let _ = std::fs::remove_file(&aside);
+        let listener = UnixListener::bind(&aside)?;
+        let named = std::fs::set_permissions(&aside, std::fs::Permissions::from_mode(0o600))
+            .and_then(|()| std::fs::rename(&aside, place.path()));
+        if let Err(error) = named {
+            let _ = std::fs::remove_file(&aside);
+            return Err(error);
+        }
+        let identity = place.identity();
+        Ok(Self { listener, place, identity })
+    }
+}
+
+impl Drop for Bound {
+    fn drop(&mut self) {
+        if self.identity.is_some() && self.place.identity() == self.identity {
+            let _ = std::fs::remove_file(self.place.path());
+        }
+    }
+}
+
+/// Connects to a hub's socket.
 ///
 /// # Errors
 /// When nobody listens there.
-pub async fn bridge(socket: &Path) -> std::io::Result<()> {
-    let stream = UnixStream::connect(socket).await?;
-    let (mut from_hub, mut to_hub) = stream.into_split();
+pub async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
+    UnixStream::connect(Short::of(socket)?.path()).await
+}
+
+/// Carries bytes between this process's standard streams and a hub until either ends.
+///
+/// # Errors
+/// When the standard streams are neither pipes nor sockets, or fail. An end is no failure.
+pub async fn bridge(hub: UnixStream) -> std::io::Result<()> {
+    let (mut from_hub, mut to_hub) = hub.into_split();
     let (stdin, stdout) = (
         rustix::stdio::stdin().try_clone_to_owned()?,
         rustix::stdio::stdout().as_fd().try_clone_to_owned()?,
     );
     let (mut input, mut output) = (reader_of(stdin)?, writer_of(stdout)?);
-    tokio::select! {
-        result = tokio::io::copy(&mut input, &mut to_hub) => result.map(|_| ()),
-        result = tokio::io::copy(&mut from_hub, &mut output) => result.map(|_| ()),
+    let carried = tokio::select! {
+        result = tokio::io::copy(&mut input, &mut to_hub) => result,
+        result = tokio::io::copy(&mut from_hub, &mut output) => result,
+    };
+    match carried.map_err(|error| (error.kind(), error)) {
+        Ok(_) | Err((std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset, _)) => {
+            Ok(())
+        }
+        Err((_, error)) => Err(error),
     }
 }

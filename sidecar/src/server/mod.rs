@@ -3,19 +3,23 @@
 //!
 //! A link is a task that reads frames and one that writes them ([`listen`]). What comes in is handled
 //! in order, one message at a time, so that a restart asked for after a generation finds its files in
-//! place. The outgoing queue of a link is unbounded, because its content is bounded elsewhere:
-//! output by credit, answers by what was asked.
+//! place. Who may write where is decided on entry (`entry`); after that a site listens to one link
+//! only, and only as long as its lease is the newest (I14).
 
 mod apply;
 mod command;
+mod entry;
+mod foreign;
+mod link;
 pub mod listen;
+mod look;
+mod opening;
 pub mod root;
 pub mod run;
 mod site;
 pub mod store;
 pub mod target;
 
-use std::collections::HashMap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -23,14 +27,18 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use self::command::Command;
-use self::listen::{Incoming, Peer, PeerId};
+use self::entry::{Waiting, same_site};
+use self::link::{Asked, Links};
+use self::listen::{Incoming, PeerId};
 use self::site::Site;
-use crate::wire::{self, FromHub, Open, Refusal, ToHub, WINDOW_BYTES, WireError};
+use crate::lease::{LEASE, Leases};
+use crate::tree::TreeId;
+use crate::wire::{self, ChildEvent, CommandSpec, FromHub, Open, Refusal, ToHub, WireError};
 
-/// How long the right to write, and a running command, outlive a lost link (cli.md, CMD).
+/// How long a running command outlives a lost link (cli.md, CMD); so long its site is kept.
 const KEEP_AFTER_LINK: Duration = Duration::from_secs(60);
-/// Credit is given back in pieces of this size.
-const CREDIT_STEP: u64 = WINDOW_BYTES / 8;
+/// How long the last output of a command that is gone waits for credit when the hub ends.
+const LAST_OUTPUT: Duration = Duration::from_secs(2);
 
 /// What a hub needs to know.
 #[derive(Clone, Debug)]
@@ -47,26 +55,38 @@ pub struct Settings {
 struct Serving {
     open: Open,
     site: Site,
+    /// Of this serving; only `epoch` is ever handed to it by `peer`.
+    leases: Leases,
+    epoch: u64,
     peer: Option<PeerId>,
     /// Since when nobody is there.
     alone_since: Option<Instant>,
 }
 
-struct Link {
-    peer: Peer,
-    /// Consumed and not yet given back.
-    consumed: u64,
+/// Whose command the command is: there is one at a time.
+struct Charge {
+    /// The session that asked for it.
+    open: Open,
+    /// Who is told.
+    peer: Option<PeerId>,
+    /// The session said good-bye: the link ends with the command.
+    leaving: bool,
 }
 
 /// The hub's loop and all it owns.
 pub struct Hub {
     settings: Settings,
     incoming: mpsc::Receiver<Incoming>,
-    links: HashMap<PeerId, Link>,
+    links: Links,
     sites: Vec<Serving>,
+    /// Sessions that an earlier hub of the same workspace keeps out for a moment.
+    waiting: Vec<Waiting>,
     command: Command,
+    charge: Option<Charge>,
     /// No new work is taken; when the command is gone, so is the hub.
     ending: bool,
+    /// Since when only output of a command that is gone holds the end up.
+    output_since: Option<Instant>,
     idle_since: Instant,
 }
 
@@ -77,10 +97,13 @@ impl Hub {
         Self {
             settings,
             incoming,
-            links: HashMap::new(),
+            links: Links::default(),
             sites: Vec::new(),
+            waiting: Vec::new(),
             command: Command::default(),
+            charge: None,
             ending: false,
+            output_since: None,
             idle_since: Instant::now(),
         }
     }
@@ -90,7 +113,7 @@ impl Hub {
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
         let mut stopping = false;
-        while !(self.ending && self.command.is_gone()) {
+        while !self.is_over() {
             let deadline = self.deadline();
             tokio::select! {
                 biased;
@@ -98,20 +121,22 @@ impl Hub {
                     stopping = true;
                     self.end();
                 }
-                event = self.command.next() => self.command_event(event),
+                event = self.command.next() => self.command_event(&event),
                 incoming = self.incoming.recv() => match incoming {
                     Some(incoming) => self.take(incoming),
                     None => self.end(),
                 },
                 () = until(deadline) => self.expire(),
             }
+            while let Some(id) = self.links.overrun() {
+                warn!("a link's other end does not read");
+                self.unlink(id);
+            }
         }
         for serving in self.sites.drain(..) {
             serving.site.close();
         }
-        for link in self.links.values() {
-            link.peer.send(&FromHub::Bye { reason: String::new() });
-        }
+        self.links.send_to_all(&FromHub::Bye { reason: String::new() });
     }
 
     fn end(&mut self) {
@@ -119,16 +144,29 @@ impl Hub {
         self.command.stop();
     }
 
+    /// Whether nothing is left to do: the command is gone, and its last words said as far as somebody
+    /// listens.
+    fn is_over(&mut self) -> bool {
+        if !self.ending || !self.command.is_idle() {
+            return false;
+        }
+        let heard = self.charge.as_ref().is_some_and(|charge| charge.peer.is_some());
+        let since = *self.output_since.get_or_insert_with(Instant::now);
+        !self.command.has_output() || !heard || since.elapsed() >= LAST_OUTPUT
+    }
+
     fn take(&mut self, incoming: Incoming) {
         match incoming {
-            Incoming::Linked(peer) => {
-                self.links.insert(peer.id(), Link { peer, consumed: 0 });
-            }
+            Incoming::Linked(peer) => self.links.insert(peer),
             Incoming::Message(id, message, len) => {
-                if let Err(error) = self.message(id, message, len) {
+                // A link that was let go may still have messages on the way: nothing comes of them.
+                if self.links.contains(id)
+                    && let Err(error) = self.message(id, message, len)
+                {
                     self.refuse(id, &error);
                 }
             }
+            Incoming::Drained(id) => self.links.answer(id),
             Incoming::Ended(id, error) => {
                 if let Some(error) = error {
                     info!(%error, "link ended");
@@ -138,26 +176,26 @@ impl Hub {
         }
     }
 
-    fn send(&self, id: PeerId, message: &FromHub) {
-        if let Some(link) = self.links.get(&id) {
-            link.peer.send(message);
-        }
-    }
-
     /// Ends a link whose other end broke the protocol.
     fn refuse(&mut self, id: PeerId, error: &WireError) {
         warn!(%error, "protocol broken");
-        self.send(id, &FromHub::Bye { reason: error.to_string() });
+        self.links.send(id, &FromHub::Bye { reason: error.to_string() });
         self.unlink(id);
     }
 
     fn unlink(&mut self, id: PeerId) {
-        self.links.remove(&id);
+        self.links.remove(id);
+        self.waiting.retain(|waiting| waiting.id != id);
+        if let Some(charge) = self.charge.as_mut().filter(|charge| charge.peer == Some(id)) {
+            charge.peer = None;
+        }
         for serving in self.sites.iter_mut().filter(|serving| serving.peer == Some(id)) {
             serving.site.abandon();
             serving.peer = None;
             serving.alone_since = Some(Instant::now());
         }
+        // Nobody comes back to a mere look.
+        self.sites.retain(|serving| serving.peer.is_some() || !serving.site.is_dry());
         self.idle_since = Instant::now();
         if self.settings.once && self.links.is_empty() {
             self.end();
@@ -171,64 +209,86 @@ impl Hub {
         let Some(at) = self.sites.iter().position(|serving| serving.peer == Some(id)) else {
             return match message {
                 ToHub::Ping | ToHub::Bye => Ok(()),
+                // The command of a session that said good-bye still has the last word.
+                ToHub::Credit { bytes } if self.is_leaving(id) => {
+                    self.command.credit(bytes);
+                    Ok(())
+                }
+                ToHub::StopCommand if self.is_leaving(id) => {
+                    self.command.stop();
+                    Ok(())
+                }
+                ToHub::Stdin(_) | ToHub::StdinEnd | ToHub::Act { .. } if self.is_leaving(id) => {
+                    Ok(())
+                }
                 _ => Err(WireError::Order("a message before the session is open")),
             };
         };
+        let serving = &mut self.sites[at];
+        if !serving.leases.touch(Instant::now(), serving.epoch) {
+            self.links.send(id, &FromHub::Refused(Refusal::Superseded));
+            self.unlink(id);
+            return Ok(());
+        }
+        match message {
+            ToHub::Ops { .. }
+            | ToHub::Data { .. }
+            | ToHub::Withdraw { .. }
+            | ToHub::Commit { .. }
+            | ToHub::RemoveForeign { .. }
+            | ToHub::Run(_)
+                if serving.site.is_dry() =>
+            {
+                Err(WireError::Order("a change in a session that only looks"))
+            }
+            ToHub::Ops { .. } | ToHub::Data { .. } | ToHub::Withdraw { .. } => {
+                self.links.consume(id, len);
+                self.content(id, at, message)
+            }
+            ToHub::Commit { generation, target } => self.commit(id, at, generation, target),
+            ToHub::Describe { paths } => self.describe(id, at, &paths),
+            ToHub::ListForeign => {
+                let answers = self.sites[at].site.foreign();
+                self.links.ask(id, answers.into_iter().map(Asked::Message))
+            }
+            ToHub::RemoveForeign { paths } => {
+                for answer in self.sites[at].site.remove_foreign(&paths) {
+                    self.links.send(id, &answer);
+                }
+                Ok(())
+            }
+            ToHub::Run(spec) => {
+                self.run_command(id, at, spec);
+                Ok(())
+            }
+            ToHub::Bye => {
+                self.bye(id, at);
+                Ok(())
+            }
+            message => {
+                self.for_command(at, message);
+                Ok(())
+            }
+        }
+    }
+
+    /// What a generation is made of.
+    fn content(&mut self, id: PeerId, at: usize, message: ToHub) -> Result<(), WireError> {
+        let site = &mut self.sites[at].site;
         match message {
             ToHub::Ops { generation, ops, last } => {
-                self.consume(id, len);
-                for answer in self.sites[at].site.take_ops(generation, ops, last)? {
-                    self.send(id, &answer);
+                for answer in site.take_ops(generation, ops, last)? {
+                    self.links.send(id, &answer);
                 }
             }
             ToHub::Data { encoding, body } => {
-                self.consume(id, len);
                 let (body, pieces) = wire::unpack(encoding, body.0)?;
-                self.sites[at].site.take_data(&body, pieces)?;
+                site.take_data(&body, pieces)?;
             }
-            ToHub::Withdraw { index } => self.sites[at].site.receiver.withdraw(index)?,
-            ToHub::Commit { generation, target } => self.commit(id, at, generation, target)?,
-            ToHub::Describe { paths } => {
-                for answer in self.sites[at].site.describe(&paths) {
-                    self.send(id, &answer);
-                }
-            }
-            ToHub::ListForeign => {
-                for answer in self.sites[at].site.foreign() {
-                    self.send(id, &answer);
-                }
-            }
-            ToHub::RemoveForeign { paths } => {
-                let answer = self.sites[at].site.remove_foreign(&paths);
-                self.send(id, &answer);
-            }
-            ToHub::Run(spec) => {
-                let site = &self.sites[at].site;
-                let marker = site.store.as_ref().map_or("", |store| store.marker());
-                let generation = site.receiver.generation();
-                if let Some(event) = self.command.run(spec, site.directory(), marker, generation) {
-                    self.send(id, &event);
-                }
-            }
-            ToHub::Act { generation, actions } => self.command.act(generation, actions),
-            ToHub::Stdin(bytes) => self.command.stdin(bytes.0),
-            ToHub::StdinEnd => self.command.stdin_end(),
-            ToHub::StopCommand => self.command.stop(),
-            ToHub::Credit { bytes } => self.command.credit(bytes),
-            ToHub::Ping => {}
-            ToHub::Bye => self.bye(id, at),
-            ToHub::Open(_) => {}
+            ToHub::Withdraw { index } => site.receiver.withdraw(index)?,
+            _ => {}
         }
         Ok(())
-    }
-
-    fn consume(&mut self, id: PeerId, len: usize) {
-        let Some(link) = self.links.get_mut(&id) else { return };
-        link.consumed += len as u64;
-        if link.consumed >= CREDIT_STEP {
-            let bytes = std::mem::take(&mut link.consumed);
-            link.peer.send(&FromHub::Credit { bytes });
-        }
     }
 
     fn commit(
@@ -236,131 +296,157 @@ impl Hub {
         id: PeerId,
         at: usize,
         generation: u64,
-        target: crate::tree::TreeId,
+        target: TreeId,
     ) -> Result<(), WireError> {
         let site = &mut self.sites[at].site;
         let applied = site.commit(generation, target)?;
         if site.is_visible() {
-            applied.iter().for_each(|answer| self.send(id, answer));
+            applied.iter().for_each(|answer| self.links.send(id, answer));
             return Ok(());
         }
-        // Written into a directory or process that is gone: nobody can see it (I2).
+        // Written into a directory or process that is gone: nobody can see it (I2). Nor can the
+        // command that runs there go on.
         let serving = self.sites.remove(at);
-        drop(serving);
-        self.send(id, &FromHub::Bye { reason: "the target was removed or replaced".to_owned() });
+        if self.runs_for(&serving.open) {
+            self.command.stop();
+        }
+        let reason = "the target was removed or replaced".to_owned();
+        self.links.send(id, &FromHub::Bye { reason });
         self.unlink(id);
         Ok(())
     }
 
-    /// Opens a session: takes up a site that waits for this workspace, or opens one.
-    fn open(&mut self, id: PeerId, open: Open) -> Result<(), WireError> {
-        if self.sites.iter().any(|serving| serving.peer == Some(id)) {
-            return Err(WireError::Order("opened twice"));
-        }
-        let waiting = self.sites.iter().position(|serving| same_site(&serving.open, &open));
-        if let Some(at) = waiting {
-            let serving = &mut self.sites[at];
-            let before = serving.peer.take();
-            serving.site.abandon();
-            if let Some(before) = before {
-                self.send(before, &FromHub::Refused(Refusal::Superseded));
-                self.links.remove(&before);
-            }
-            if self.command.is_idle() || open.check {
-                // Opened anew: what somebody changed meanwhile is found.
-                self.sites.remove(at).site.close();
-            }
-        }
-        let at = match self.sites.iter().position(|serving| same_site(&serving.open, &open)) {
-            Some(at) => at,
-            None => {
-                self.make_room(&open);
-                match Site::open(&open, &self.settings.state) {
-                    Ok(site) => {
-                        let open = open.clone();
-                        self.sites.push(Serving { open, site, peer: None, alone_since: None });
-                        self.sites.len() - 1
-                    }
-                    Err(refusal) => {
-                        self.send(id, &FromHub::Refused(refusal));
-                        return Ok(());
-                    }
-                }
-            }
-        };
-        self.sites[at].peer = Some(id);
-        self.sites[at].alone_since = None;
-        for answer in self.sites[at].site.opened() {
-            self.send(id, &answer);
-        }
-        Ok(())
+    fn describe(
+        &mut self,
+        id: PeerId,
+        at: usize,
+        paths: &[crate::path::SyncPath],
+    ) -> Result<(), WireError> {
+        let held = self.sites[at].site.receiver.held();
+        let root = [crate::path::SyncPath::root()];
+        let wanted = if paths.is_empty() { &root[..] } else { paths };
+        let asked = wanted.iter().map(|path| Asked::Listing {
+            path: (!path.is_root()).then(|| path.clone()),
+            dir: held.dir(path).cloned(),
+            next: 0,
+        });
+        self.links.ask(id, asked)
     }
 
-    /// Ends sites that stand in the way of `open` and may: it takes over, or nobody is there.
-    fn make_room(&mut self, open: &Open) {
-        let mut at = 0;
-        while at < self.sites.len() {
-            let serving = &self.sites[at];
-            let same_roots = serving.open.roots == open.roots;
-            if !same_roots || !(open.take_over || serving.peer.is_none()) {
-                at += 1;
-                continue;
-            }
-            let serving = self.sites.remove(at);
-            if let Some(peer) = serving.peer {
-                let by = open.writer.clone();
-                self.send(peer, &FromHub::Refused(Refusal::Owned { by, active: true }));
-                self.links.remove(&peer);
-            }
-            serving.site.close();
+    fn run_command(&mut self, id: PeerId, at: usize, spec: CommandSpec) {
+        let serving = &self.sites[at];
+        if !self.command.is_idle() && !self.runs_for(&serving.open) {
+            let error = "this hub runs the command of another session".to_owned();
+            self.links.send(id, &FromHub::Child(ChildEvent::Failed { error }));
+            return;
+        }
+        self.charge = Some(Charge { open: serving.open.clone(), peer: Some(id), leaving: false });
+        let marker = serving.site.store.as_ref().map_or("", |store| store.marker());
+        let generation = serving.site.receiver.generation();
+        let directory = serving.site.directory();
+        if let Some(event) = self.command.run(spec, directory, marker, generation) {
+            self.links.send(id, &event);
         }
     }
 
+    /// Passes on what concerns the command, if it is this session's.
+    fn for_command(&mut self, at: usize, message: ToHub) {
+        if !self.runs_for(&self.sites[at].open) {
+            return;
+        }
+        match message {
+            ToHub::Act { generation, actions } => self.command.act(generation, actions),
+            ToHub::Stdin(bytes) => self.command.stdin(bytes.0),
+            ToHub::StdinEnd => self.command.stdin_end(),
+            ToHub::StopCommand => self.command.stop(),
+            ToHub::Credit { bytes } => self.command.credit(bytes),
+            _ => {}
+        }
+    }
+
+    /// Whether the command is, or was, this session's.
+    fn runs_for(&self, open: &Open) -> bool {
+        self.charge.as_ref().is_some_and(|charge| same_site(&charge.open, open))
+    }
+
+    fn is_leaving(&self, id: PeerId) -> bool {
+        self.charge.as_ref().is_some_and(|charge| charge.leaving && charge.peer == Some(id))
+    }
+
+    /// The clean end of a session. The link stays until its command is gone, so that the last words
+    /// arrive.
     fn bye(&mut self, id: PeerId, at: usize) {
-        self.sites.remove(at).site.close();
-        if self.settings.once {
-            // The link stays until the command is gone, so that its last words arrive.
-            self.end();
-        } else {
+        let serving = self.sites.remove(at);
+        self.idle_since = Instant::now();
+        let ours = self.charge.as_mut().filter(|charge| same_site(&charge.open, &serving.open));
+        let ours = ours.filter(|_| !self.command.is_idle());
+        serving.site.close();
+        if let Some(charge) = ours {
+            charge.leaving = true;
             self.command.stop();
-            self.send(id, &FromHub::Bye { reason: String::new() });
+        } else if !self.settings.once {
+            self.links.send(id, &FromHub::Bye { reason: String::new() });
+        }
+        if self.settings.once {
+            self.ending = true;
         }
     }
 
-    fn command_event(&mut self, event: FromHub) {
-        let serving = self.sites.iter().find_map(|serving| serving.peer);
-        let peer = serving.or_else(|| self.links.keys().next().copied());
+    fn command_event(&mut self, event: &FromHub) {
+        let Some(charge) = &self.charge else { return };
+        let (peer, leaving) = (charge.peer, charge.leaving);
         if let Some(peer) = peer {
-            self.send(peer, &event);
+            self.links.send(peer, event);
+        }
+        if leaving && self.command.is_idle() && !self.command.has_output() && !self.ending {
+            self.charge = None;
+            if let Some(peer) = peer {
+                self.links.send(peer, &FromHub::Bye { reason: String::new() });
+            }
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let alone = self.sites.iter().filter_map(|serving| serving.alone_since).min();
-        let alone = alone.map(|since| since + KEEP_AFTER_LINK);
-        let idle = self.settings.idle.filter(|_| self.links.is_empty() && self.sites.is_empty());
-        [alone, idle.map(|idle| self.idle_since + idle)].into_iter().flatten().min()
+        let alone = self.sites.iter().filter_map(|serving| self.kept_until(serving)).min();
+        let waiting = self.waiting.iter().map(|waiting| waiting.again).min();
+        let output = self.output_since.map(|since| since + LAST_OUTPUT);
+        [alone, waiting, output, self.idle_until()].into_iter().flatten().min()
+    }
+
+    /// How long a site is kept that nobody is there for: as long as the right to write is, or as its
+    /// command.
+    fn kept_until(&self, serving: &Serving) -> Option<Instant> {
+        let runs = !self.command.is_idle() && self.runs_for(&serving.open);
+        Some(serving.alone_since? + if runs { KEEP_AFTER_LINK } else { LEASE })
+    }
+
+    fn idle_until(&self) -> Option<Instant> {
+        let nobody = self.links.is_empty() && self.sites.is_empty();
+        Some(self.idle_since + self.settings.idle.filter(|_| nobody && !self.ending)?)
     }
 
     fn expire(&mut self) {
         let now = Instant::now();
-        let over = |serving: &Serving| {
-            serving.alone_since.is_some_and(|since| since + KEEP_AFTER_LINK <= now)
-        };
-        while let Some(at) = self.sites.iter().position(over) {
-            self.sites.remove(at).site.close();
-            self.command.stop();
+        self.try_waiting(now);
+        let over = |serving: &Serving| self.kept_until(serving).is_some_and(|until| until <= now);
+        if let Some(at) = self.sites.iter().position(over) {
+            self.let_go(at);
             self.idle_since = now;
+            return;
         }
-        let idle = self.settings.idle.filter(|_| self.links.is_empty() && self.sites.is_empty());
-        if idle.is_some_and(|idle| self.idle_since + idle <= now) {
+        if self.idle_until().is_some_and(|until| until <= now) {
             self.end();
         }
     }
-}
 
-fn same_site(a: &Open, b: &Open) -> bool {
-    a.workspace == b.workspace && a.roots == b.roots && a.process == b.process
+    /// Closes a site, and stops its command.
+    fn let_go(&mut self, at: usize) {
+        let serving = self.sites.remove(at);
+        if self.runs_for(&serving.open) {
+            self.command.stop();
+        }
+        serving.site.close();
+    }
 }
 
 async fn until(deadline: Option<Instant>) {

@@ -39,7 +39,7 @@ variants!(Refusal: Owned, Nested, NotFound, Forbidden, Unusable, Superseded);
 variants!(ChildEvent: Started, Restarted, Exited, Failed, Ran, Signalled, Stopped, Interrupted,
     Backoff);
 variants!(Listed: File, Symlink, Directory);
-variants!(How: None, Data, Copy, Ask);
+variants!(How: None, Data, Copy, Ask, Forget);
 variants!(WriteMode: Auto, Rename, InPlace);
 variants!(Entry: File, Directory, Symlink);
 variants!(OnExit: Hold, Restart);
@@ -70,7 +70,7 @@ pub(crate) fn entries() -> Vec<Entry> {
 }
 
 pub(crate) fn hows() -> Vec<How> {
-    vec![How::None, How::Data, How::Copy { from: path("0/b") }, How::Ask]
+    vec![How::None, How::Data, How::Copy { from: path("0/b") }, How::Ask, How::Forget]
 }
 
 pub(crate) fn listed() -> Vec<Listed> {
@@ -150,13 +150,14 @@ fn ops() -> Vec<Op> {
         |name: &str, old: Option<Entry>, new: Option<Entry>| Change { path: path(name), old, new };
     let [file, directory, link] = entries().try_into().unwrap();
     let meta = Meta { mode: 0o755, mtime_ns: -5 };
-    let [none, data, copy, ask] = hows().try_into().unwrap();
+    let [none, data, copy, ask, forget] = hows().try_into().unwrap();
     vec![
         Op { change: change("0/a", None, Some(file.clone())), how: data, meta },
         Op { change: change("0/c", Some(link), Some(file.clone())), how: copy, meta },
         Op { change: change("0/d", None, Some(directory)), how: none.clone(), meta },
         Op { change: change("0/e", None, Some(file.clone())), how: ask, meta: Meta::default() },
-        Op { change: change("1/x", Some(file), None), how: none, meta: Meta::default() },
+        Op { change: change("1/x", Some(file.clone()), None), how: none, meta: Meta::default() },
+        Op { change: change("1/y", Some(file), None), how: forget, meta: Meta::default() },
     ]
 }
 

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::tree::{Dir, DirBuilder, Entry, Node, Snapshot, Stamp, TreeId};
-use e2ek_sidecar::wire::{Blob, Listed, WireError};
+use e2ek_sidecar::wire::{Blob, Listed, MAX_OPS, WireError};
 use std::sync::Arc;
 
 /// A name and what it names.
@@ -19,6 +19,8 @@ pub(super) struct Compare {
     /// Trees that may share directories with the hub's, best first.
     known: Vec<Snapshot>,
     listed: BTreeMap<SyncPath, Vec<Child>>,
+    /// Children listed so far: bounded, whatever the hub says.
+    count: usize,
     /// Asked for and not answered.
     open: BTreeSet<SyncPath>,
 }
@@ -37,7 +39,7 @@ impl Compare {
     /// Begins with the question for the root.
     pub(super) fn new(claimed: TreeId, known: Vec<Snapshot>) -> Self {
         let open = BTreeSet::from([SyncPath::root()]);
-        Self { claimed, known, listed: BTreeMap::new(), open }
+        Self { claimed, known, listed: BTreeMap::new(), count: 0, open }
     }
 
     /// Takes one directory's listing.
@@ -49,6 +51,10 @@ impl Compare {
     ) -> Result<Progress, WireError> {
         if !self.open.contains(path) {
             return Err(WireError::Order("a listing that was not asked for"));
+        }
+        self.count += children.len();
+        if self.count > MAX_OPS {
+            return Err(WireError::Order("listings without end"));
         }
         if last {
             self.open.remove(path);

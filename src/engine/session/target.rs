@@ -1,15 +1,16 @@
 //! One target's part of a session: its link, what it holds, what is on its way, what it refused.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::restart::{Action, ActionSet};
 use e2ek_sidecar::tree::{Change, Entry, Problem, Reason, Snapshot, TreeId};
-use e2ek_sidecar::wire::{Blob, ChildEvent, How, Listed, Op, Skipped, ToHub, WireError};
+use e2ek_sidecar::wire::{Blob, ChildEvent, How, Listed, Op, Skipped, ToHub, WireError, batches};
 
+use super::command::Command;
 use super::compare::{Compare, Progress};
+use super::mirror::Mirror;
 use super::{Applied, Closing, Effect, Local, Notice, Settings, TargetId, is_race};
 use crate::engine::plan::{self, Hold, Mode, Refused};
 
@@ -98,28 +99,20 @@ struct InFlight {
     sent: Instant,
 }
 
-/// A restart that waits for quiet.
-struct Settling {
-    actions: ActionSet,
-    generation: u64,
-    /// Acts at this time, moved by every change.
-    quiet_at: Instant,
-    /// At the latest then.
-    latest: Instant,
-    /// At the latest then although git is busy.
-    latest_git: Instant,
-}
-
 pub(super) struct Target {
     id: TargetId,
     link: Link,
     /// When to connect; set while the link is down.
     connect_at: Option<Instant>,
     connect_wait: Duration,
+    /// When the hub opened; only a link that lasted is made again at once.
+    opened_at: Option<Instant>,
     /// What the hub acknowledged.
     acked: Snapshot,
     /// `acked` plus everything on its way.
     sent: Snapshot,
+    /// The hub says it holds this, and it is not `acked`: ask when nothing is on its way.
+    unsure: Option<TreeId>,
     in_flight: VecDeque<InFlight>,
     /// The hub manages nothing yet and something lies there: ask before sending.
     ask: bool,
@@ -127,7 +120,10 @@ pub(super) struct Target {
     last_used: u64,
     /// Newest generation of the source that is fully there.
     reached: u64,
+    /// Not tried again before `retry_at` or another change of the path.
     refused: Refused,
+    /// Lost a race at their last try.
+    raced: BTreeSet<SyncPath>,
     /// Problems people were told of.
     told: BTreeMap<SyncPath, Reason>,
     retry_at: Option<Instant>,
@@ -135,18 +131,10 @@ pub(super) struct Target {
     hold: Option<Hold>,
     /// The user said yes to the deletes that lead to this tree.
     accepted: Option<TreeId>,
-    /// Unmanaged paths are to be listed before this target is current (`mirror`).
-    mirror_due: bool,
-    mirroring: bool,
+    mirror: Mirror,
     /// First unsent change of the source.
     seen: Option<Instant>,
-    settling: Option<Settling>,
-    /// Run was sent on this link.
-    started: bool,
-    restarts: u64,
-    restarted: u64,
-    needs_build: u64,
-    child: Option<ChildEvent>,
+    command: Command,
     ever_ready: bool,
 }
 
@@ -157,27 +145,24 @@ impl Target {
             link: Link::Down,
             connect_at: None,
             connect_wait: Duration::ZERO,
+            opened_at: None,
             acked: Snapshot::empty(),
             sent: Snapshot::empty(),
+            unsure: None,
             in_flight: VecDeque::new(),
             ask: false,
             last_used: 0,
             reached: 0,
             refused: Refused::new(),
+            raced: BTreeSet::new(),
             told: BTreeMap::new(),
             retry_at: None,
             retry_wait: RETRY_FIRST,
             hold: None,
             accepted: None,
-            mirror_due: true,
-            mirroring: false,
+            mirror: Mirror::default(),
             seen: None,
-            settling: None,
-            started: false,
-            restarts: 0,
-            restarted: 0,
-            needs_build: 0,
-            child: None,
+            command: Command::default(),
             ever_ready: false,
         }
     }
@@ -189,14 +174,21 @@ impl Target {
     }
 
     /// What would be sent to reach `local`, once it is known what is there.
-    pub(super) fn plan(&self, local: &Snapshot) -> Option<Vec<Op>> {
+    pub(super) fn plan(&self, local: &Snapshot, settings: &Settings) -> Option<Vec<Op>> {
         let ready = matches!(self.link, Link::Ready);
-        ready.then(|| plan::plan(&self.sent, local, &self.refused, self.ask))
+        ready.then(|| {
+            let mut ops = plan::plan(&self.sent, local, &self.refused, self.ask);
+            plan::forget(&mut ops, &settings.ignored);
+            ops
+        })
     }
 
-    pub(super) fn link_down(&mut self, now: Instant) {
+    pub(super) fn link_down(&mut self, now: Instant, settings: &Settings) {
         if matches!(self.link, Link::Refused) {
             return;
+        }
+        if self.opened_at.take().is_some_and(|at| at + CONNECT_RETRY_MAX <= now) {
+            self.connect_wait = Duration::ZERO;
         }
         // The first try after a good link is made at once.
         self.connect_at = Some(now + self.connect_wait);
@@ -204,10 +196,18 @@ impl Target {
         self.link = Link::Down;
         self.in_flight.clear();
         self.sent = self.acked.clone();
-        self.mirroring = false;
-        self.mirror_due = true;
-        self.started = false;
+        self.unsure = None;
+        self.mirror.link_down();
+        self.command.link_down(now, settings);
         self.forget_refused();
+    }
+
+    /// We end the link; until the daemon says that it is down nothing more is said on it.
+    pub(super) fn close(&mut self, why: Closing, effects: &mut Vec<Effect>) {
+        if !matches!(self.link, Link::Down | Link::Refused) {
+            self.link = Link::Down;
+            effects.push(Effect::Close(self.id, why));
+        }
     }
 
     pub(super) fn refused(&mut self) {
@@ -215,12 +215,11 @@ impl Target {
         self.connect_at = None;
     }
 
-    pub(super) fn source_changed(&mut self, seen: Instant) {
+    pub(super) fn source_changed(&mut self, now: Instant, seen: Instant, settings: &Settings) {
         self.seen = Some(self.seen.map_or(seen, |first| first.min(seen)));
-        if let Some(settling) = &mut self.settling {
-            // A change that turns out to need no restart still means that it is not quiet yet.
-            settling.quiet_at = settling.quiet_at.max(seen);
-        }
+        // A yes was said to another tree.
+        self.accepted = None;
+        self.command.source_changed(now, settings);
     }
 
     pub(super) fn accept(&mut self, tree: TreeId) {
@@ -229,7 +228,7 @@ impl Target {
 
     pub(super) fn retry(&mut self, effects: &mut Vec<Effect>) {
         self.forget_refused();
-        self.mirror_due = true;
+        self.mirror.retry();
         if matches!(self.link, Link::Refused) {
             self.connect(effects);
         }
@@ -237,11 +236,13 @@ impl Target {
 
     fn forget_refused(&mut self) {
         self.refused.clear();
+        self.raced.clear();
         self.retry_at = None;
     }
 
     pub(super) fn opened(
         &mut self,
+        now: Instant,
         tree: TreeId,
         generation: u64,
         populated: bool,
@@ -250,7 +251,7 @@ impl Target {
             return Err(Closing::Protocol(WireError::Order("opened twice")));
         }
         self.last_used = generation;
-        self.connect_wait = Duration::ZERO;
+        self.opened_at = Some(now);
         self.ask = populated;
         self.link = Link::Told(tree);
         Ok(())
@@ -258,8 +259,6 @@ impl Target {
 
     /// Finds out what the hub holds: known here, or asked for where it differs.
     fn compare(&mut self, tree: TreeId, local: &Snapshot, effects: &mut Vec<Effect>) {
-        let equal = local.id() == tree;
-        effects.push(Effect::Say(Notice::Opened { target: self.id, equal }));
         let empty = Snapshot::empty();
         let known = [&self.acked, local, &empty].into_iter().find(|known| known.id() == tree);
         match known.cloned() {
@@ -284,9 +283,9 @@ impl Target {
         };
         let path = path.cloned().unwrap_or_default();
         match compare.listing(&path, children, last).map_err(Closing::Protocol)? {
-            Progress::Ask(paths) => {
-                effects.push(Effect::Send(self.id, ToHub::Describe { paths }));
-            }
+            Progress::Ask(paths) => effects.extend(
+                batches(paths).map(|paths| Effect::Send(self.id, ToHub::Describe { paths })),
+            ),
             Progress::Waiting => {}
             Progress::Tree(tree) => self.ready(tree),
         }
@@ -296,6 +295,7 @@ impl Target {
     fn ready(&mut self, tree: Snapshot) {
         self.sent = tree.clone();
         self.acked = tree;
+        self.unsure = None;
         self.link = Link::Ready;
         self.ever_ready = true;
     }
@@ -310,27 +310,73 @@ impl Target {
         effects: &mut Vec<Effect>,
     ) {
         if let Link::Told(tree) = self.link {
+            let equal = local.tree.id() == tree;
+            effects.push(Effect::Say(Notice::Opened { target: self.id, equal }));
             self.compare(tree, &local.tree, effects);
         }
-        let blocked = self.in_flight.len() >= MAX_IN_FLIGHT
-            || self.in_flight.iter().any(|flight| flight.asking)
-            || self.in_flight.is_empty() && self.sent.id() != self.acked.id();
-        if !matches!(self.link, Link::Ready) || blocked || settings.dry {
+        if !matches!(self.link, Link::Ready) || self.is_blocked(settings) {
             return;
         }
-        let ops = plan::plan(&self.sent, &local.tree, &self.refused, self.ask);
-        if ops.is_empty() {
-            self.release(effects);
-            self.current(*generation, settings, effects);
-            return;
+        if let Some(tree) = self.unsure {
+            self.compare(tree, &local.tree, effects);
+            if !matches!(self.link, Link::Ready) {
+                return;
+            }
         }
+        self.forget_settled(&local.tree, effects);
         let accepted = self.accepted == Some(local.tree.id());
+        let mut ops = plan::plan(&self.sent, &local.tree, &self.refused, self.ask);
+        let forgotten = plan::forget(&mut ops, &settings.ignored);
+        if ops.is_empty() {
+            self.nothing_to_send(*generation, accepted, settings, effects);
+            return;
+        }
         match plan::guard(&self.sent, &local.tree, &ops, settings.budget) {
             Some(hold) if !accepted => self.held(hold, effects),
             _ => {
                 self.release(effects);
+                if forgotten > 0 {
+                    let notice = Notice::Forgotten { target: self.id, count: forgotten };
+                    effects.push(Effect::Say(notice));
+                }
                 self.send(now, ops, local, generation, settings, effects);
             }
+        }
+    }
+
+    /// Whether nothing may be sent before something is answered.
+    fn is_blocked(&self, settings: &Settings) -> bool {
+        settings.dry
+            || self.in_flight.len() >= MAX_IN_FLIGHT
+            || self.is_asking()
+            || self.unsure.is_some() && !self.in_flight.is_empty()
+    }
+
+    fn is_asking(&self) -> bool {
+        self.in_flight.back().is_some_and(|flight| flight.asking)
+    }
+
+    /// Problems of paths that need nothing any more are over: the source went back, or the path is
+    /// gone from it.
+    fn forget_settled(&mut self, local: &Snapshot, effects: &mut Vec<Effect>) {
+        if !self.in_flight.is_empty() || self.told.is_empty() && self.refused.is_empty() {
+            return;
+        }
+        let acked = &self.acked;
+        let differs = |path: &SyncPath| acked.entry(path) != local.entry(path);
+        self.refused.retain(|path, _| differs(path));
+        let id = self.id;
+        self.told.retain(|path, _| {
+            let stays = differs(path);
+            if !stays {
+                let path = path.clone();
+                effects.push(Effect::Say(Notice::ProblemGone { target: id, path }));
+            }
+            stays
+        });
+        if self.refused.is_empty() && self.told.is_empty() {
+            self.retry_at = None;
+            self.retry_wait = RETRY_FIRST;
         }
     }
 
@@ -359,15 +405,16 @@ impl Target {
         let changes: Vec<Change> = ops.iter().map(|op| op.change.clone()).collect();
         let Ok(reached) = self.sent.apply_changes(&changes) else {
             // What was refused before makes the rest not fit: compare afresh.
-            effects.push(Effect::Close(self.id, Closing::Desync));
-            return;
+            return self.close(Closing::Desync, effects);
         };
         if *generation <= self.last_used {
             *generation = self.last_used + 1;
         }
         self.last_used = *generation;
         let number = *generation;
-        self.settle(now, number, &ops, settings);
+        // What was refused before may be again: its wishes count when it is done.
+        let fresh = ops.iter().map(|op| &op.change.path).filter(|p| !self.told.contains_key(*p));
+        self.command.settle(now, number, fresh, settings);
         let ops: Arc<[Op]> = ops.into();
         let asking = ops.iter().any(|op| matches!(op.how, How::Ask | How::Copy { .. }));
         let files = ops.iter().filter(|op| is_file(&op.change)).count() as u64;
@@ -455,6 +502,7 @@ impl Target {
         &mut self,
         now: Instant,
         mut report: Report,
+        settings: &Settings,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Closing> {
         let flight = self.in_flight.pop_front();
@@ -465,19 +513,18 @@ impl Target {
         report.overwritten.append(&mut flight.part.1);
         let skipped: BTreeMap<u32, Option<Reason>> =
             report.skipped.into_iter().map(|skip| (skip.index, skip.reason)).collect();
-        let done: Vec<Change> = (0u32..)
-            .zip(flight.ops.iter())
-            .filter(|(index, _)| !skipped.contains_key(index))
-            .map(|(_, op)| op.change.clone())
-            .collect();
+        let done = done(&self.acked, &flight.ops, &skipped);
         let before = std::mem::take(&mut self.acked);
         self.acked = before.apply_changes(&done).unwrap_or(before);
         self.ask = false;
-        let problems = self.learn(&flight.ops, &skipped, &done, now, effects);
-        if self.acked.id() != report.tree {
-            // Something was left out that hangs on something else; ask what is there.
-            return Err(Closing::Desync);
+        let retried = done.iter().map(|change| &change.path);
+        let mut retried = retried.filter(|path| self.told.contains_key(*path)).peekable();
+        if retried.peek().is_some() {
+            self.command.settle(now, report.generation, retried, settings);
         }
+        let problems = self.learn(&flight.ops, &skipped, &done, now, effects);
+        // Where the record lost a path, or left out what hangs on another: ask what is there.
+        self.unsure = (self.acked.id() != report.tree).then_some(report.tree);
         if self.in_flight.is_empty() {
             self.sent = self.acked.clone();
         }
@@ -510,6 +557,7 @@ impl Target {
     ) -> u64 {
         for change in done {
             self.refused.remove(&change.path);
+            self.raced.remove(&change.path);
             if self.told.remove(&change.path).is_some() {
                 let path = change.path.clone();
                 effects.push(Effect::Say(Notice::ProblemGone { target: self.id, path }));
@@ -517,49 +565,69 @@ impl Target {
         }
         let mut count = 0;
         for (&index, reason) in skipped {
-            let (Some(op), Some(reason)) = (ops.get(index as usize), reason) else { continue };
-            if is_race(reason) {
-                continue;
-            }
-            count += 1;
+            let Some(op) = ops.get(index as usize) else { continue };
             let path = op.change.path.clone();
-            self.refused.insert(path.clone(), (op.change.new.clone(), reason.clone()));
-            if self.told.get(&path) != Some(reason) {
-                self.told.insert(path.clone(), reason.clone());
-                let problem = Problem { path, reason: reason.clone() };
-                effects.push(Effect::Say(Notice::Problem { target: self.id, problem }));
+            match reason {
+                // Sent before it was known that an earlier generation left the path as it was.
+                Some(reason) if is_race(reason) && self.acked.entry(&path) != op.change.old => {}
+                // A lost race is run again at once, but told when it is lost again.
+                Some(reason) if is_race(reason) && self.raced.insert(path.clone()) => {}
+                // The next look brings another content.
+                None => self.refuse(path, op, Reason::Unstable, now),
+                Some(reason) => {
+                    self.refuse(path.clone(), op, reason.clone(), now);
+                    count += 1;
+                    if self.told.get(&path) != Some(reason) {
+                        self.told.insert(path.clone(), reason.clone());
+                        let problem = Problem { path, reason: reason.clone() };
+                        effects.push(Effect::Say(Notice::Problem { target: self.id, problem }));
+                    }
+                }
             }
-        }
-        if count > 0 && self.retry_at.is_none() {
-            self.retry_at = Some(now + self.retry_wait);
-            self.retry_wait = (self.retry_wait * 2).min(REFUSED_RETRY_MAX);
-        } else if self.refused.is_empty() {
-            self.retry_wait = RETRY_FIRST;
         }
         count
     }
 
+    fn refuse(&mut self, path: SyncPath, op: &Op, reason: Reason, now: Instant) {
+        self.refused.insert(path, (op.change.new.clone(), reason));
+        self.retry_later(now);
+    }
+
+    fn retry_later(&mut self, now: Instant) {
+        if self.retry_at.is_none() {
+            self.retry_at = Some(now + self.retry_wait);
+            self.retry_wait = (self.retry_wait * 2).min(REFUSED_RETRY_MAX);
+        }
+    }
+
     /// Nothing is to be sent: the target is current once nothing is on its way either.
-    fn current(&mut self, generation: u64, settings: &Settings, effects: &mut Vec<Effect>) {
-        if !self.in_flight.is_empty() {
+    fn nothing_to_send(
+        &mut self,
+        generation: u64,
+        accepted: bool,
+        settings: &Settings,
+        effects: &mut Vec<Effect>,
+    ) {
+        // What was withdrawn is on its way again soon: nobody was told of a problem.
+        let withdrawn = self.refused.keys().any(|path| !self.told.contains_key(path));
+        if !self.in_flight.is_empty() || withdrawn {
             return;
         }
-        if settings.mode == Mode::Mirror && self.mirror_due {
-            if !std::mem::replace(&mut self.mirroring, true) {
-                effects.push(Effect::Send(self.id, ToHub::ListForeign));
+        if settings.mode == Mode::Mirror {
+            match self.mirror.advance(self.id, accepted, effects) {
+                Ok(true) => {}
+                Ok(false) => return,
+                Err(hold) => return self.held(hold, effects),
             }
-            return;
         }
+        self.release(effects);
         self.reached = generation;
         self.seen = None;
-        if self.settling.is_none() {
-            self.restarted = generation;
+        if self.refused.is_empty() {
+            // The answer is used up: the same tree may come again for another reason.
+            self.accepted = None;
         }
-        if let Some(command) = &settings.command
-            && !std::mem::replace(&mut self.started, true)
-        {
-            effects.push(Effect::Send(self.id, ToHub::Run(command.clone())));
-        }
+        self.command.current(self.id, generation, settings, effects);
     }
 
     pub(super) fn foreign(
@@ -568,63 +636,31 @@ impl Target {
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
-        if !std::mem::take(&mut self.mirroring) {
-            return;
-        }
-        let files = paths.iter().filter(|(_, l)| !matches!(l, Listed::Directory(_))).count() as u64;
-        let managed = self.acked.count() + files;
-        let within = settings.budget.is_unlimited() || settings.budget.allows(files, managed);
-        if !within && self.accepted != Some(self.acked.id()) {
-            self.held(Hold::Budget { deletes: files, managed }, effects);
-            return;
-        }
-        self.mirror_due = false;
-        if !paths.is_empty() {
-            effects.push(Effect::Send(self.id, ToHub::RemoveForeign { paths }));
-        }
+        let (managed, accepted) = (self.acked.count(), self.accepted.is_some());
+        self.mirror.listed(self.id, paths, managed, settings.budget, accepted, effects);
     }
 
     pub(super) fn mirrored(
         &mut self,
+        now: Instant,
         removed: u64,
         problems: Vec<Problem>,
         effects: &mut Vec<Effect>,
     ) {
+        if !self.mirror.removed(&problems) {
+            return;
+        }
+        if !problems.is_empty() {
+            self.retry_later(now);
+        }
         effects.push(Effect::Say(Notice::Mirrored { target: self.id, removed }));
         for problem in problems {
             effects.push(Effect::Say(Notice::Problem { target: self.id, problem }));
         }
     }
 
-    /// Adds what changed paths ask of the command; the wait for quiet begins anew.
-    fn settle(&mut self, now: Instant, generation: u64, ops: &[Op], settings: &Settings) {
-        let asked: Vec<Action> =
-            ops.iter().flat_map(|op| (settings.rules)(&op.change.path)).collect();
-        let mut actions: ActionSet = asked.into_iter().collect();
-        self.needs_build += u64::from(actions.needs_build);
-        if !self.started {
-            // The first start, still to come, covers everything.
-            actions = ActionSet { needs_build: actions.needs_build, ..ActionSet::default() };
-        }
-        if actions.is_empty() && self.settling.is_none() {
-            return;
-        }
-        let settling = self.settling.get_or_insert_with(|| Settling {
-            actions: ActionSet::default(),
-            generation,
-            quiet_at: now,
-            latest: now + settings.settle_at_most,
-            latest_git: now + settings.git_at_most,
-        });
-        settling.actions.merge(actions);
-        settling.generation = generation;
-        settling.quiet_at = now + settings.settle;
-    }
-
-    pub(super) fn restart_now(&mut self, now: Instant, generation: u64) {
-        let actions = ActionSet::from_iter([Action::Restart]);
-        self.settling =
-            Some(Settling { actions, generation, quiet_at: now, latest: now, latest_git: now });
+    pub(super) fn restart_now(&mut self, now: Instant, settings: &Settings) {
+        self.command.restart_now(now, self.last_used.max(self.reached), settings);
     }
 
     pub(super) fn tick(
@@ -639,58 +675,38 @@ impl Target {
         }
         if self.retry_at.is_some_and(|at| at <= now) {
             self.forget_refused();
+            if !self.mirror.problems.is_empty() {
+                self.mirror.retry();
+            }
         }
-        self.tick_settling(now, git_busy, settings, effects);
+        let can_send = self.can_act();
+        self.command.tick(now, git_busy, can_send, self.id, settings, effects);
     }
 
-    fn tick_settling(
-        &mut self,
-        now: Instant,
-        git_busy: bool,
-        settings: &Settings,
-        effects: &mut Vec<Effect>,
-    ) {
-        let sent = !self.in_flight.iter().any(|flight| flight.asking);
-        let Some(settling) = self.settling.as_mut().filter(|s| s.due() <= now) else { return };
-        if git_busy && now < settling.latest_git {
-            settling.quiet_at = now + settings.settle;
-            settling.latest = settling.quiet_at;
-            return;
-        }
-        // Messages keep their order, so that the hub acts when the files before it are visible.
-        if !sent || !matches!(self.link, Link::Ready) {
-            settling.quiet_at = now + settings.settle;
-            settling.latest = settling.quiet_at;
-            return;
-        }
-        let Some(Settling { actions, generation, .. }) = self.settling.take() else { return };
-        self.restarted = generation;
-        if self.started && (actions.restart || has_work(&actions)) {
-            let message = ToHub::Act { generation, actions: actions.clone() };
-            effects.push(Effect::Send(self.id, message));
-        }
-        effects.push(Effect::Say(Notice::Acted { target: self.id, generation, actions }));
+    /// Messages keep their order, so that the hub acts when the files before it are visible.
+    fn can_act(&self) -> bool {
+        matches!(self.link, Link::Ready) && !self.is_asking()
     }
 
     pub(super) fn child(&mut self, event: &ChildEvent) {
-        if let ChildEvent::Restarted { .. } = event {
-            self.restarts += 1;
-        }
-        if !matches!(event, ChildEvent::Ran { .. } | ChildEvent::Signalled { .. }) {
-            self.child = Some(event.clone());
-        }
+        self.command.child(event);
     }
 
     pub(super) fn is_settling(&self) -> bool {
-        self.settling.is_some()
+        self.command.is_settling()
     }
 
-    pub(super) fn deadline(&self) -> Option<Instant> {
-        let settling = self.settling.as_ref().map(Settling::due);
-        [self.connect_at, self.retry_at, settling].into_iter().flatten().min()
+    pub(super) fn deadline(&self, settings: &Settings) -> Option<Instant> {
+        let command = self.command.deadline(self.can_act(), settings);
+        [self.connect_at, self.retry_at, command].into_iter().flatten().min()
     }
 
-    pub(super) fn status(&self, source_gone: bool) -> TargetStatus {
+    pub(super) fn status(
+        &self,
+        local: Option<&Snapshot>,
+        source_gone: bool,
+        settings: &Settings,
+    ) -> TargetStatus {
         let hold = if source_gone { Some(Hold::RootGone) } else { self.hold.clone() };
         let state = match self.link {
             Link::Refused => TargetState::Refused,
@@ -701,11 +717,12 @@ impl Target {
                 TargetState::Starting
             }
             Link::Ready if hold.is_some() => TargetState::Held,
-            Link::Ready if self.is_current() => TargetState::Synced,
+            Link::Ready if self.is_current(local, settings) => TargetState::Synced,
             Link::Ready => TargetState::Syncing,
         };
         let problems = (self.told.iter())
             .map(|(path, reason)| Problem { path: path.clone(), reason: reason.clone() })
+            .chain(self.mirror.problems.iter().cloned())
             .collect();
         TargetStatus {
             state,
@@ -713,26 +730,42 @@ impl Target {
             tree: self.acked.id(),
             hold,
             problems,
-            restarts: self.restarts,
-            child: self.child.clone(),
-            restarted: self.restarted,
-            needs_build: self.needs_build,
+            restarts: self.command.restarts,
+            child: self.command.child.clone(),
+            restarted: self.command.restarted,
+            needs_build: self.command.needs_build,
         }
     }
 
-    fn is_current(&self) -> bool {
-        self.in_flight.is_empty() && self.seen.is_none() && self.told.is_empty() && self.reached > 0
+    /// The hub acknowledged just this tree, and nothing is outstanding (I12).
+    fn is_current(&self, local: Option<&Snapshot>, settings: &Settings) -> bool {
+        let equal = local.is_some_and(|local| local.id() == self.acked.id());
+        let mirrored = settings.mode == Mode::Keep || self.mirror.is_done();
+        let nothing_open = self.in_flight.is_empty() && self.unsure.is_none();
+        equal && mirrored && nothing_open && self.told.is_empty() && self.reached > 0
     }
 }
 
-impl Settling {
-    fn due(&self) -> Instant {
-        self.quiet_at.min(self.latest)
-    }
-}
-
-fn has_work(actions: &ActionSet) -> bool {
-    !actions.commands.is_empty() || !actions.signals.is_empty()
+/// What was done of a generation, as the hub enters it into its record: a directory stays there as
+/// long as something in it stays.
+fn done(held: &Snapshot, ops: &[Op], skipped: &BTreeMap<u32, Option<Reason>>) -> Vec<Change> {
+    let is_skipped = |index: u32| skipped.contains_key(&index);
+    let stayed: Vec<&SyncPath> = (0u32..)
+        .zip(ops)
+        .filter(|(index, op)| is_skipped(*index) && held.get(&op.change.path).is_some())
+        .map(|(_, op)| &op.change.path)
+        .collect();
+    let holds_some = |path: &SyncPath| {
+        let next = stayed.partition_point(|stays| *stays <= path);
+        stayed.get(next).is_some_and(|stays| stays.starts_with(path))
+    };
+    (0u32..)
+        .zip(ops)
+        .filter(|(index, _)| !is_skipped(*index))
+        .map(|(_, op)| &op.change)
+        .filter(|change| matches!(change.new, Some(Entry::Directory)) || !holds_some(&change.path))
+        .cloned()
+        .collect()
 }
 
 fn with_data(ops: &[Op]) -> impl Iterator<Item = u32> {

@@ -1,1 +1,355 @@
-//! (being written)
+//! The session by tables: one hub, spoken for by the test.
+
+use e2ek_sidecar::restart::Policy;
+use e2ek_sidecar::tree::{Digest, Edit, Entry, Node, Stamp};
+use e2ek_sidecar::wire::{Blob, Skipped};
+
+use super::*;
+
+fn path(text: &str) -> SyncPath {
+    SyncPath::try_from(text).unwrap()
+}
+
+/// A tree of empty directories and one-byte files: a name, or a name and its content.
+fn tree(files: &[(&str, u8)]) -> Snapshot {
+    let mut edits: Vec<Edit> = vec![(path("0"), Some(Node::directory()))];
+    edits.extend(files.iter().map(|(name, content)| {
+        let entry = Entry::File { digest: Digest::of(&[*content]), size: 1, executable: false };
+        (path("0").append(&path(name)).unwrap(), Some(Node::from_entry(&entry, Stamp::default())))
+    }));
+    Snapshot::empty().apply(&edits).unwrap()
+}
+
+struct Bench {
+    session: Session,
+    now: Instant,
+}
+
+impl Bench {
+    fn new(mode: Mode, budget: DeleteBudget) -> Self {
+        let settings = Settings {
+            dry: false,
+            ignored: Box::new(|path, _| path.name() == Some(b"ignored")),
+            mode,
+            budget,
+            settle: Duration::from_millis(50),
+            settle_at_most: Duration::from_secs(2),
+            git_at_most: Duration::from_secs(10),
+            command: Some(CommandSpec {
+                argv: Vec::new(),
+                policy: Policy::default(),
+                inherit: false,
+            }),
+            rules: Box::new(|path| match path.name() {
+                Some(b"image") => vec![Action::NeedsBuild],
+                Some(b"quiet") => vec![],
+                _ => vec![Action::Restart],
+            }),
+        };
+        Self { session: Session::new(settings, 1, 0), now: Instant::now() }
+    }
+
+    /// Current on `files`, and started.
+    fn synced(files: &[(&str, u8)]) -> Self {
+        let mut bench = Self::new(Mode::Keep, DeleteBudget::default());
+        bench.input(Input::Start);
+        bench.scan(files);
+        bench.opened(&tree(files), 7);
+        assert_eq!(bench.state(), TargetState::Synced);
+        bench
+    }
+
+    fn input(&mut self, input: Input) -> Vec<Effect> {
+        self.session.handle(self.now, input)
+    }
+
+    fn after(&mut self, ms: u64) -> Vec<Effect> {
+        self.now += Duration::from_millis(ms);
+        self.input(Input::Tick { git_busy: false })
+    }
+
+    fn scan(&mut self, files: &[(&str, u8)]) -> Vec<Effect> {
+        let seen = self.now;
+        self.input(Input::Scanned { tree: tree(files), seen })
+    }
+
+    fn opened(&mut self, tree: &Snapshot, generation: u64) -> Vec<Effect> {
+        let tree = tree.id();
+        self.input(Input::Message(
+            0,
+            FromHub::Opened { tree, generation, epoch: 1, populated: false },
+        ))
+    }
+
+    fn applied(&mut self, generation: u64, tree: &Snapshot, refused: &[u32]) -> Vec<Effect> {
+        let skipped = refused.iter();
+        let skipped = skipped.map(|&index| Skipped { index, reason: Some(Reason::Denied) });
+        let (skipped, tree, overwritten) = (skipped.collect(), tree.id(), Vec::new());
+        let applied = FromHub::Applied { generation, tree, skipped, overwritten, micros: 1 };
+        self.input(Input::Message(0, applied))
+    }
+
+    fn status(&self) -> TargetStatus {
+        self.session.status().remove(0)
+    }
+
+    fn state(&self) -> TargetState {
+        self.status().state
+    }
+
+    fn wait(&self) -> Option<u128> {
+        self.session.deadline().map(|at| at.saturating_duration_since(self.now).as_millis())
+    }
+}
+
+fn ops(effects: &[Effect]) -> Option<(u64, usize)> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::SendOps(_, generation, ops) => Some((*generation, ops.len())),
+        _ => None,
+    })
+}
+
+fn acted(effects: &[Effect]) -> Option<(u64, bool)> {
+    effects.iter().find_map(|effect| match effect {
+        Effect::Send(_, ToHub::Act { generation, actions }) => Some((*generation, actions.restart)),
+        _ => None,
+    })
+}
+
+fn ran(effects: &[Effect]) -> bool {
+    effects.iter().any(|effect| matches!(effect, Effect::Send(_, ToHub::Run(_))))
+}
+
+#[test]
+fn equal_trees_exchange_nothing_and_numbers_go_on_from_the_hubs() {
+    let mut bench = Bench::new(Mode::Keep, DeleteBudget::default());
+    bench.input(Input::Start);
+    bench.scan(&[("a", 1)]);
+    let effects = bench.opened(&tree(&[("a", 1)]), 7);
+    assert!(ran(&effects) && ops(&effects).is_none());
+    assert_eq!(effects.len(), 2, "{effects:?}");
+    assert_eq!(ops(&bench.scan(&[("a", 2)])), Some((8, 1)));
+    assert_eq!(bench.state(), TargetState::Syncing);
+    bench.applied(8, &tree(&[("a", 2)]), &[]);
+    assert_eq!((bench.state(), bench.status().generation), (TargetState::Synced, 8));
+}
+
+#[test]
+fn i9_one_restart_after_fifty_milliseconds_of_quiet_for_all_that_was_sent() {
+    let mut bench = Bench::synced(&[]);
+    bench.scan(&[("a", 1)]);
+    assert_eq!(acted(&bench.after(49)), None);
+    bench.scan(&[("a", 1), ("quiet", 1)]);
+    assert_eq!(acted(&bench.after(49)), None, "a change moves the window");
+    assert_eq!(acted(&bench.after(1)), Some((9, true)), "and is covered");
+    assert!(bench.status().restarted < 9, "asked for is not done");
+    let event = ChildEvent::Restarted { generation: 9, micros: 1, pid: 2 };
+    bench.input(Input::Message(0, FromHub::Child(event)));
+    assert_eq!(bench.status().restarted, 9);
+    assert_eq!(acted(&bench.after(5000)), None);
+    bench.scan(&[("a", 1)]);
+    assert_eq!(acted(&bench.after(5000)), None, "no rule asks for it");
+}
+
+#[test]
+fn i9_the_window_has_an_end_and_git_another() {
+    for (git_busy, expected) in [(false, 2000), (true, 10_000)] {
+        let mut bench = Bench::synced(&[]);
+        let began = bench.now;
+        let restarted = (1..).find(|n| {
+            bench.scan(&[("a", (n % 200) as u8)]);
+            bench.now += Duration::from_millis(40);
+            acted(&bench.input(Input::Tick { git_busy })).is_some()
+        });
+        assert!(restarted.is_some());
+        let took = (bench.now - began).as_millis();
+        assert!((expected - 40..=expected + 80).contains(&took), "{took}");
+    }
+}
+
+#[test]
+fn a_restart_waits_for_no_link_with_its_eyes_open() {
+    let mut bench = Bench::synced(&[]);
+    bench.scan(&[("a", 1)]);
+    bench.input(Input::LinkDown(0));
+    assert_eq!(bench.wait(), Some(0), "the first try is made at once");
+    assert!(matches!(bench.after(0)[..], [Effect::Connect(0)]));
+    assert_eq!(bench.wait(), None, "nothing to do before the hub answers");
+    let effects = bench.opened(&tree(&[]), 7);
+    assert!(ops(&effects).is_some() && !ran(&effects));
+    bench.applied(ops(&effects).unwrap().0, &tree(&[("a", 1)]), &[]);
+    let effects = bench.after(50);
+    assert!(acted(&effects).is_some() && ran(&effects), "a command that lives on is restarted");
+}
+
+#[test]
+fn a_restart_lost_with_its_link_is_asked_for_again() {
+    let mut bench = Bench::synced(&[]);
+    bench.scan(&[("a", 1)]);
+    bench.applied(8, &tree(&[("a", 1)]), &[]);
+    assert!(acted(&bench.after(50)).is_some());
+    bench.input(Input::LinkDown(0));
+    bench.after(0);
+    bench.opened(&tree(&[("a", 1)]), 8);
+    assert!(acted(&bench.after(2000)).is_some());
+}
+
+#[test]
+fn links_that_die_young_are_made_again_ever_later() {
+    let mut bench = Bench::synced(&[]);
+    let mut waits = Vec::new();
+    for _ in 0..8 {
+        bench.input(Input::LinkDown(0));
+        let wait = bench.wait().unwrap();
+        waits.push(wait);
+        bench.after(wait as u64);
+        bench.opened(&tree(&[]), 7);
+    }
+    assert_eq!(waits, [0, 100, 200, 400, 800, 1600, 3200, 5000]);
+    bench.now += Duration::from_secs(5);
+    bench.input(Input::LinkDown(0));
+    assert_eq!(bench.wait(), Some(0), "the link was good");
+}
+
+#[test]
+fn i12_refused_paths_are_told_tried_again_and_forgotten_with_their_path() {
+    let mut bench = Bench::synced(&[]);
+    bench.scan(&[("quiet", 1)]);
+    bench.applied(8, &tree(&[]), &[0]);
+    assert_eq!((bench.state(), bench.status().problems.len()), (TargetState::Syncing, 1));
+    let mut waits = Vec::new();
+    for _ in 0..4 {
+        let wait = bench.wait().unwrap();
+        waits.push(wait);
+        let (generation, _) = ops(&bench.after(wait as u64)).expect("tried again");
+        bench.applied(generation, &tree(&[]), &[0]);
+    }
+    assert_eq!(waits, [100, 200, 400, 800]);
+    assert!(ops(&bench.input(Input::Retry)).is_some(), "at once when asked");
+    let generation = bench.session.generation();
+    bench.applied(generation, &tree(&[]), &[0]);
+    bench.scan(&[]);
+    assert_eq!((bench.state(), bench.status().problems.len()), (TargetState::Synced, 0));
+    assert_eq!(bench.wait(), None);
+}
+
+#[test]
+fn a_refused_path_restarts_nothing_until_it_is_there() {
+    let mut bench = Bench::synced(&[]);
+    bench.scan(&[("a", 1)]);
+    bench.applied(8, &tree(&[]), &[0]);
+    assert!(acted(&bench.after(50)).is_some(), "once for the change");
+    let (generation, _) = ops(&bench.after(50)).expect("tried again");
+    bench.applied(generation, &tree(&[]), &[0]);
+    assert_eq!(acted(&bench.after(100)), None);
+    let (generation, _) = ops(&bench.after(100)).expect("tried again");
+    bench.applied(generation, &tree(&[("a", 1)]), &[]);
+    assert_eq!(acted(&bench.after(50)), Some((generation, true)));
+}
+
+#[test]
+fn i7_a_hold_waits_for_its_own_answer() {
+    let mut bench = Bench::synced(&[("a", 1), ("b", 1)]);
+    assert_eq!(ops(&bench.scan(&[])), None);
+    assert_eq!(bench.state(), TargetState::Held);
+    bench.scan(&[("a", 1), ("b", 1)]);
+    assert_eq!(bench.state(), TargetState::Synced, "it came back");
+    bench.scan(&[]);
+    bench.input(Input::Pause);
+    bench.input(Input::Resume { accept: false });
+    assert_eq!(bench.state(), TargetState::Held);
+    let effects = bench.input(Input::Resume { accept: true });
+    let (generation, _) = ops(&effects).expect("the answer");
+    bench.applied(generation, &tree(&[]), &[]);
+    assert_eq!(bench.state(), TargetState::Synced);
+    let (generation, _) = ops(&bench.scan(&[("a", 1)])).unwrap();
+    bench.applied(generation, &tree(&[("a", 1)]), &[]);
+    assert_eq!(ops(&bench.scan(&[])), None, "an answer serves once");
+}
+
+#[test]
+fn i7_mirror_asks_once_when_there_is_too_much_to_remove() {
+    let foreign = || vec![(path("0/x"), Listed::Symlink(Default::default()))];
+    let mut bench = Bench::new(Mode::Mirror, DeleteBudget::Count(0));
+    bench.input(Input::Start);
+    bench.scan(&[("a", 1)]);
+    bench.opened(&tree(&[("a", 1)]), 7);
+    bench.input(Input::Foreign(0, foreign()));
+    assert_eq!(bench.state(), TargetState::Held);
+    assert!(bench.after(1000).is_empty(), "and waits in silence");
+    let effects = bench.input(Input::Resume { accept: true });
+    assert!(matches!(effects[..], [Effect::Send(0, ToHub::ListForeign)]), "{effects:?}");
+    bench.input(Input::Foreign(0, foreign()));
+    assert_ne!(bench.state(), TargetState::Synced, "not before it is done");
+    let removed = FromHub::ForeignRemoved { removed: 1, problems: Vec::new() };
+    assert!(ran(&bench.input(Input::Message(0, removed))));
+    assert_eq!(bench.state(), TargetState::Synced);
+}
+
+#[test]
+fn comparing_asks_only_along_the_paths_that_differ() {
+    let mut bench = Bench::new(Mode::Keep, DeleteBudget::default());
+    bench.input(Input::Start);
+    bench.scan(&[("a", 1)]);
+    let theirs = tree(&[("a", 2)]);
+    let describe = |effects: &[Effect]| {
+        effects.iter().find_map(|effect| match effect {
+            Effect::Send(_, ToHub::Describe { paths }) => Some(paths.clone()),
+            _ => None,
+        })
+    };
+    assert_eq!(describe(&bench.opened(&theirs, 3)), Some(vec![]));
+    let listing = |at: Option<&str>, name: &str, listed| {
+        let (path, children) = (at.map(path), vec![(Blob(name.as_bytes().to_vec()), listed)]);
+        Input::Message(0, FromHub::Listing { path, children, last: true })
+    };
+    let below = theirs.dir(&path("0")).unwrap().id();
+    let effects = bench.input(listing(None, "0", Listed::Directory(below)));
+    assert_eq!(describe(&effects), Some(vec![path("0")]));
+    let file = Listed::File { digest: Digest::of(&[2]), size: 1, executable: false };
+    assert_eq!(ops(&bench.input(listing(Some("0"), "a", file))), Some((4, 1)));
+}
+
+#[test]
+fn what_changed_before_it_was_sent_waits_for_the_next_look() {
+    let mut bench = Bench::synced(&[]);
+    bench.scan(&[("quiet", 1)]);
+    let (generation, tree) = (8, tree(&[]).id());
+    let skipped = vec![Skipped { index: 0, reason: None }];
+    let applied =
+        FromHub::Applied { generation, tree, skipped, overwritten: Vec::new(), micros: 1 };
+    assert_eq!(ops(&bench.input(Input::Message(0, applied))), None, "no ping-pong");
+    assert_eq!(bench.state(), TargetState::Syncing);
+    assert!(bench.status().generation < 8 && bench.status().problems.is_empty());
+    assert!(ops(&bench.scan(&[("quiet", 2)])).is_some());
+}
+
+#[test]
+fn i11_nothing_is_said_on_a_link_that_is_being_closed() {
+    let mut bench = Bench::synced(&[]);
+    let need = FromHub::Need { indices: vec![1], adopted: 0, last: true };
+    let effects = bench.input(Input::Message(0, need));
+    assert!(matches!(effects[..], [Effect::Close(0, Closing::Protocol(_))]));
+    assert!(bench.scan(&[("a", 1)]).is_empty());
+    assert_eq!(bench.state(), TargetState::Disconnected);
+}
+
+#[test]
+fn paths_that_need_an_image_are_told() {
+    let mut bench = Bench::synced(&[]);
+    bench.scan(&[("image", 1)]);
+    let effects = bench.after(50);
+    assert_eq!(acted(&effects), None);
+    assert!(effects.iter().any(|e| matches!(e, Effect::Say(Notice::Acted { actions, .. })
+        if actions.needs_build == 1)));
+    assert_eq!(bench.status().needs_build, 1);
+}
+
+#[test]
+fn restart_now_covers_what_waits() {
+    let mut bench = Bench::synced(&[]);
+    bench.scan(&[("a", 1)]);
+    bench.input(Input::Restart);
+    assert_eq!(acted(&bench.after(0)), Some((8, true)));
+    assert_eq!(acted(&bench.after(5000)), None);
+}

@@ -145,11 +145,20 @@ impl TargetRoot {
                 Err(errno) => return Err(fail(errno)),
             }
         }
-        let fd = rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(fail)?;
-        let root = Self::hold(fd, Origin::Directory(path.to_owned()), Owner::Directory)?;
+        let root = Self::look_at_directory(path)?;
         let mountinfo = std::fs::read("/proc/thread-self/mountinfo").unwrap_or_default();
         root.sweep(&mountinfo);
         Ok(root)
+    }
+
+    /// As [`TargetRoot::open_directory`] for who only wants to look: nothing is made or swept.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn look_at_directory(path: &Path) -> Result<Self, RootError> {
+        let fd = rustix::fs::open(path, DIRECTORY, Mode::empty())
+            .map_err(|errno| Fault::from(errno).at("open", &SyncPath::root()))?;
+        Self::hold(fd, Origin::Directory(path.to_owned()), Owner::Directory)
     }
 
     /// Opens the directory `path` inside the root of a pinned process, with links (absolute ones
@@ -159,6 +168,16 @@ impl TargetRoot {
     /// [`RootErrorKind::RootReplaced`] when the process is no longer the one that was pinned; else
     /// what the kernel says. The error's path is the root.
     pub fn open_in_process(target: &Target, path: &Path) -> Result<Self, RootError> {
+        let root = Self::look_in_process(target, path)?;
+        root.sweep(&target.mountinfo().unwrap_or_default());
+        Ok(root)
+    }
+
+    /// As [`TargetRoot::open_in_process`] for who only wants to look: nothing is swept.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn look_in_process(target: &Target, path: &Path) -> Result<Self, RootError> {
         use std::os::unix::ffi::OsStrExt;
         let fail = |fault: Fault| fault.at("open", &SyncPath::root());
         let within = path.as_os_str().as_bytes().to_vec();
@@ -170,7 +189,6 @@ impl TargetRoot {
         let (uid, gid) = target.owner();
         let root = Self::hold(fd, Origin::Process(process, within), Owner::Fixed { uid, gid })?;
         target.check().map_err(|_| fail(RootErrorKind::RootReplaced.into()))?;
-        root.sweep(&target.mountinfo().unwrap_or_default());
         Ok(root)
     }
 

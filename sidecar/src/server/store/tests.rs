@@ -8,6 +8,20 @@ use std::process::{Command, Stdio};
 
 use proptest::prelude::*;
 
+/// Opens a store that nobody holds. Between its fork and its exec a process that another test starts
+/// has our descriptors, the lock among them: that moment is waited out.
+fn open(dir: &Path) -> (Store, Loaded) {
+    let give_up = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    loop {
+        match Store::open(dir) {
+            Err(StoreError::Locked { .. }) if std::time::Instant::now() < give_up => {
+                std::thread::yield_now();
+            }
+            opened => return opened.unwrap(),
+        }
+    }
+}
+
 use super::files::MANIFEST;
 use super::format::Record;
 use super::replay::Replay;
@@ -73,7 +87,7 @@ fn log_of(dir: &Path) -> PathBuf {
 fn i8_what_was_done_is_there_again_after_a_kill_and_after_a_close() {
     for clean in [false, true] {
         let dir = tempfile::tempdir().unwrap();
-        let (mut store, first) = Store::open(dir.path()).unwrap();
+        let (mut store, first) = open(dir.path());
         assert_eq!((first.generation, first.damaged, first.rebooted), (0, false, false));
         store.set_owner(&owner(4)).unwrap();
         let held = three_generations(&mut store);
@@ -84,7 +98,7 @@ fn i8_what_was_done_is_there_again_after_a_kill_and_after_a_close() {
             drop(store)
         }
 
-        let (store, loaded) = Store::open(dir.path()).unwrap();
+        let (store, loaded) = open(dir.path());
         assert_eq!(dump(&loaded.held), dump(&held));
         assert_eq!((loaded.generation, loaded.owner), (3, Some(owner(4))));
         assert_eq!((loaded.unfinished, loaded.damaged), (vec![], false));
@@ -98,29 +112,29 @@ fn i8_what_was_done_is_there_again_after_a_kill_and_after_a_close() {
 #[test]
 fn i8_a_begin_without_its_end_is_told_until_reset() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path());
     let mut held = three_generations(&mut store);
     let change = Change { path: path("0/a"), old: held.entry(&path("0/a")), new: None };
     store.begin(4, [&change].into_iter()).unwrap();
     drop(store);
-    let (mut store, loaded) = Store::open(dir.path()).unwrap();
+    let (mut store, loaded) = open(dir.path());
     assert_eq!(loaded.unfinished, std::slice::from_ref(&change));
     assert_eq!((dump(&loaded.held), loaded.generation), (dump(&held), 3));
     // A later generation does not hide it, nor does folding.
     step(&mut store, &mut held, 4, &[(path("0/new"), Some(file("n", 5)))]);
     store.close().unwrap();
-    let (mut store, loaded) = Store::open(dir.path()).unwrap();
+    let (mut store, loaded) = open(dir.path());
     assert_eq!(loaded.unfinished, [change]);
     assert_eq!((dump(&loaded.held), loaded.generation), (dump(&held), 4));
     store.reset(4, &held).unwrap();
     drop(store);
-    assert!(Store::open(dir.path()).unwrap().1.unfinished.is_empty());
+    assert!(open(dir.path()).1.unfinished.is_empty());
 }
 
 #[test]
 fn i8_staged_names_survive_until_forgotten() {
     let dir = tempfile::tempdir().unwrap();
-    let (store, _) = Store::open(dir.path()).unwrap();
+    let (store, _) = open(dir.path());
     let record = store.staged_journal();
     record(&path("d/.x"));
     record(&path(".y"));
@@ -130,29 +144,29 @@ fn i8_staged_names_survive_until_forgotten() {
     let mut bytes = fs::read(&journal).unwrap();
     bytes.extend_from_slice(&bytes.clone()[..9]);
     fs::write(&journal, bytes).unwrap();
-    let (mut store, loaded) = Store::open(dir.path()).unwrap();
+    let (mut store, loaded) = open(dir.path());
     assert_eq!(loaded.staged, [path(".y"), path("d/.x")]);
     store.forget_staged(&path(".y")).unwrap();
     store.staged_journal()(&path(".z"));
     store.forget_staged(&path("d/.x")).unwrap();
     drop(store);
-    let (mut store, loaded) = Store::open(dir.path()).unwrap();
+    let (mut store, loaded) = open(dir.path());
     assert_eq!(loaded.staged, [path(".y"), path(".z"), path("d/.x")], "a new name was forgotten");
     for path in &loaded.staged {
         store.forget_staged(path).unwrap();
     }
     drop(store);
-    let (store, loaded) = Store::open(dir.path()).unwrap();
+    let (store, loaded) = open(dir.path());
     assert!(loaded.staged.is_empty());
     store.staged_journal()(&path(".z"));
     store.close().unwrap();
-    assert!(Store::open(dir.path()).unwrap().1.staged.is_empty());
+    assert!(open(dir.path()).1.staged.is_empty());
 }
 
 #[test]
 fn i8_every_cut_of_the_log_is_an_earlier_state() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path());
     let mut states = vec![dump(&Snapshot::empty())];
     let mut held = Snapshot::empty();
     let mut ends = Vec::new();
@@ -186,23 +200,23 @@ fn i8_every_cut_of_the_log_is_an_earlier_state() {
 #[test]
 fn i8_the_half_record_of_a_kill_does_not_spoil_what_follows() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path());
     let mut held = three_generations(&mut store);
     drop(store);
     let log = log_of(dir.path());
     let whole = fs::read(&log).unwrap();
     fs::write(&log, [&whole[..], &whole[LOG_HEAD_BYTES..LOG_HEAD_BYTES + 20]].concat()).unwrap();
-    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path());
     step(&mut store, &mut held, 4, &[(path("0/a"), None)]);
     drop(store);
-    let (_store, loaded) = Store::open(dir.path()).unwrap();
+    let (_store, loaded) = open(dir.path());
     assert_eq!((dump(&loaded.held), loaded.damaged), (dump(&held), false));
 }
 
 #[test]
 fn i8_a_record_that_is_missing_in_the_middle_is_damage() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path());
     let mut held = Snapshot::empty();
     let mut ends = Vec::new();
     for generation in 1..4 {
@@ -214,7 +228,7 @@ fn i8_a_record_that_is_missing_in_the_middle_is_damage() {
     let log = log_of(dir.path());
     let bytes = fs::read(&log).unwrap();
     fs::write(&log, [&bytes[..ends[0]], &bytes[ends[1]..]].concat()).unwrap();
-    assert!(Store::open(dir.path()).unwrap().1.damaged);
+    assert!(open(dir.path()).1.damaged);
 }
 
 /// Reads manifest and log without opening for use; `None` for damage.
@@ -227,7 +241,7 @@ fn read_pair(dir: &Path) -> Option<Replay> {
 #[test]
 fn i8_every_changed_byte_is_seen() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path());
     let mut held = three_generations(&mut store);
     store.reset(3, &held).unwrap();
     store.set_owner(&owner(1)).unwrap();
@@ -251,7 +265,7 @@ fn i8_every_changed_byte_is_seen() {
 fn i8_damage_means_an_empty_record_and_the_files_are_kept_aside() {
     for victim in [MANIFEST, "log", "no log"] {
         let dir = tempfile::tempdir().unwrap();
-        let (mut store, _) = Store::open(dir.path()).unwrap();
+        let (mut store, _) = open(dir.path());
         store.set_owner(&owner(1)).unwrap();
         let mut held = three_generations(&mut store);
         let marker = store.marker().to_owned();
@@ -267,7 +281,7 @@ fn i8_damage_means_an_empty_record_and_the_files_are_kept_aside() {
             fs::write(target, bytes).unwrap();
         }
 
-        let (mut store, loaded) = Store::open(dir.path()).unwrap();
+        let (mut store, loaded) = open(dir.path());
         assert!(loaded.damaged, "{victim}");
         assert_eq!((loaded.held.count(), loaded.generation), (0, 0));
         assert_eq!(loaded.owner.is_some(), victim == "log", "who came before the damage is told");
@@ -277,7 +291,7 @@ fn i8_damage_means_an_empty_record_and_the_files_are_kept_aside() {
         held = held.apply(&[]).unwrap();
         store.reset(9, &held).unwrap();
         drop(store);
-        let (_store, loaded) = Store::open(dir.path()).unwrap();
+        let (_store, loaded) = open(dir.path());
         assert_eq!((dump(&loaded.held), loaded.damaged), (dump(&held), false));
     }
 }
@@ -285,7 +299,7 @@ fn i8_damage_means_an_empty_record_and_the_files_are_kept_aside() {
 #[test]
 fn i8_a_fold_that_was_cut_off_changes_nothing() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path());
     let held = three_generations(&mut store);
     let before = dir.path().join("before");
     copy_dir_files(dir.path(), &before);
@@ -295,14 +309,14 @@ fn i8_a_fold_that_was_cut_off_changes_nothing() {
     let new_log = log_of(dir.path());
     fs::copy(&new_log, before.join(new_log.file_name().unwrap())).unwrap();
     fs::copy(dir.path().join(MANIFEST), before.join("manifest.new")).unwrap();
-    let (_store, loaded) = Store::open(&before).unwrap();
+    let (_store, loaded) = open(&before);
     assert_eq!((dump(&loaded.held), loaded.generation), (dump(&held), 3));
     assert!(!before.join("manifest.new").exists());
     assert!(!before.join(new_log.file_name().unwrap()).exists());
     // The manifest is the new one, the old log still there: it is never played on top.
     let old_log = log_of(&before);
     fs::copy(&old_log, dir.path().join(old_log.file_name().unwrap())).unwrap();
-    let (_store, loaded) = Store::open(dir.path()).unwrap();
+    let (_store, loaded) = open(dir.path());
     assert_eq!((loaded.held.count(), loaded.generation), (0, 8));
     assert!(!dir.path().join(old_log.file_name().unwrap()).exists());
 }
@@ -318,7 +332,7 @@ fn copy_dir_files(from: &Path, to: &Path) {
 #[test]
 fn a_long_log_is_folded() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path());
     let first = log_of(dir.path());
     let mut held = Snapshot::empty();
     let many: Vec<Edit> =
@@ -329,25 +343,25 @@ fn a_long_log_is_folded() {
     step(&mut store, &mut held, 2, &[(path("one"), Some(file("y", 1)))]);
     assert_eq!(log_of(dir.path()), folded, "one file folded the log");
     drop(store);
-    let (_store, loaded) = Store::open(dir.path()).unwrap();
+    let (_store, loaded) = open(dir.path());
     assert_eq!((dump(&loaded.held), loaded.generation), (dump(&held), 2));
 }
 
 #[test]
 fn edits_that_do_not_lead_to_what_is_held_are_not_logged_as_if() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path());
     let held = Snapshot::empty().apply(&[(path("a"), Some(file("a", 1)))]).unwrap();
     store.finish(1, &[], &held).unwrap();
     drop(store);
-    let (_store, loaded) = Store::open(dir.path()).unwrap();
+    let (_store, loaded) = open(dir.path());
     assert_eq!((dump(&loaded.held), loaded.damaged), (dump(&held), false));
 }
 
 #[test]
 fn i8_a_full_disk_loses_no_truth() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path());
     let mut held = three_generations(&mut store);
     let log = log_of(dir.path());
     // Whatever is appended fails from here on, as on a full disk; folding works again later.
@@ -361,7 +375,7 @@ fn i8_a_full_disk_loses_no_truth() {
     store.finish(4, &edits, &held).unwrap();
     step(&mut store, &mut held, 5, &[(path("0/b"), Some(file("six", 6)))]);
     drop(store);
-    let (_store, loaded) = Store::open(dir.path()).unwrap();
+    let (_store, loaded) = open(dir.path());
     assert_eq!((dump(&loaded.held), loaded.generation), (dump(&held), 5));
     assert!(loaded.unfinished.is_empty());
 }
@@ -369,31 +383,31 @@ fn i8_a_full_disk_loses_no_truth() {
 #[test]
 fn another_boot_is_told_until_reset() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path());
     store.boot = [1; 16];
     store.fold().unwrap();
     drop(store);
-    let (store, loaded) = Store::open(dir.path()).unwrap();
+    let (store, loaded) = open(dir.path());
     assert!(loaded.rebooted);
     store.close().unwrap();
-    let (mut store, loaded) = Store::open(dir.path()).unwrap();
+    let (mut store, loaded) = open(dir.path());
     assert!(loaded.rebooted);
     store.reset(0, &Snapshot::empty()).unwrap();
     drop(store);
-    assert!(!Store::open(dir.path()).unwrap().1.rebooted);
+    assert!(!open(dir.path()).1.rebooted);
 }
 
 #[test]
 fn i14_one_hub_at_a_time_and_the_other_is_named() {
     let dir = tempfile::tempdir().unwrap();
-    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path());
     let refused = Store::open(dir.path()).map(|_| ()).unwrap_err();
     assert!(matches!(refused, StoreError::Locked { owner: None }));
     store.set_owner(&owner(3)).unwrap();
     let refused = Store::open(dir.path()).map(|_| ()).unwrap_err();
     assert!(matches!(refused, StoreError::Locked { owner: Some(o) } if o == owner(3)));
     drop(store);
-    let (_store, _) = Store::open(dir.path()).unwrap();
+    let (_store, _) = open(dir.path());
     let refused = Store::open(dir.path()).map(|_| ()).unwrap_err();
     assert!(matches!(refused, StoreError::Locked { owner: None }), "a dead owner was named");
 }
@@ -419,7 +433,7 @@ fn wait_for(child: &mut std::process::Child, word: &str) {
 #[test]
 fn child_holds_the_store() {
     let Some(dir) = std::env::var_os("STORE_TEST_DIR") else { return };
-    let (mut store, _) = Store::open(Path::new(&dir)).unwrap();
+    let (mut store, _) = open(Path::new(&dir));
     store.set_owner(&owner(8)).unwrap();
     three_generations(&mut store);
     let _claim = Registry::claim(Path::new(&dir), Path::new("/srv/app"), "child").unwrap();
@@ -438,7 +452,7 @@ fn i8_a_killed_hub_leaves_no_lock() {
     assert!(matches!(clash, ClaimError::Clash(Clash { same: false, .. })));
     child.kill().unwrap();
     child.wait().unwrap();
-    let (_store, loaded) = Store::open(dir.path()).unwrap();
+    let (_store, loaded) = open(dir.path());
     assert_eq!((loaded.generation, loaded.damaged), (3, false));
     let _claim = Registry::claim(dir.path(), Path::new("/srv"), "us").unwrap();
     let files: BTreeSet<_> =
@@ -487,7 +501,7 @@ fn a_peek_changes_nothing_and_needs_no_lock() {
     let dir = tempfile::tempdir().unwrap();
     let absent = dir.path().join("absent");
     assert!(Store::peek(&absent).unwrap().is_none() && !absent.exists());
-    let (mut store, _) = Store::open(dir.path()).unwrap();
+    let (mut store, _) = open(dir.path());
     store.set_owner(&owner(2)).unwrap();
     let held = three_generations(&mut store);
     let seen = Store::peek(dir.path()).unwrap().unwrap();
@@ -507,7 +521,7 @@ fn endless(number: u64) -> [Edit; 1] {
 #[test]
 fn child_writes_without_end() {
     let Some(dir) = std::env::var_os("STORE_TEST_DIR") else { return };
-    let (mut store, loaded) = Store::open(Path::new(&dir)).unwrap();
+    let (mut store, loaded) = open(Path::new(&dir));
     store.fold_from = 3000;
     store.reset(loaded.generation, &loaded.held).unwrap();
     let mut held = loaded.held;
@@ -537,7 +551,7 @@ fn i8_kill_9_at_any_moment_leaves_a_true_record() {
         }
         child.kill().unwrap();
         child.wait().unwrap();
-        let (_store, loaded) = Store::open(dir.path()).unwrap();
+        let (_store, loaded) = open(dir.path());
         assert!(!loaded.damaged && loaded.generation >= said, "{} < {said}", loaded.generation);
         for number in generation + 1..=loaded.generation {
             held = held.apply(&endless(number)).unwrap();
@@ -581,7 +595,7 @@ proptest! {
     #[test]
     fn i8_the_record_is_what_was_said(calls in prop::collection::vec(call(), 1..40)) {
         let dir = tempfile::tempdir().unwrap();
-        let (mut store, _) = Store::open(dir.path()).unwrap();
+        let (mut store, _) = open(dir.path());
         store.fold_from = 600;
         let (mut held, mut generation, mut who) = (Snapshot::empty(), 0, None);
         let mut unfinished: Vec<Change> = Vec::new();
@@ -607,7 +621,7 @@ proptest! {
                 }
                 Call::Kill | Call::Close => {
                     if matches!(call, Call::Kill) { drop(store) } else { store.close().unwrap() }
-                    let (again, loaded) = Store::open(dir.path()).unwrap();
+                    let (again, loaded) = open(dir.path());
                     store = again;
                     store.fold_from = 600;
                     prop_assert_eq!(dump(&loaded.held), dump(&held));

@@ -1,0 +1,379 @@
+//! Owns how a site comes to be: the right to write is taken before anything is touched, then the
+//! record is made true again.
+//!
+//! What a killed hub began is looked at, every managed path is compared by `stat` with what was
+//! written, and what somebody changed leaves the record, so that the daemon sends it anew. A session
+//! that only looks (`dry_run`) takes no right and leaves no trace.
+
+use std::collections::HashSet;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+
+use tracing::warn;
+
+use super::apply::Applying;
+use super::root::{FoundKind, RootErrorKind, Settings, TargetRoot, WriteMode};
+use super::site::Site;
+use super::store::{Claim, ClaimError, Loaded, Owner, Registry, Store, StoreError};
+use super::target::Target;
+use crate::path::{Escaped, SyncPath};
+use crate::receive::{Receiver, apply_what_fits};
+use crate::tree::{Change, Edit, Node, Snapshot, Stamp};
+use crate::wire::{self, Blob, Open, Refusal};
+
+/// Why a site is not opened.
+pub(super) enum NotOpened {
+    /// It may not be.
+    Refused(Refusal),
+    /// An earlier hub of the same workspace has not let go yet; ask again, then give this as the
+    /// reason.
+    Busy(Refusal),
+}
+
+impl From<Refusal> for NotOpened {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl Site {
+    /// Opens what `open` asks for and makes the record true. Never waits for another hub.
+    pub(super) fn open(open: &Open, state: &Path) -> Result<Self, NotOpened> {
+        if open.roots.is_empty() || open.roots.len() > usize::from(u16::MAX) {
+            let why = "a session needs at least one root".to_owned();
+            return Err(Refusal::Unusable(why).into());
+        }
+        let process = open
+            .process
+            .map(Target::pin)
+            .transpose()
+            .map_err(|error| refusal_of_process(open.process.unwrap_or_default(), &error))?;
+        let names = names(open)?;
+        let mut site = Self {
+            directory: names[0].clone(),
+            receiver: Receiver::new(Snapshot::empty(), 0, names.len()),
+            roots: Vec::new(),
+            process,
+            store: None,
+            applying: Applying::default(),
+            epoch: 0,
+            populated: false,
+            drifted: Vec::new(),
+            claims: Vec::new(),
+        };
+        if open.dry_run {
+            site.peek(open, state, &names)?;
+        } else {
+            // The right comes first: not even a directory is made in another's place.
+            for name in &names {
+                site.claims.push(claim_root(state, name, open)?);
+            }
+            site.take(open, state, &names)?;
+        }
+        site.populated = site.receiver.held().root().is_empty() && site.holds_something();
+        Ok(site)
+    }
+
+    /// Takes the record that belongs to the roots, and makes it true.
+    fn take(&mut self, open: &Open, state: &Path, names: &[PathBuf]) -> Result<(), NotOpened> {
+        for path in &open.roots {
+            let root = open_root(path, self.process.as_ref(), open)?;
+            self.roots.push(Some(root));
+        }
+        let dir = state.join("hubs").join(folder_name(names, &self.roots));
+        let (mut store, loaded) = open_store(&dir, open)?;
+        if loaded.damaged {
+            warn!("the record of this target was damaged; it is made anew");
+        }
+        self.keep_journal(&store, &loaded.staged);
+        let staged = loaded.staged.clone();
+        let (generation, rebooted) = (loaded.generation, loaded.rebooted);
+        self.epoch = loaded.owner.as_ref().map_or(1, |owner| owner.epoch + 1);
+        let unfinished = !loaded.unfinished.is_empty();
+        let ours = is_ours(&loaded, open);
+        let (held, changed) = self.believe(loaded, open);
+        let owner =
+            Owner { workspace: open.workspace, writer: open.writer.clone(), epoch: self.epoch };
+        let written = store.set_owner(&owner).and_then(|()| {
+            for path in &staged {
+                store.forget_staged(path)?;
+            }
+            if changed || !ours || rebooted || unfinished {
+                store.reset(generation, &held)?;
+            }
+            Ok(())
+        });
+        written.map_err(|error| Refusal::Unusable(format!("{}: {error}", dir.display())))?;
+        self.store = Some(store);
+        Ok(())
+    }
+
+    /// Looks, and leaves no trace: nothing is made, swept, claimed or written.
+    fn peek(&mut self, open: &Open, state: &Path, names: &[PathBuf]) -> Result<(), NotOpened> {
+        for path in &open.roots {
+            match open_root(path, self.process.as_ref(), open) {
+                Ok(root) => self.roots.push(Some(root)),
+                Err(Refusal::NotFound(_)) if self.process.is_none() => self.roots.push(None),
+                Err(refusal) => return Err(refusal.into()),
+            }
+        }
+        let dir = state.join("hubs").join(folder_name(names, &self.roots));
+        let loaded = Store::peek(&dir).map_err(|error| {
+            Refusal::Unusable(format!("state folder {}: {error}", dir.display()))
+        })?;
+        if let Some(loaded) = loaded {
+            self.believe(loaded, open);
+        }
+        Ok(())
+    }
+
+    /// Compares what the record says with the disk; returns the true record, and whether it differs.
+    fn believe(&mut self, loaded: Loaded, open: &Open) -> (Snapshot, bool) {
+        let ours = is_ours(&loaded, open);
+        let generation = loaded.generation;
+        // What another workspace put there is not ours to delete.
+        let (held, unfinished) =
+            if ours { (loaded.held, loaded.unfinished) } else { Default::default() };
+        let (held, drifted, changed) = self.make_true(&held, &unfinished);
+        self.drifted = drifted;
+        self.receiver = Receiver::new(held.clone(), generation, self.roots.len());
+        (held, changed)
+    }
+
+    /// Sweeps what killed hubs staged beside files, and has what we stage there written down.
+    fn keep_journal(&mut self, store: &Store, left: &[SyncPath]) {
+        for path in left {
+            if let Some((root, below)) = self.locate(path) {
+                root.sweep_beside(&[below]);
+            }
+        }
+        for (index, root) in self.roots.iter_mut().enumerate() {
+            let record = store.staged_journal();
+            let top = SyncPath::root().join(index.to_string().as_bytes());
+            if let (Some(root), Ok(top)) = (root, top) {
+                root.on_beside(move |below| {
+                    if let Ok(path) = top.append(below) {
+                        record(&path);
+                    }
+                });
+            }
+        }
+    }
+
+    /// Compares the record with the disk. Returns the true record, the managed paths that somebody
+    /// changed, and whether anything differs.
+    fn make_true(&self, held: &Snapshot, unfinished: &[Change]) -> (Snapshot, Vec<SyncPath>, bool) {
+        let mut edits: Vec<Edit> = Vec::new();
+        let mut drifted = Vec::new();
+        let begun: HashSet<&SyncPath> = unfinished.iter().map(|change| &change.path).collect();
+        let mut gone: Option<SyncPath> = None;
+        held.walk(&mut |path, node| {
+            if gone.as_ref().is_some_and(|dir| path.starts_with(dir)) {
+                return;
+            }
+            match self.seen_as(path, node) {
+                Seen::Same(stamped) if stamp_of(&stamped) == stamp_of(node) => {}
+                Seen::Same(stamped) => edits.push((path.clone(), Some(stamped))),
+                Seen::Other => {
+                    edits.push((path.clone(), None));
+                    gone = Some(path.clone());
+                    if !begun.contains(path) {
+                        drifted.push(path.clone());
+                    }
+                }
+            }
+        });
+        let mut changed = !edits.is_empty();
+        let held = held.apply(&edits).unwrap_or_default();
+        // A killed hub may have come further than its record: what is complete counts.
+        let mut further: Vec<Edit> = Vec::new();
+        for change in unfinished.iter().filter(|change| held.entry(&change.path) != change.new) {
+            if let Some(new) = &change.new
+                && let Seen::Same(node) =
+                    self.seen_as(&change.path, &Node::from_entry(new, Stamp::default()))
+            {
+                further.push((change.path.clone(), Some(node)));
+            }
+        }
+        further.sort_by(|a, b| a.0.cmp(&b.0));
+        further.dedup_by(|a, b| a.0 == b.0);
+        changed |= !further.is_empty();
+        let held = apply_what_fits(&held, &mut further);
+        (held, drifted, changed)
+    }
+
+    /// How what stands at a path compares with what the record says.
+    fn seen_as(&self, path: &SyncPath, node: &Node) -> Seen {
+        let Some((root, below)) = self.locate(path) else { return Seen::Other };
+        let Ok(Some(found)) = root.stat(&below) else { return Seen::Other };
+        match (node, &found.kind) {
+            (Node::Directory(_), FoundKind::Directory) => Seen::Same(node.clone()),
+            (Node::Symlink(link), FoundKind::Symlink { target }) if link == target => {
+                Seen::Same(node.clone())
+            }
+            (&Node::File { digest, size, executable, stamp }, FoundKind::File) => {
+                if found.size != size || found.executable != executable {
+                    return Seen::Other;
+                }
+                if stamp != Stamp::default() && found.stamp == stamp {
+                    return Seen::Same(node.clone());
+                }
+                match root.hash(&below) {
+                    Ok(Some((same, found))) if same == digest => {
+                        Seen::Same(Node::File { digest, size, executable, stamp: found.stamp })
+                    }
+                    _ => Seen::Other,
+                }
+            }
+            _ => Seen::Other,
+        }
+    }
+
+    fn holds_something(&self) -> bool {
+        let occupied =
+            |root: &TargetRoot| root.list(&SyncPath::root()).is_ok_and(|l| !l.is_empty());
+        self.roots.iter().flatten().any(occupied)
+    }
+}
+
+/// What stands at a path, compared with a node.
+enum Seen {
+    /// That, with the stamp it has now.
+    Same(Node),
+    /// Something else, or nothing.
+    Other,
+}
+
+fn stamp_of(node: &Node) -> Option<Stamp> {
+    match node {
+        Node::File { stamp, .. } => Some(*stamp),
+        _ => None,
+    }
+}
+
+fn is_ours(loaded: &Loaded, open: &Open) -> bool {
+    loaded.owner.as_ref().is_none_or(|owner| owner.workspace == open.workspace)
+}
+
+/// The canonical name of each root, whether or not it is there already.
+fn names(open: &Open) -> Result<Vec<PathBuf>, Refusal> {
+    let mut names: Vec<PathBuf> = Vec::with_capacity(open.roots.len());
+    for path in &open.roots {
+        let path = Path::new(std::ffi::OsStr::from_bytes(&path.0));
+        let name = match open.process {
+            Some(pid) => {
+                let below = path.strip_prefix("/").unwrap_or(path);
+                PathBuf::from(format!("/proc/{pid}/root")).join(below)
+            }
+            None => canonical(path).map_err(|error| refusal_of_path(path, &error))?,
+        };
+        let near = |other: &&PathBuf| other.starts_with(&name) || name.starts_with(other);
+        if let Some(other) = names.iter().find(near) {
+            let root = Escaped(other.as_os_str().as_bytes()).to_string();
+            return Err(Refusal::Nested { root, by: open.writer.clone() });
+        }
+        names.push(name);
+    }
+    Ok(names)
+}
+
+fn canonical(path: &Path) -> std::io::Result<PathBuf> {
+    match (std::fs::canonicalize(path), path.parent(), path.file_name()) {
+        (Err(error), Some(above), Some(name)) if error.kind() == std::io::ErrorKind::NotFound => {
+            let above = if above.as_os_str().is_empty() { Path::new(".") } else { above };
+            Ok(std::fs::canonicalize(above)?.join(name))
+        }
+        (canonical, ..) => canonical,
+    }
+}
+
+fn refusal_of_path(path: &Path, error: &std::io::Error) -> Refusal {
+    let shown = Escaped(path.as_os_str().as_bytes()).to_string();
+    match error.kind() {
+        std::io::ErrorKind::NotFound => Refusal::NotFound(shown),
+        std::io::ErrorKind::PermissionDenied => Refusal::Forbidden(shown),
+        std::io::ErrorKind::NotADirectory => {
+            Refusal::Unusable(format!("{shown} is not a directory"))
+        }
+        _ => Refusal::Unusable(format!("{shown}: {error}")),
+    }
+}
+
+fn open_root(path: &Blob, process: Option<&Target>, open: &Open) -> Result<TargetRoot, Refusal> {
+    let path = Path::new(std::ffi::OsStr::from_bytes(&path.0));
+    let shown = Escaped(path.as_os_str().as_bytes()).to_string();
+    let opened = match process {
+        Some(process) if open.dry_run => TargetRoot::look_in_process(process, path),
+        Some(process) => TargetRoot::open_in_process(process, path),
+        None if open.dry_run => TargetRoot::look_at_directory(path),
+        None => TargetRoot::open_directory(path, true),
+    };
+    let mut root = opened.map_err(|error| match error.kind {
+        RootErrorKind::NotFound => Refusal::NotFound(shown.clone()),
+        RootErrorKind::Denied => Refusal::Forbidden(shown.clone()),
+        RootErrorKind::NotADirectory => Refusal::Unusable(format!("{shown} is not a directory")),
+        _ => Refusal::Unusable(format!("{shown}: {error}")),
+    })?;
+    let write = match open.write {
+        wire::WriteMode::Auto | wire::WriteMode::Rename => WriteMode::Rename,
+        wire::WriteMode::InPlace => WriteMode::InPlace,
+    };
+    root.configure(Settings { write, ..root.settings() });
+    Ok(root)
+}
+
+fn refusal_of_process(pid: i32, error: &super::target::TargetError) -> Refusal {
+    use super::target::TargetError;
+    match error {
+        TargetError::Gone(_) => Refusal::NotFound(format!("process {pid}")),
+        TargetError::Denied(_) => Refusal::Forbidden(format!("process {pid}: {error}")),
+        _ => Refusal::Unusable(format!("process {pid}: {error}")),
+    }
+}
+
+/// The record's folder: named by the roots, and by which directories they are.
+fn folder_name(names: &[PathBuf], roots: &[Option<TargetRoot>]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for (name, root) in names.iter().zip(roots) {
+        hasher.update(name.as_os_str().as_bytes());
+        hasher.update(&[0]);
+        if let Some(identity) = root.as_ref().map(TargetRoot::identity) {
+            hasher.update(&identity.device.to_le_bytes());
+            hasher.update(&identity.inode.to_le_bytes());
+        }
+    }
+    hasher.finalize().to_hex()[..16].to_owned()
+}
+
+fn open_store(dir: &Path, open: &Open) -> Result<(Store, Loaded), NotOpened> {
+    Store::open(dir).map_err(|error| match error {
+        StoreError::Locked { owner } => {
+            let ours = owner.as_ref().is_none_or(|owner| owner.workspace == open.workspace);
+            let by = owner.map_or_else(|| "another hub".to_owned(), |owner| owner.writer);
+            let refusal = Refusal::Owned { by, active: true };
+            if ours { NotOpened::Busy(refusal) } else { NotOpened::Refused(refusal) }
+        }
+        StoreError::Io { .. } => {
+            let why = std::error::Error::source(&error).map(ToString::to_string);
+            let why = why.unwrap_or_default();
+            Refusal::Unusable(format!("state folder {error}: {why}")).into()
+        }
+    })
+}
+
+fn claim_root(state: &Path, canonical: &Path, open: &Open) -> Result<Claim, NotOpened> {
+    Registry::claim(state, canonical, &open.writer).map_err(|error| match error {
+        ClaimError::Clash(clash) => {
+            // A claim does not name its workspace; user, host and source together do.
+            let ours = clash.writer == open.writer;
+            let refusal = if clash.same {
+                Refusal::Owned { by: clash.writer, active: true }
+            } else {
+                let root = Escaped(clash.root.as_os_str().as_bytes()).to_string();
+                Refusal::Nested { root, by: clash.writer }
+            };
+            if ours { NotOpened::Busy(refusal) } else { NotOpened::Refused(refusal) }
+        }
+        other => Refusal::Unusable(other.to_string()).into(),
+    })
+}

@@ -1,0 +1,9 @@
+//! A real hub, driven over its wire by a small client.
+#![cfg(all(target_os = "linux", feature = "server"))]
+#![allow(clippy::unwrap_used, missing_docs)]
+
+mod applying;
+mod client;
+mod faults;
+mod leases;
+mod socket;

@@ -1,0 +1,186 @@
+//! `serve` and `connect`.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use e2ek_sidecar::restart::Policy;
+use e2ek_sidecar::wire::{Blob, ChildEvent, CommandSpec, FromHub, Hello, ToHub};
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::client::{ANN, BOB, Client, Tree, sidecar};
+
+/// A hub that serves a socket.
+pub(crate) struct Served {
+    pub(crate) folder: tempfile::TempDir,
+    pub(crate) socket: PathBuf,
+    pub(crate) hub: Child,
+}
+
+impl Served {
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("hub.sock");
+        Self::at(folder, socket, &[])
+    }
+
+    fn at(folder: tempfile::TempDir, socket: PathBuf, more: &[&str]) -> Self {
+        let hub = serve(&socket, folder.path(), more).spawn().unwrap();
+        let served = Self { folder, socket, hub };
+        // Polled: the hub says nothing until somebody connects.
+        let give_up = Instant::now() + Duration::from_secs(20);
+        while Client::reach(&served.socket).is_none() {
+            assert!(Instant::now() < give_up, "nobody listens");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        served
+    }
+
+    pub(crate) fn client(&self) -> Client {
+        Client::connect(&self.socket)
+    }
+
+    fn end(&mut self) -> Option<i32> {
+        kill_process(Pid::from_child(&self.hub), Signal::TERM).unwrap();
+        self.hub.wait().unwrap().code()
+    }
+}
+
+impl Drop for Served {
+    fn drop(&mut self) {
+        let _ = self.hub.kill();
+        let _ = self.hub.wait();
+    }
+}
+
+fn serve(socket: &Path, folder: &Path, more: &[&str]) -> std::process::Command {
+    let mut command = sidecar(&["serve", "--socket"]);
+    command.arg(socket).arg("--state").arg(folder.join("state")).args(more);
+    command.stderr(Stdio::piped());
+    command
+}
+
+#[test]
+fn a_socket_is_private_replaces_a_dead_one_and_goes_with_its_hub() {
+    let folder = tempfile::tempdir().unwrap();
+    // Longer than the kernel takes at once.
+    let deep = folder.path().join("d".repeat(120));
+    fs::create_dir(&deep).unwrap();
+    let socket = deep.join("hub.sock");
+    // What a killed hub leaves: a socket nobody listens to.
+    let short = folder.path().join("s");
+    drop(UnixListener::bind(&short).unwrap());
+    fs::rename(&short, &socket).unwrap();
+    let mut served = Served::at(folder, socket.clone(), &[]);
+    let there = fs::metadata(&socket).unwrap();
+    assert!(there.file_type().is_socket());
+    assert_eq!(there.permissions().mode() & 0o777, 0o600);
+    let second = serve(&socket, served.folder.path(), &[]).output().unwrap();
+    assert_eq!(second.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&second.stderr).contains("another hub listens"));
+    assert_eq!(served.end(), Some(0));
+    assert_eq!(fs::read_dir(&deep).unwrap().count(), 0, "nothing is left");
+}
+
+#[test]
+fn without_links_an_idle_hub_ends() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("hub.sock");
+    let mut served = Served::at(folder, socket, &["--idle", "1"]);
+    assert_eq!(served.hub.wait().unwrap().code(), Some(0));
+    assert!(!served.socket.exists());
+}
+
+#[test]
+fn i11_a_broken_link_ends_alone() {
+    let served = Served::new();
+    let (mut good, mut bad) = (served.client(), served.client());
+    good.enter(ANN, &served.folder.path().join("one"));
+    bad.enter(BOB, &served.folder.path().join("two"));
+    bad.send(&ToHub::Commit { generation: 1, target: Tree::default().id() });
+    assert!(matches!(bad.next(), Some(FromHub::Bye { .. })));
+    assert_eq!(bad.next(), None);
+    let mut noise = served.client();
+    noise.stream.write_all(&[0xff; 64]).unwrap();
+    assert_eq!(noise.next(), None);
+    let tree = Tree::new(&[("f", "1")]);
+    assert_eq!(good.sync(&Tree::default(), &tree, false).tree, tree.id());
+}
+
+#[test]
+fn sigterm_stops_the_command_first() {
+    let mut served = Served::new();
+    let root = served.folder.path().join("target");
+    let (mut client, mut other) = (served.client(), served.client());
+    client.enter(ANN, &root);
+    other.enter(BOB, &served.folder.path().join("two"));
+    let argv = ["sh", "-c", "trap 'exit 3' INT TERM; echo up; while :; do sleep 0.05; done"];
+    let spec = CommandSpec {
+        argv: argv.map(|word| Blob(word.as_bytes().to_vec())).to_vec(),
+        policy: Policy::default(),
+        inherit: false,
+    };
+    client.send(&ToHub::Run(spec.clone()));
+    let mut output = Vec::new();
+    while output != b"up\n" {
+        match client.next() {
+            Some(FromHub::Output { bytes, .. }) => output.extend(bytes.0),
+            Some(FromHub::Child(ChildEvent::Started { .. })) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    // There is one command a hub.
+    other.send(&ToHub::Run(spec));
+    assert!(matches!(other.next(), Some(FromHub::Child(ChildEvent::Failed { .. }))));
+    kill_process(Pid::from_child(&served.hub), Signal::TERM).unwrap();
+    let mut told = Vec::new();
+    while let Some(message) = client.next() {
+        told.push(message);
+    }
+    let stopped = FromHub::Child(ChildEvent::Stopped { status: 3 });
+    assert!(told.contains(&stopped), "{told:?}");
+    assert!(matches!(told.last(), Some(FromHub::Bye { .. })), "{told:?}");
+    assert_eq!(served.hub.wait().unwrap().code(), Some(0));
+}
+
+#[test]
+fn connect_without_a_hub_says_what_to_do() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("none");
+    let output = sidecar(&["connect", "--socket"]).arg(&socket).output().unwrap();
+    assert_eq!(output.status.code(), Some(7));
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(said.contains("no hub at") && said.contains("hint: start one"), "{said}");
+    assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
+}
+
+#[test]
+fn connect_carries_a_link_and_ends_with_either_side() {
+    let mut served = Served::new();
+    let bridge = || {
+        let mut command = sidecar(&["connect", "--socket"]);
+        command.arg(&served.socket).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+    };
+    let mut hello = Vec::new();
+    Hello::ours().encode(&mut hello);
+    let greet = |child: &mut Child| {
+        child.stdin.as_mut().unwrap().write_all(&hello).unwrap();
+        let mut said = vec![0; hello.len()];
+        child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+        assert_eq!(said, hello);
+    };
+    let (mut first, mut second) = (bridge(), bridge());
+    greet(&mut first);
+    greet(&mut second);
+    drop(first.stdin.take());
+    assert_eq!(first.wait().unwrap().code(), Some(0));
+    assert_eq!(served.end(), Some(0));
+    // Its input is still open.
+    let mut input = second.stdin.take();
+    assert_eq!(second.wait().unwrap().code(), Some(0));
+    drop(input.take());
+}

@@ -1,0 +1,235 @@
+//! When a target's command is started and restarted: what changed paths ask of it, the wait for
+//! quiet, and what was asked of the hub and is not known to be done.
+//!
+//! A restart that was asked for on a link that was lost is asked for again on the next one. What is
+//! asked for goes out before `Run`: a hub whose command still runs obeys, and then goes on with it;
+//! a hub that has none ignores it, and its start covers everything.
+
+use std::time::Instant;
+
+use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::restart::{Action, ActionSet};
+use e2ek_sidecar::wire::{ChildEvent, ToHub};
+
+use super::{Effect, Notice, Settings, TargetId};
+
+/// What is to be done once it is quiet.
+struct Settling {
+    actions: ActionSet,
+    /// Asked for by generations up to this.
+    generation: u64,
+    /// Acts at this time, moved by every change.
+    quiet_at: Instant,
+    /// At the latest then.
+    latest: Instant,
+    /// At the latest then although git is busy.
+    latest_git: Instant,
+}
+
+impl Settling {
+    fn new(now: Instant, generation: u64, settings: &Settings) -> Self {
+        Self {
+            actions: ActionSet::default(),
+            generation,
+            quiet_at: now,
+            latest: now + settings.settle_at_most,
+            latest_git: now + settings.git_at_most,
+        }
+    }
+
+    fn due(&self) -> Instant {
+        self.quiet_at.min(self.latest)
+    }
+}
+
+/// One target's command. Exists also where none is configured: rules may tell of paths that need a
+/// new image.
+#[derive(Default)]
+pub(super) struct Command {
+    settling: Option<Settling>,
+    /// A restart asked for on this link, up to this generation, that the hub has not told of yet.
+    unconfirmed: Option<(u64, ActionSet)>,
+    /// The target was current on this link: `Run` may be sent.
+    ready: bool,
+    /// `Run` was sent on this link.
+    started: bool,
+    ever_started: bool,
+    pub(super) restarts: u64,
+    /// The newest generation for which the command was restarted, or needs no restart.
+    pub(super) restarted: u64,
+    pub(super) needs_build: u64,
+    /// The last thing known of it.
+    pub(super) child: Option<ChildEvent>,
+}
+
+impl Command {
+    /// Adds what changed paths ask for; the wait for quiet begins anew.
+    pub(super) fn settle<'a>(
+        &mut self,
+        now: Instant,
+        generation: u64,
+        paths: impl Iterator<Item = &'a SyncPath>,
+        settings: &Settings,
+    ) {
+        let actions: ActionSet = paths.flat_map(|path| (settings.rules)(path)).collect();
+        self.needs_build += u64::from(actions.needs_build);
+        if actions.is_empty() && self.settling.is_none() {
+            return;
+        }
+        let settling =
+            self.settling.get_or_insert_with(|| Settling::new(now, generation, settings));
+        settling.actions.merge(actions);
+        settling.generation = settling.generation.max(generation);
+        settling.quiet_at = now + settings.settle;
+    }
+
+    /// A change, also one that needs no restart or cannot be sent yet, means that it is not quiet.
+    pub(super) fn source_changed(&mut self, now: Instant, settings: &Settings) {
+        if let Some(settling) = &mut self.settling {
+            settling.quiet_at = settling.quiet_at.max(now + settings.settle);
+        }
+    }
+
+    /// Restarts without a wait, with all that waits. A command that is still to be started needs none.
+    pub(super) fn restart_now(&mut self, now: Instant, generation: u64, settings: &Settings) {
+        if settings.command.is_none() || !self.ever_started {
+            return;
+        }
+        let settling =
+            self.settling.get_or_insert_with(|| Settling::new(now, generation, settings));
+        settling.actions.add(Action::Restart);
+        settling.generation = settling.generation.max(generation);
+        (settling.quiet_at, settling.latest, settling.latest_git) = (now, now, now);
+    }
+
+    /// The target has all of the source up to this generation.
+    pub(super) fn current(
+        &mut self,
+        id: TargetId,
+        generation: u64,
+        settings: &Settings,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.ready = true;
+        // The first start waits for nothing; after a reconnect changes may still be coming.
+        if !self.started && (self.settling.is_none() || !self.ever_started) {
+            self.act(id, settings, effects);
+        }
+        if self.settling.is_none() && self.unconfirmed.is_none() {
+            self.restarted = generation;
+        }
+    }
+
+    /// Acts when it is time. `can_send`: what was sent so far is all the hub needs, in order.
+    pub(super) fn tick(
+        &mut self,
+        now: Instant,
+        git_busy: bool,
+        can_send: bool,
+        id: TargetId,
+        settings: &Settings,
+        effects: &mut Vec<Effect>,
+    ) {
+        let may_act = can_send && self.may_act(settings);
+        let Some(settling) = self.settling.as_mut().filter(|s| may_act && s.due() <= now) else {
+            return;
+        };
+        if git_busy && now < settling.latest_git {
+            settling.quiet_at = now + settings.settle;
+            settling.latest = now + settings.settle_at_most;
+            settling.latest = settling.latest.min(settling.latest_git.max(settling.quiet_at));
+            return;
+        }
+        self.act(id, settings, effects);
+    }
+
+    /// Nothing is asked of a command that is not there yet: its start comes first.
+    fn may_act(&self, settings: &Settings) -> bool {
+        self.started || self.ready || settings.command.is_none()
+    }
+
+    fn act(&mut self, id: TargetId, settings: &Settings, effects: &mut Vec<Effect>) {
+        let Settling { mut actions, generation, .. } = match self.settling.take() {
+            Some(settling) => settling,
+            None => return self.start(id, settings, effects),
+        };
+        let work = actions.restart || !actions.commands.is_empty() || !actions.signals.is_empty();
+        if work && settings.command.is_some() {
+            let message = ToHub::Act { generation, actions: actions.clone() };
+            effects.push(Effect::Send(id, message));
+            if actions.restart {
+                self.unconfirmed = Some((generation, actions.clone()));
+            }
+        }
+        if self.unconfirmed.is_none() {
+            self.restarted = self.restarted.max(generation);
+        }
+        if settings.command.is_none() || !self.ever_started {
+            // What people see is the start; without a command nothing is restarted.
+            actions = ActionSet { needs_build: actions.needs_build, ..ActionSet::default() };
+        }
+        if !actions.is_empty() || self.started {
+            effects.push(Effect::Say(Notice::Acted { target: id, generation, actions }));
+        }
+        self.start(id, settings, effects);
+    }
+
+    fn start(&mut self, id: TargetId, settings: &Settings, effects: &mut Vec<Effect>) {
+        if let Some(command) = &settings.command
+            && !std::mem::replace(&mut self.started, true)
+        {
+            self.ever_started = true;
+            effects.push(Effect::Send(id, ToHub::Run(command.clone())));
+        }
+    }
+
+    /// The hub tells of the command.
+    pub(super) fn child(&mut self, event: &ChildEvent) {
+        self.restarts += u64::from(matches!(event, ChildEvent::Restarted { .. }));
+        let over = match event {
+            ChildEvent::Restarted { generation, .. } => {
+                self.unconfirmed.as_ref().is_some_and(|(asked, _)| generation >= asked)
+            }
+            // Its own end is followed by the start that was asked for.
+            ChildEvent::Exited { .. }
+            | ChildEvent::Signalled { .. }
+            | ChildEvent::Backoff { .. }
+            | ChildEvent::Ran { status: 0, .. } => false,
+            // Started anew, or not to be restarted.
+            ChildEvent::Started { .. }
+            | ChildEvent::Failed { .. }
+            | ChildEvent::Stopped { .. }
+            | ChildEvent::Interrupted
+            | ChildEvent::Ran { .. } => true,
+        };
+        if over && let Some((generation, _)) = self.unconfirmed.take() {
+            self.restarted = self.restarted.max(generation);
+        }
+        if !matches!(event, ChildEvent::Ran { .. } | ChildEvent::Signalled { .. }) {
+            self.child = Some(event.clone());
+        }
+    }
+
+    /// The link is lost, and with it perhaps what was asked for last.
+    pub(super) fn link_down(&mut self, now: Instant, settings: &Settings) {
+        self.started = false;
+        self.ready = false;
+        if let Some((generation, actions)) = self.unconfirmed.take() {
+            let settling =
+                self.settling.get_or_insert_with(|| Settling::new(now, generation, settings));
+            let later = std::mem::replace(&mut settling.actions, actions);
+            settling.actions.needs_build = 0;
+            settling.actions.merge(later);
+        }
+    }
+
+    pub(super) fn is_settling(&self) -> bool {
+        self.settling.is_some()
+    }
+
+    /// When [`Self::tick`] is due, if it can do anything then.
+    pub(super) fn deadline(&self, can_send: bool, settings: &Settings) -> Option<Instant> {
+        let settling = self.settling.as_ref().filter(|_| can_send && self.may_act(settings));
+        settling.map(Settling::due)
+    }
+}
