@@ -11,7 +11,7 @@
 //! compiled and tested on Linux, too). Used the same way, one watch a directory, watch first and
 //! then list, neither loses anything; but `notify` names each directory by its path and takes each
 //! watch over a channel. Both here, 2 shared cores under other load, release, tmpfs, November 2026,
-//! the column of `notify` by a trial that did no more than watch and list:
+//! the column of `notify` by a trial made before `portable` was:
 //!
 //! | | notify | inotify |
 //! |---|---|---|
