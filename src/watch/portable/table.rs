@@ -64,10 +64,12 @@ impl Table {
         })
     }
 
+    /// How many directories are watched.
     pub(super) fn len(&self) -> usize {
         self.watched.len()
     }
 
+    /// Whether a directory is watched.
     pub(super) fn contains(&self, directory: &Path) -> bool {
         self.watched.contains(directory)
     }
