@@ -7,7 +7,7 @@
 
 #![deny(clippy::disallowed_methods)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 use crate::path::SyncPath;
@@ -86,6 +86,8 @@ enum State {
     /// All content was handed out; the report is awaited.
     Received,
     Done(Stamp),
+    /// Removed, and nothing stands there: what the record holds below is gone as well.
+    Gone,
     Skipped(Option<Reason>),
     /// What stood there is not what the record says: the record forgets it.
     Lost,
@@ -249,7 +251,7 @@ impl Receiver {
     pub fn withdraw(&mut self, index: u32) -> Result<(), WireError> {
         let state = self.whole()?.states.get_mut(index as usize);
         match state.ok_or(WireError::Order("withdrawal of an unknown op"))? {
-            State::Done(_) => Err(WireError::Order("withdrawal of what was done")),
+            State::Done(_) | State::Gone => Err(WireError::Order("withdrawal of what was done")),
             state => {
                 *state = State::Skipped(None);
                 Ok(())
@@ -318,11 +320,16 @@ impl Receiver {
         let mut indices: Vec<(u32, SyncPath)> = Vec::with_capacity(open.ops.len());
         let mut skipped = Vec::new();
         let mut lost = Vec::new();
+        let mut gone: HashSet<SyncPath> = HashSet::new();
         for ((index, op), state) in (0u32..).zip(open.ops).zip(open.states) {
             let path = op.change.path;
             let node = match state {
                 State::Done(stamp) => {
                     op.change.new.as_ref().map(|entry| Node::from_entry(entry, stamp))
+                }
+                State::Gone => {
+                    gone.insert(path.clone());
+                    None
                 }
                 State::Lost => {
                     lost.push(Skipped { index, reason: Some(Reason::Conflict) });
@@ -340,7 +347,9 @@ impl Receiver {
             indices.push((index, path.clone()));
             edits.push((path, node));
         }
-        leave_out_stayers(&self.held, &mut edits, |(path, node)| (path, node.is_none()));
+        leave_out_stayers(&self.held, &mut edits, |(path, node)| {
+            (path, node.is_none() && !gone.contains(path))
+        });
         self.held = apply_what_fits(&self.held, &mut edits);
         let entered = |path| edits.binary_search_by(|(there, _)| there.cmp(path)).is_ok();
         skipped.extend(
@@ -358,6 +367,11 @@ impl Receiver {
     /// An op was done; the stamp is that of the file as it now stands.
     pub fn done(&mut self, index: u32, stamp: Stamp) {
         self.set(index, State::Done(stamp));
+    }
+
+    /// A removal was done, and nothing stands there any more (of a directory: nobody else's either).
+    pub fn gone(&mut self, index: u32) {
+        self.set(index, State::Gone);
     }
 
     /// An op could not be done.
@@ -535,7 +549,7 @@ fn first_steps(open: &Incoming) -> Vec<Step> {
         below_cleared(from) || by_path.get(from).is_some_and(|(_, op)| op.change.new.is_some())
     };
     let (mut stage, mut copy, mut place) = (Vec::new(), Vec::new(), Vec::new());
-    let mut moved = std::collections::HashSet::new();
+    let mut moved = HashSet::new();
     for (index, op) in all() {
         let How::Copy { from } = &op.how else { continue };
         if at_risk(from) || below_cleared(&op.change.path) {

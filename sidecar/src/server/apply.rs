@@ -48,6 +48,8 @@ pub(super) struct Applying {
 /// How one op went.
 enum Outcome {
     Done(Stamp),
+    /// Removed, and nothing stands there.
+    Gone,
     /// Done, but a reader may have seen a mixture (the exception of I1).
     InPlace(Stamp, InPlace),
     Skip(Reason),
@@ -213,6 +215,7 @@ impl Site {
     fn report(&mut self, index: u32, outcome: Outcome) {
         match outcome {
             Outcome::Done(stamp) => self.receiver.done(index, stamp),
+            Outcome::Gone => self.receiver.gone(index),
             Outcome::InPlace(stamp, why) => {
                 let path = &self.receiver.op(index).change.path;
                 info!(%path, ?why, "written in place: a reader may have seen a mixture");
@@ -515,9 +518,8 @@ impl Site {
         };
         match removed {
             // Files that others made stay, and so does the directory they lie in.
-            Ok(Removed::Gone | Removed::Absent | Removed::NotEmpty) => {
-                Outcome::Done(Stamp::default())
-            }
+            Ok(Removed::NotEmpty) => Outcome::Done(Stamp::default()),
+            Ok(Removed::Gone | Removed::Absent) => Outcome::Gone,
             Err(error) => error.into(),
         }
     }

@@ -351,7 +351,11 @@ impl Hub {
         match result {
             Ok(()) => {
                 self.ours.remove(&path);
-                self.done(index);
+                if self.disk.contains_key(&path) {
+                    self.done(index);
+                } else {
+                    self.receiver.gone(index);
+                }
             }
             Err(reason) => self.receiver.skip(index, reason),
         }
