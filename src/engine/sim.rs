@@ -18,7 +18,7 @@ use self::hub::{Disk, Hub, is_dir, snapshot};
 use super::plan::{DeleteBudget, Mode, deletes};
 use super::session::{Effect, Input, Session, Settings, TargetId, TargetState};
 
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 1000;
 const SETTLE: Duration = Duration::from_millis(50);
 /// Messages in a second of virtual time, beyond which it is ping-pong.
 const BUSY: usize = 1500;
@@ -852,15 +852,21 @@ impl World {
             self.cut(target);
             let source = self.source.clone();
             let hub = &mut self.hubs[target];
+            if hub.peer.is_some() {
+                hub.unlink();
+            }
             hub.broken.clear();
             // What others put in the way of the source's files is a person's to move.
             let in_the_way = |p: &SyncPath| {
                 std::iter::successors(Some(p.clone()), SyncPath::parent)
                     .any(|up| source.get(&up).is_some_and(|e| !is_dir(Some(e))))
             };
-            let others: Vec<SyncPath> = (hub.disk.keys())
-                .filter(|p| !hub.ours.contains(*p) && in_the_way(p))
-                .cloned()
+            let theirs = |p: &SyncPath, entry: &Entry| {
+                !hub.ours.contains(p) && hub.receiver.held().entry(p).as_ref() != Some(entry)
+            };
+            let others: Vec<SyncPath> = (hub.disk.iter())
+                .filter(|(p, entry)| theirs(p, entry) && in_the_way(p))
+                .map(|(p, _)| p.clone())
                 .collect();
             hub.disk.retain(|p, _| !others.iter().any(|other| p.starts_with(other)));
             hub.ours.retain(|p| hub.disk.contains_key(p));

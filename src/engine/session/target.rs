@@ -521,7 +521,7 @@ impl Target {
         let retried = done.iter().map(|change| &change.path);
         let mut retried = retried.filter(|path| self.told.contains_key(*path)).peekable();
         if retried.peek().is_some() {
-            self.command.settle(now, report.generation, retried, settings);
+            self.command.settle(now, self.last_used, retried, settings);
         }
         let problems = self.learn(&flight.ops, &skipped, &done, now, effects);
         // Where the record lost a path, or left out what hangs on another: ask what is there.
