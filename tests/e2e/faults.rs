@@ -84,10 +84,8 @@ struct Small<'a>(&'a Path);
 impl<'a> Small<'a> {
     fn mount(path: &'a Path) -> Option<Self> {
         fs::create_dir_all(path).unwrap();
-        let mount = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m", "none"])
-            .arg(path)
-            .output();
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=1m", "none"]).arg(path).output();
         let mounted = mount.is_ok_and(|output| output.status.success());
         if !mounted {
             println!("skipped: a small file system cannot be mounted here");

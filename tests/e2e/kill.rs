@@ -82,9 +82,8 @@ fn check(target: &Path, over: &AtomicBool, reads: &AtomicU64) -> Result<(), Stri
             let found = file.metadata().unwrap().permissions().mode() & 0o7777;
             let version = text.lines().next().and_then(|line| line.strip_prefix("version "));
             let version = version.and_then(|number| number.parse().ok());
-            let whole = version.is_some_and(|version| {
-                text == content(version) && found == mode(version)
-            });
+            let whole =
+                version.is_some_and(|version| text == content(version) && found == mode(version));
             if !whole {
                 let start: String = text.chars().take(60).collect();
                 let len = text.len();

@@ -53,11 +53,10 @@ fn i3_everything_arrives_and_a_second_run_reads_nothing(place: &Place) {
     place.once(&[]).ends_with(0).never_says("\x1b").never_says("problem");
     place.assert_equal();
     place.assert_clean();
-    let index = settled(place);
+    settled(place);
     let opens = Opens::of(&[&place.source, &place.target]);
     place.once(&[]).ends_with(0).says("equal=true").never_says("sync begin");
     assert_eq!(opens.read(), Vec::<String>::new(), "files opened by a run without changes");
-    drop(index);
     place.assert_equal();
     place.assert_clean();
 }
@@ -225,8 +224,17 @@ fn i6_secrets_and_ignored_files_stay_here(place: &Place) {
     const CANARY: &str = "canary-7f3a91";
     fs::create_dir(place.source.join(".git")).unwrap();
     for name in [
-        ".git/config", ".env", ".env.local", "d/key.pem", "id_rsa", "id_ed25519", "kubeconfig",
-        ".kube/config", "ignored.log", "node/x", "own.secret",
+        ".git/config",
+        ".env",
+        ".env.local",
+        "d/key.pem",
+        "id_rsa",
+        "id_ed25519",
+        "kubeconfig",
+        ".kube/config",
+        "ignored.log",
+        "node/x",
+        "own.secret",
     ] {
         place.write(name, CANARY);
     }

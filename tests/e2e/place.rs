@@ -46,7 +46,8 @@ impl Place {
     pub(crate) fn new(link: Link) -> Self {
         let home = tempfile::Builder::new().prefix("e2e").tempdir().unwrap();
         let top = home.path().canonicalize().unwrap();
-        let [source, target, state, far] = ["src", "dst", "state", "far"].map(|name| top.join(name));
+        let [source, target, state, far] =
+            ["src", "dst", "state", "far"].map(|name| top.join(name));
         fs::create_dir(&source).unwrap();
         let mut place = Self { top, source, target, state, far, link, served: None, _top: home };
         if link == Link::Served {
@@ -73,10 +74,6 @@ impl Place {
         let mut command = self.environment(binary());
         command.args(words);
         command
-    }
-
-    pub(crate) fn run(&self, words: &[&str]) -> Said {
-        Said::of(self.command(words))
     }
 
     /// A command that syncs the source to the target, with more words.

@@ -197,7 +197,8 @@ fn the_pyramid_example_answers_anew(place: &Place) {
     copy_example(place, "pyramid");
     let mut command = place.syncing(&["watch"], &["--", "python3", "-m", "e2e_k8s"]);
     command.env("PORT", "0").env("E2E_K8S_PACKAGES", packages());
-    for name in ["PIP_INDEX_URL", "PIP_CERT", "PIP_EXTRA_INDEX_URL", "SSL_CERT_FILE", "HTTPS_PROXY"] {
+    for name in ["PIP_INDEX_URL", "PIP_CERT", "PIP_EXTRA_INDEX_URL", "SSL_CERT_FILE", "HTTPS_PROXY"]
+    {
         if let Some(value) = std::env::var_os(name) {
             command.env(name, value);
         }
