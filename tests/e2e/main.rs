@@ -3,7 +3,8 @@
 //! Every case runs over the local target and again through `--transport-cmd`; nothing here looks
 //! into the product except by its commands, its lines and what it leaves on disk.
 #![cfg(target_os = "linux")]
-#![allow(clippy::unwrap_used, reason = "tests")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+#![allow(clippy::zombie_processes, reason = "a wait that is not reached is a test that failed")]
 
 /// Makes tests of functions that take a [`place::Place`]: one over each kind of link.
 macro_rules! over_each_link {

@@ -76,10 +76,6 @@ impl Place {
         command
     }
 
-    pub(crate) fn run(&self, words: &[&str]) -> Said {
-        Said::of(self.command(words))
-    }
-
     /// A command that syncs the source to the target, with more words.
     pub(crate) fn syncing(&self, words: &[&str], more: &[&str]) -> Command {
         let mut command = self.command(words);

@@ -91,7 +91,7 @@ struct InFlight {
     target: TreeId,
     /// `Need` is unanswered: neither data nor Commit was sent.
     asking: bool,
-    /// What came of `Need` so far.
+    /// What came of `Need` so far; afterwards, sorted, all whose content was sent for it.
     needed: Vec<u32>,
     /// What came of `Applied` so far.
     part: (Vec<Skipped>, Vec<SyncPath>),
@@ -473,6 +473,7 @@ impl Target {
         indices.sort_unstable();
         indices.dedup();
         flight.asking = false;
+        flight.needed.clone_from(&indices);
         effects.push(Effect::SendData {
             target: self.id,
             generation: flight.generation,
@@ -534,7 +535,7 @@ impl Target {
             report: Applied {
                 generation: report.generation,
                 files: done.iter().filter(|change| is_file(change)).count() as u64,
-                bytes: new_bytes(&flight.ops, &skipped),
+                bytes: new_bytes(&flight.ops, &flight.needed, &skipped),
                 skipped: problems,
                 overwritten: report.overwritten,
                 seen: flight.seen,
@@ -769,11 +770,12 @@ fn is_file(change: &Change) -> bool {
     file(&change.new) || change.new.is_none() && file(&change.old)
 }
 
-fn new_bytes(ops: &[Op], skipped: &BTreeMap<u32, Option<Reason>>) -> u64 {
+fn new_bytes(ops: &[Op], needed: &[u32], skipped: &BTreeMap<u32, Option<Reason>>) -> u64 {
     (0u32..)
         .zip(ops)
         .filter(|(index, op)| {
-            !skipped.contains_key(index) && matches!(op.how, How::Data | How::Ask)
+            let sent = matches!(op.how, How::Data) || needed.binary_search(index).is_ok();
+            sent && !skipped.contains_key(index)
         })
         .map(|(_, op)| match op.change.new {
             Some(Entry::File { size, .. }) => size,
