@@ -382,6 +382,8 @@ impl Error {
     /// `--timeout` passed before the targets had what was saved.
     #[must_use]
     pub fn not_in_sync(after: Duration, acked: u64, local: u64) -> Self {
+        // Nobody wants microseconds here.
+        let after = Duration::from_millis(u64::try_from(after.as_millis()).unwrap_or(u64::MAX));
         let after = crate::config::show_duration(after);
         Self::new(
             Kind::NotInSync,

@@ -100,13 +100,13 @@ impl Teller {
                 let message = format!("{}: removed {removed} unmanaged paths", self.names[*target]);
                 vec![Event::Warning { message: message.into() }]
             }
-            Notice::Acted { target, generation, actions } => {
+            Notice::Acted { target, generation, actions, build } => {
                 let mut events = Vec::new();
                 if actions.needs_build > 0 {
                     let count = actions.needs_build.into();
                     events.push(Event::NeedsBuild {
                         generation: *generation,
-                        paths: vec![],
+                        paths: build.iter().map(|path| self.path(path)).collect(),
                         count,
                     });
                 }

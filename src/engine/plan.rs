@@ -2,6 +2,7 @@
 //! ask a person first. Pure; order and hazards at the target are the receiver's business.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Duration;
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::tree::{Change, Digest, Entry, Node, Reason, Snapshot};
@@ -25,6 +26,9 @@ pub enum DeleteBudget {
     /// At most this share (0 to 100) of the managed ones; [`FREE_DELETES`] are always allowed.
     Percent(u8),
 }
+
+/// Deletes within this time count together.
+pub const DELETE_WINDOW: Duration = Duration::from_secs(10);
 
 /// Deletes that a share never forbids: small trees change by half every day.
 pub const FREE_DELETES: u64 = 50;
@@ -188,9 +192,16 @@ fn known_content(held: &Snapshot, changes: &[Change]) -> HashMap<(Digest, u64), 
     known
 }
 
-/// Whether a person must be asked before these ops are sent.
+/// Whether a person must be asked before these ops are sent. `recent` are the deletes sent within
+/// [`DELETE_WINDOW`]: an `rm -rf` that is seen in ten steps is one delete to a person.
 #[must_use]
-pub fn guard(held: &Snapshot, wanted: &Snapshot, ops: &[Op], budget: DeleteBudget) -> Option<Hold> {
+pub fn guard(
+    held: &Snapshot,
+    wanted: &Snapshot,
+    ops: &[Op],
+    budget: DeleteBudget,
+    recent: u64,
+) -> Option<Hold> {
     let deletes = deletes(ops);
     if deletes == 0 || budget.is_unlimited() {
         return None;
@@ -207,10 +218,11 @@ pub fn guard(held: &Snapshot, wanted: &Snapshot, ops: &[Op], budget: DeleteBudge
         }
     }
     // Counting costs a walk over everything: not for what is allowed whatever is managed.
+    let deletes = deletes + recent;
     if budget.allows(deletes, 0) {
         return None;
     }
-    let managed = files(held);
+    let managed = files(held) + recent;
     (!budget.allows(deletes, managed)).then_some(Hold::Budget { deletes, managed })
 }
 

@@ -217,6 +217,8 @@ pub enum Notice {
         generation: u64,
         /// What.
         actions: ActionSet,
+        /// Some of the paths that need a new image.
+        build: Vec<SyncPath>,
     },
     /// The command did something.
     Child {

@@ -289,7 +289,7 @@ pub async fn serve_link(
     }
 }
 
-/// Serves every link that comes to a unix socket, [`MAX_LINKS`] at a time; the others wait. The
+/// Serves every link that comes to a unix socket, 64 at a time; the others wait. The
 /// socket is made with mode 0600 and removed at the end; one left by a killed hub is replaced.
 ///
 /// # Errors

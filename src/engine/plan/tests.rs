@@ -99,11 +99,14 @@ fn i7_emptied_roots_and_large_deletes_are_held() {
     };
     let held_by = |wanted: &Snapshot, budget| {
         let ops = plan(&of(100), wanted, &Refused::new(), false);
-        guard(&of(100), wanted, &ops, budget)
+        guard(&of(100), wanted, &ops, budget, 0)
     };
     let default = DeleteBudget::default();
     assert_eq!(held_by(&of(50), default), None, "fifty are free");
     assert_eq!(held_by(&of(49), default), Some(Hold::Budget { deletes: 51, managed: 100 }));
+    let ops = plan(&of(100), &of(99), &Refused::new(), false);
+    let after_others = guard(&of(100), &of(99), &ops, default, 50);
+    assert_eq!(after_others, Some(Hold::Budget { deletes: 51, managed: 150 }), "step by step");
     assert_eq!(held_by(&of(49), DeleteBudget::Count(51)), None);
     assert_eq!(held_by(&tree(&[]), default), Some(Hold::RootEmptied { deletes: 100 }));
     assert_eq!(held_by(&Snapshot::empty(), default), Some(Hold::RootEmptied { deletes: 100 }));

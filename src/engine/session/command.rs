@@ -24,7 +24,12 @@ struct Settling {
     latest: Instant,
     /// At the latest then although git is busy.
     latest_git: Instant,
+    /// Some of the paths that need a new image.
+    build: Vec<SyncPath>,
 }
+
+/// Paths that need a new image and are told by name.
+const BUILD_PATHS: usize = 10;
 
 impl Settling {
     fn new(now: Instant, generation: u64, settings: &Settings) -> Self {
@@ -34,6 +39,7 @@ impl Settling {
             quiet_at: now,
             latest: now + settings.settle_at_most,
             latest_git: now + settings.git_at_most,
+            build: Vec::new(),
         }
     }
 
@@ -51,6 +57,8 @@ pub(super) struct Command {
     unconfirmed: Option<(u64, ActionSet)>,
     /// The target was current on this link: `Run` may be sent.
     ready: bool,
+    /// The target was equal to the source once.
+    was_current: bool,
     /// `Run` was sent on this link.
     started: bool,
     ever_started: bool,
@@ -71,7 +79,19 @@ impl Command {
         paths: impl Iterator<Item = &'a SyncPath>,
         settings: &Settings,
     ) {
-        let actions: ActionSet = paths.flat_map(|path| (settings.rules)(path)).collect();
+        let mut build = Vec::new();
+        let mut actions = ActionSet::default();
+        for path in paths {
+            for action in (settings.rules)(path) {
+                // What is there from the start is what the image was built from.
+                match action {
+                    Action::NeedsBuild if !self.was_current => continue,
+                    Action::NeedsBuild => build.push(path.clone()),
+                    _ => {}
+                }
+                actions.add(action);
+            }
+        }
         self.needs_build += u64::from(actions.needs_build);
         if actions.is_empty() && self.settling.is_none() {
             return;
@@ -79,6 +99,8 @@ impl Command {
         let settling =
             self.settling.get_or_insert_with(|| Settling::new(now, generation, settings));
         settling.actions.merge(actions);
+        settling.build.extend(build);
+        settling.build.truncate(BUILD_PATHS);
         settling.generation = settling.generation.max(generation);
         settling.quiet_at = now + settings.settle;
     }
@@ -111,6 +133,7 @@ impl Command {
         effects: &mut Vec<Effect>,
     ) {
         self.ready = true;
+        self.was_current = true;
         // The first start waits for nothing; after a reconnect changes may still be coming.
         if !self.started && (self.settling.is_none() || !self.ever_started) {
             self.act(id, settings, effects);
@@ -149,7 +172,7 @@ impl Command {
     }
 
     fn act(&mut self, id: TargetId, settings: &Settings, effects: &mut Vec<Effect>) {
-        let Settling { mut actions, generation, .. } = match self.settling.take() {
+        let Settling { mut actions, generation, build, .. } = match self.settling.take() {
             Some(settling) => settling,
             None => return self.start(id, settings, effects),
         };
@@ -169,7 +192,7 @@ impl Command {
             actions = ActionSet { needs_build: actions.needs_build, ..ActionSet::default() };
         }
         if !actions.is_empty() || self.started {
-            effects.push(Effect::Say(Notice::Acted { target: id, generation, actions }));
+            effects.push(Effect::Say(Notice::Acted { target: id, generation, actions, build }));
         }
         self.start(id, settings, effects);
     }

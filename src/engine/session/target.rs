@@ -130,6 +130,8 @@ pub(super) struct Target {
     retry_at: Option<Instant>,
     retry_wait: Duration,
     hold: Option<Hold>,
+    /// Deletes sent since then; counted anew when the window is over.
+    deleted: (Option<Instant>, u64),
     /// The user said yes to the deletes that lead to this tree.
     accepted: Option<TreeId>,
     mirror: Mirror,
@@ -160,6 +162,7 @@ impl Target {
             retry_at: None,
             retry_wait: RETRY_FIRST,
             hold: None,
+            deleted: (None, 0),
             accepted: None,
             mirror: Mirror::default(),
             seen: None,
@@ -225,6 +228,23 @@ impl Target {
 
     pub(super) fn accept(&mut self, tree: TreeId) {
         self.accepted = Some(tree);
+        self.deleted = (None, 0);
+    }
+
+    /// Deletes sent a short while ago. What is held stays held until somebody answers, or the files
+    /// come back: time alone answers nothing.
+    fn recent_deletes(&self, now: Instant) -> u64 {
+        let (since, count) = self.deleted;
+        let recent = since.is_some_and(|since| now < since + plan::DELETE_WINDOW);
+        if recent || self.hold.is_some() { count } else { 0 }
+    }
+
+    fn count_deletes(&mut self, now: Instant, deletes: u64, local: &Local) {
+        if deletes > 0 && self.accepted != Some(local.tree.id()) {
+            let recent = self.recent_deletes(now);
+            let since = self.deleted.0.filter(|_| recent > 0).unwrap_or(now);
+            self.deleted = (Some(since), recent + deletes);
+        }
     }
 
     pub(super) fn retry(&mut self, effects: &mut Vec<Effect>) {
@@ -332,7 +352,8 @@ impl Target {
             self.nothing_to_send(*generation, accepted, settings, effects);
             return;
         }
-        match plan::guard(&self.sent, &local.tree, &ops, settings.budget) {
+        match plan::guard(&self.sent, &local.tree, &ops, settings.budget, self.recent_deletes(now))
+        {
             Some(hold) if !accepted => self.held(hold, effects),
             _ => {
                 self.release(effects);
@@ -413,6 +434,7 @@ impl Target {
         }
         self.last_used = *generation;
         let number = *generation;
+        self.count_deletes(now, plan::deletes(&ops), local);
         // What was refused before may be again: its wishes count when it is done.
         let fresh = ops.iter().map(|op| &op.change.path).filter(|p| !self.told.contains_key(*p));
         self.command.settle(now, number, fresh, settings);
