@@ -102,6 +102,8 @@ struct Daemon {
     index: PathBuf,
     /// To be said when nothing more urgent is to be done: a save must not wait for its own report.
     unsaid: Vec<Event>,
+    /// The next look at everything, when asked for by `--poll`.
+    poll_at: Option<Instant>,
     /// The tree that was kept last.
     kept: Option<e2ek_sidecar::tree::TreeId>,
     first_look: bool,
@@ -188,6 +190,7 @@ impl Daemon {
             ending: None,
             index,
             unsaid: Vec::new(),
+            poll_at: None,
             kept: None,
             first_look: true,
             desk: Desk::open(reporter).map_err(|error| Error::failure(&error))?,
@@ -243,6 +246,7 @@ impl Daemon {
     /// Looks at what is due, lets the session act on the time, answers who waits.
     fn settle(&mut self) {
         let now = Instant::now();
+        self.poll(now);
         if self.source.deadline().is_some_and(|at| at <= now)
             && let Some(looked) = self.source.look(now)
         {
@@ -260,9 +264,23 @@ impl Daemon {
         }
     }
 
+    /// Looks at everything every so often, where the user does not trust the kernel's events.
+    fn poll(&mut self, now: Instant) {
+        let Some(every) = self.config.sync.poll.value.filter(|_| self.kind == Kind::Watch) else {
+            return;
+        };
+        if self.poll_at.is_some_and(|at| at <= now) && !self.source.is_looking() {
+            self.source.everything(now, false);
+        }
+        if self.poll_at.is_none_or(|at| at <= now) {
+            self.poll_at = Some(now + every);
+        }
+    }
+
     fn deadline(&self) -> Option<Instant> {
         let ending = self.ending.as_ref().map(|ending| ending.at);
-        [self.source.deadline(), self.session.deadline(), self.answers.deadline(), ending]
+        let poll = self.poll_at;
+        [self.source.deadline(), self.session.deadline(), self.answers.deadline(), ending, poll]
             .into_iter()
             .flatten()
             .min()

@@ -202,8 +202,11 @@ pub fn guard(
     budget: DeleteBudget,
     recent: u64,
 ) -> Option<Hold> {
-    let deletes = deletes(ops);
-    if deletes == 0 || budget.is_unlimited() {
+    if budget.is_unlimited() {
+        return None;
+    }
+    let deletes = losses(wanted, ops, recent);
+    if deletes == 0 {
         return None;
     }
     // Each path pair is one directory at the top.
@@ -224,6 +227,29 @@ pub fn guard(
     }
     let managed = files(held) + recent;
     (!budget.allows(deletes, managed)).then_some(Hold::Budget { deletes, managed })
+}
+
+/// Deletes as the guard counts them: many at once are looked at closely, and what the source still
+/// has at another path (a directory renamed in two steps) is no loss. Cost then: a walk over `wanted`.
+#[must_use]
+pub fn losses(wanted: &Snapshot, ops: &[Op], recent: u64) -> u64 {
+    let deletes = deletes(ops);
+    if deletes == 0 || deletes + recent <= FREE_DELETES / 2 {
+        return deletes;
+    }
+    let mut gone: HashMap<(Digest, u64), u64> = HashMap::new();
+    for op in ops.iter().filter(|op| op.change.new.is_none() && op.how != How::Forget) {
+        if let Some(Entry::File { digest, size, .. }) = op.change.old {
+            *gone.entry((digest, size)).or_default() += 1;
+        }
+    }
+    let mut elsewhere = 0;
+    wanted.walk(&mut |_, node| {
+        if let &Node::File { digest, size, .. } = node {
+            elsewhere += gone.remove(&(digest, size)).unwrap_or(0);
+        }
+    });
+    deletes.saturating_sub(elsewhere)
 }
 
 /// Files and links that go for good: what is moved elsewhere does not count.

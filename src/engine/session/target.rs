@@ -239,9 +239,10 @@ impl Target {
         if recent || self.hold.is_some() { count } else { 0 }
     }
 
-    fn count_deletes(&mut self, now: Instant, deletes: u64, local: &Local) {
+    fn count_deletes(&mut self, now: Instant, ops: &[Op], local: &Local) {
+        let recent = self.recent_deletes(now);
+        let deletes = plan::losses(&local.tree, ops, recent);
         if deletes > 0 && self.accepted != Some(local.tree.id()) {
-            let recent = self.recent_deletes(now);
             let since = self.deleted.0.filter(|_| recent > 0).unwrap_or(now);
             self.deleted = (Some(since), recent + deletes);
         }
@@ -434,7 +435,7 @@ impl Target {
         }
         self.last_used = *generation;
         let number = *generation;
-        self.count_deletes(now, plan::deletes(&ops), local);
+        self.count_deletes(now, &ops, local);
         // What was refused before may be again: its wishes count when it is done.
         let fresh = ops.iter().map(|op| &op.change.path).filter(|p| !self.told.contains_key(*p));
         self.command.settle(now, number, fresh, settings);
