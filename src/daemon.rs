@@ -32,7 +32,7 @@ use crate::config::Config;
 use crate::control::{Call, ControlServer, Lock, LockError};
 use crate::engine::session::{Effect, Input, Notice, Session, TargetId, TargetState};
 use crate::error::Error;
-use crate::report::{Desk, Event, Record, Reporter, Stream, Text};
+use crate::report::{Desk, Event, Phase, Record, Reporter, Stream, Text};
 use crate::transfer::{Contents, Origin};
 use crate::transport::process::Transport;
 
@@ -408,6 +408,14 @@ impl Daemon {
         };
         match event {
             LinkEvent::Up => {}
+            LinkEvent::Progress(progress) => self.say(Event::Progress {
+                generation: Some(progress.generation),
+                phase: Phase::Send,
+                files: progress.files,
+                bytes: progress.bytes,
+                total_files: Some(progress.total_files),
+                total_bytes: Some(progress.total_bytes),
+            }),
             LinkEvent::Changed(path) => self.source.hint(Instant::now(), path),
             LinkEvent::Down(error) => self.link_down(target, &error),
             LinkEvent::Message(FromHub::Credit { bytes }) => {

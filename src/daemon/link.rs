@@ -5,11 +5,11 @@
 
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::server::listen::{DEAD_AFTER, HEARTBEAT, HELLO_WITHIN, hello};
-use e2ek_sidecar::tree::TreeId;
+use e2ek_sidecar::tree::{Entry, TreeId};
 use e2ek_sidecar::wire::{
     self, Decoder, FromHub, Hello, Op, Packer, ToHub, WINDOW_BYTES, WireError,
 };
@@ -23,6 +23,8 @@ use crate::transport::process::Transport;
 
 /// Read at once.
 const READ_BYTES: usize = 64 << 10;
+/// How often progress is told.
+const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// How long a carrier may take to end by itself after its streams were closed.
 const CARRIER_ENDS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -33,10 +35,22 @@ pub(super) enum LinkEvent {
     Up,
     /// A message came.
     Message(FromHub),
+    /// How far the content of a generation has come; only said of what takes long.
+    Progress(Progress),
     /// A file changed while it was to be sent.
     Changed(SyncPath),
     /// It is over.
     Down(LinkError),
+}
+
+/// Files and bytes of a generation's content that were handed to the link.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Progress {
+    pub(super) generation: u64,
+    pub(super) files: u64,
+    pub(super) bytes: u64,
+    pub(super) total_files: u64,
+    pub(super) total_bytes: u64,
 }
 
 /// Why a link is over.
@@ -181,7 +195,7 @@ impl Sender {
                 }
                 Some(Outgoing::Ops { generation, ops }) => self.ops(generation, &ops).await?,
                 Some(Outgoing::Data { generation, ops, indices, commit }) => {
-                    self.data(&ops, &indices).await?;
+                    self.data(generation, &ops, &indices).await?;
                     self.message(&ToHub::Commit { generation, target: commit }).await?;
                 }
             }
@@ -229,11 +243,14 @@ impl Sender {
         Ok(())
     }
 
-    async fn data(&mut self, ops: &[Op], indices: &[u32]) -> io::Result<()> {
+    async fn data(&mut self, generation: u64, ops: &[Op], indices: &[u32]) -> io::Result<()> {
         let mut packer = Packer::new(self.level);
         let mut piece = Vec::new();
+        let mut told = Instant::now();
+        let mut progress = Progress::of(generation, ops, indices);
         for &index in indices {
             let Some(op) = ops.get(index as usize) else { continue };
+            progress.files += 1;
             let mut reading = self.origin.read(op);
             loop {
                 let more = match &mut reading {
@@ -242,6 +259,12 @@ impl Sender {
                 };
                 match more {
                     Ok(true) => {
+                        progress.bytes += piece.len() as u64;
+                        if told.elapsed() >= PROGRESS_EVERY {
+                            told = Instant::now();
+                            let event = LinkEvent::Progress(progress);
+                            let _ = self.events.send((self.at.0, self.at.1, event)).await;
+                        }
                         for full in packer.push(index, &piece) {
                             self.paid(&full).await?;
                         }
@@ -265,6 +288,18 @@ impl Sender {
         let changed = LinkEvent::Changed(op.change.path.clone());
         let _ = self.events.send((self.at.0, self.at.1, changed)).await;
         Ok(())
+    }
+}
+
+impl Progress {
+    fn of(generation: u64, ops: &[Op], indices: &[u32]) -> Self {
+        let size = |index: &u32| match ops.get(*index as usize).map(|op| &op.change.new) {
+            Some(Some(Entry::File { size, .. })) => *size,
+            _ => 0,
+        };
+        let total_bytes = indices.iter().map(size).sum();
+        let total_files = indices.len() as u64;
+        Self { generation, files: 0, bytes: 0, total_files, total_bytes }
     }
 }
 
