@@ -425,10 +425,16 @@ impl Target {
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
-        let changes: Vec<Change> = ops.iter().map(|op| op.change.clone()).collect();
-        let Ok(reached) = self.sent.apply_changes(&changes) else {
-            // What was refused before makes the rest not fit: compare afresh.
-            return self.close(Closing::Desync, effects);
+        // With nothing left out the ops lead to the source itself: no need to build it again.
+        let reached = if self.refused.is_empty() {
+            local.tree.clone()
+        } else {
+            let changes: Vec<Change> = ops.iter().map(|op| op.change.clone()).collect();
+            match self.sent.apply_changes(&changes) {
+                Ok(reached) => reached,
+                // What was refused before makes the rest not fit: compare afresh.
+                Err(_) => return self.close(Closing::Desync, effects),
+            }
         };
         if *generation <= self.last_used {
             *generation = self.last_used + 1;
