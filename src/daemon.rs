@@ -252,6 +252,9 @@ impl Daemon {
     fn settle(&mut self) {
         let now = Instant::now();
         self.poll(now);
+        if self.say_at.is_some_and(|at| at <= now) {
+            self.say_all();
+        }
         if self.source.deadline().is_some_and(|at| at <= now)
             && let Some(looked) = self.source.look(now)
         {
@@ -535,7 +538,6 @@ impl Daemon {
     /// of a save on two cores), and the end mostly follows within it.
     fn is_worth_saying(&self) -> bool {
         self.unsaid.iter().any(|event| !matches!(event, Event::SyncBegin { .. }))
-            || self.say_at.is_some_and(|at| at <= Instant::now())
     }
 
     /// Says what waits. Links come first in every round, so that what was queued for them is gone.
