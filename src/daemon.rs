@@ -17,6 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::server::until;
 use e2ek_sidecar::tree::Snapshot;
 use e2ek_sidecar::wire::{ChildEvent, FromHub, Listed, Open, ToHub, WireError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -717,13 +718,6 @@ fn link_words(error: &LinkError) -> String {
 async fn next_call(control: &mut Option<ControlServer>) -> Call {
     match control {
         Some(control) => control.next_call().await,
-        None => std::future::pending().await,
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,
     }
 }

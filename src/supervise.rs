@@ -9,10 +9,11 @@ mod pattern;
 use std::ffi::OsString;
 use std::io;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use e2ek_sidecar::restart::{ActionSet, OnExit, Policy, Signal, Status};
 use e2ek_sidecar::server::run::{Request, RunEvent, Runner, Spec, Stdio};
+use e2ek_sidecar::server::until;
 use tokio::signal::unix::{SignalKind, signal};
 
 use self::changes::{Change, Changes};
@@ -260,13 +261,6 @@ fn hangup_is_ignored() -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok())
         .is_some_and(|mask| mask & 1 == 1)
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
-    }
 }
 
 #[cfg(test)]

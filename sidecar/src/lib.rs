@@ -11,4 +11,5 @@ pub mod restart;
 #[cfg(feature = "server")]
 pub mod server;
 pub mod tree;
+mod varint;
 pub mod wire;

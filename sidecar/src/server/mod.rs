@@ -451,7 +451,8 @@ impl Hub {
     }
 }
 
-async fn until(deadline: Option<Instant>) {
+/// Waits for a moment; for ever without one.
+pub async fn until(deadline: Option<Instant>) {
     match deadline {
         Some(at) => tokio::time::sleep_until(at.into()).await,
         None => std::future::pending().await,

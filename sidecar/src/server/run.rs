@@ -40,6 +40,7 @@ use self::pipes::{Pipes, Ready};
 pub use self::request::{Request, Spec, Stdio};
 pub use self::sweep::{Leftover, sweep};
 use self::terminal::Terminal;
+use super::until;
 use crate::restart::{ActionSet, Effect, Input, Note, RestartMachine, Signal, State, Status};
 
 /// One command and all its runs. See the module's head for what it demands of its process.
@@ -444,13 +445,6 @@ impl Runner {
             Ready::Taken(bytes) => self.events.push_back(RunEvent::StdinTaken { bytes }),
             Ready::Closed => {}
         }
-    }
-}
-
-async fn until(deadline: Option<Instant>) {
-    match deadline {
-        Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
-        None => std::future::pending().await,
     }
 }
 

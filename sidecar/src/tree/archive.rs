@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use super::{Digest, Dir, DirBuilder, Node, Snapshot, Stamp};
 use crate::path::{MAX_DEPTH, check_component};
+use crate::varint;
 
 const MAGIC: &[u8; 8] = b"e2ektre1";
 const CHECKSUM_BYTES: usize = 32;
@@ -49,16 +50,8 @@ impl Snapshot {
     }
 }
 
-fn varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
 fn encode_dir(dir: &Dir, out: &mut Vec<u8>) {
-    varint(dir.len() as u64, out);
+    varint::push(dir.len() as u64, out);
     for (name, node) in dir.iter() {
         out.push(u8::try_from(name.len()).expect("a component is at most 255 bytes"));
         out.extend_from_slice(name);
@@ -66,14 +59,14 @@ fn encode_dir(dir: &Dir, out: &mut Vec<u8>) {
             Node::File { digest, size, executable, stamp } => {
                 out.push(if *executable { b'x' } else { b'f' });
                 out.extend_from_slice(&digest.0);
-                varint(*size, out);
-                varint(stamp.inode, out);
+                varint::push(*size, out);
+                varint::push(stamp.inode, out);
                 out.extend_from_slice(&stamp.mtime_ns.to_le_bytes());
                 out.extend_from_slice(&stamp.ctime_ns.to_le_bytes());
             }
             Node::Symlink(target) => {
                 out.push(b'l');
-                varint(target.len() as u64, out);
+                varint::push(target.len() as u64, out);
                 out.extend_from_slice(target);
             }
             Node::Directory(below) => {
@@ -102,15 +95,10 @@ impl<'a> Input<'a> {
     }
 
     fn varint(&mut self) -> Result<u64, ArchiveError> {
-        let mut value = 0_u64;
-        for shift in (0..64).step_by(7) {
-            let byte = self.byte()?;
-            value |= u64::from(byte & 0x7f) << shift;
-            if byte < 0x80 {
-                return Ok(value);
-            }
-        }
-        Err(ArchiveError::Damaged)
+        let mut used = 0;
+        let value = varint::read(self.0, &mut used).ok_or(ArchiveError::Damaged)?;
+        self.take(used)?;
+        Ok(value)
     }
 }
 

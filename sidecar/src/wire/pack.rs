@@ -1,6 +1,8 @@
 //! Data frames: pieces of many files in one body, each `index (varint) | length (varint) | bytes`,
 //! the whole either as it is or as one self-contained zstd frame.
 
+use crate::varint;
+
 use super::{Blob, MAX_UNPACKED_BYTES, PIECE_BYTES, ToHub, WireError};
 
 /// A body that is at least this long is tried with zstd.
@@ -31,8 +33,8 @@ impl Packer {
                 continue;
             }
             let (piece, rest) = content.split_at(content.len().min(PIECE_BYTES));
-            varint(index.into(), &mut self.body);
-            varint(piece.len() as u64, &mut self.body);
+            varint::push(index.into(), &mut self.body);
+            varint::push(piece.len() as u64, &mut self.body);
             self.body.extend_from_slice(piece);
             content = rest;
         }
@@ -56,14 +58,6 @@ impl Packer {
     }
 }
 
-fn varint(mut value: u64, out: &mut Vec<u8>) {
-    while value >= 0x80 {
-        out.push(value as u8 | 0x80);
-        value >>= 7;
-    }
-    out.push(value as u8);
-}
-
 /// The pieces of a Data message: op index and range within the returned body.
 ///
 /// # Errors
@@ -82,8 +76,8 @@ pub fn unpack(
     let mut pieces = Vec::new();
     let mut at = 0;
     while at < body.len() {
-        let index = read_varint(&body, &mut at).and_then(|v| u32::try_from(v).ok());
-        let len = read_varint(&body, &mut at).and_then(|v| usize::try_from(v).ok());
+        let index = varint::read(&body, &mut at).and_then(|v| u32::try_from(v).ok());
+        let len = varint::read(&body, &mut at).and_then(|v| usize::try_from(v).ok());
         let (Some(index), Some(len)) = (index, len) else { return Err(WireError::Malformed) };
         let end = at.checked_add(len).filter(|&end| end <= body.len() && len > 0);
         let end = end.ok_or(WireError::Malformed)?;
@@ -99,17 +93,4 @@ fn decompress(body: &[u8]) -> Result<Vec<u8>, WireError> {
         // Never writes beyond the cap, whatever the frame says.
         _ => zstd::bulk::decompress(body, MAX_UNPACKED_BYTES).map_err(|_| WireError::Malformed),
     }
-}
-
-fn read_varint(bytes: &[u8], at: &mut usize) -> Option<u64> {
-    let mut value = 0;
-    for shift in (0..64).step_by(7) {
-        let byte = *bytes.get(*at)?;
-        *at += 1;
-        value |= u64::from(byte & 0x7f) << shift;
-        if byte < 0x80 {
-            return Some(value);
-        }
-    }
-    None
 }
