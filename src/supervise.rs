@@ -126,6 +126,10 @@ pub async fn run(options: Options, mut tell: impl FnMut(SuperviseEvent)) -> Resu
                     tell(SuperviseEvent::Run(event));
                     return Ok(ending.code(status));
                 }
+                RunEvent::Interrupted => {
+                    runner.request(ending.stop(Signal::INT));
+                    tell(SuperviseEvent::Stopping(Signal::INT));
+                }
                 event => {
                     if matches!(event, RunEvent::Exited { interrupted: true, .. }) {
                         runner.request(ending.stop(Signal::INT));

@@ -363,7 +363,7 @@ pub enum ChildEvent {
         /// Exit code, or 128 + the signal.
         status: i32,
     },
-    /// It ended because the terminal's user pressed Ctrl-C.
+    /// The terminal's user pressed Ctrl-C: it ended, or he insists.
     Interrupted,
     /// Crashed at once several times; it is started again after this long.
     Backoff {

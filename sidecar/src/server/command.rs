@@ -176,7 +176,9 @@ impl Command {
                 ChildEvent::Restarted { generation, micros, pid: pid.cast_signed() }
             }
             RunEvent::StartFailed { error } => ChildEvent::Failed { error: error.to_string() },
-            RunEvent::Exited { interrupted: true, .. } => ChildEvent::Interrupted,
+            RunEvent::Exited { interrupted: true, .. } | RunEvent::Interrupted => {
+                ChildEvent::Interrupted
+            }
             RunEvent::Exited { status, held, .. } => exited(status, held),
             RunEvent::Backoff { until, .. } => {
                 let wait = until.saturating_duration_since(std::time::Instant::now());
