@@ -22,7 +22,7 @@ fn the_signal_by_name_or_number_goes_to_the_whole_group() {
             "
             trap 'wait; echo parent; exit 0' USR1
             sh -c 'trap \"echo child; exit\" USR1; echo ready; while :; do sleep 0.01; done' &
-            wait; wait",
+            wait; wait; sleep 1000",
         );
         app.expect("ready");
         app.save("a.py");

@@ -131,6 +131,9 @@ impl Runner {
     /// Asks for something; never waits for processes, except that a start returns when the new
     /// program runs. What comes of it is told by [`Runner::next`].
     pub fn request(&mut self, request: Request) {
+        // A key that came before the request is not one that comes while it is carried out.
+        let count = self.sentinel.as_mut().map_or(0, Sentinel::heard);
+        self.interrupted(count);
         match request {
             Request::Start { generation } => self.handle(Input::Start { generation }),
             Request::Apply { generation, actions } => self.apply(generation, actions),

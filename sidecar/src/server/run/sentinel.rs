@@ -15,6 +15,7 @@ use std::os::fd::{AsRawFd, RawFd};
 use std::os::unix::net::UnixStream;
 
 use rustix::process::{Pid, Signal, kill_process};
+use tokio::io::Interest;
 
 /// What it writes for each Ctrl-C.
 static INTERRUPTED: u8 = b'C';
@@ -68,20 +69,30 @@ impl Sentinel {
             if self.ended || self.line.readable().await.is_err() {
                 std::future::pending::<()>().await;
             }
-            let count = self.heard();
+            let read = self.line.try_io(Interest::READABLE, || self.read());
+            let count = self.count(&read);
             if count > 0 {
                 return count;
             }
         }
     }
 
-    /// The same, without waiting.
+    /// The same, without waiting: asked of the kernel, for what tokio knows may be older.
     pub(super) fn heard(&mut self) -> usize {
-        let mut bytes = [0; 64];
-        match self.line.try_read(&mut bytes) {
+        let read = self.read();
+        self.count(&read)
+    }
+
+    fn read(&self) -> io::Result<usize> {
+        Ok(rustix::io::read(&self.line, &mut [0; 64])?)
+    }
+
+    fn count(&mut self, read: &io::Result<usize>) -> usize {
+        match read {
             Ok(0) => self.ended = true,
-            Ok(count) => return count,
+            Ok(count) => return *count,
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(_) => self.ended = true,
         }
         0
