@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use e2ek_sidecar::restart::{ActionSet, OnExit, Policy, Signal, Status};
-use e2ek_sidecar::server::run::{Request, RunEvent, Runner, Spec, Stdio};
+use e2ek_sidecar::server::run::{COMMANDS_WITHIN, Request, RunEvent, Runner, Spec, Stdio};
 use e2ek_sidecar::server::until;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -180,6 +180,7 @@ fn spec(options: Options) -> Spec {
             on_exit,
         },
         stdio: Stdio::Inherit,
+        commands_within: COMMANDS_WITHIN,
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use tracing::{info, warn};
 
-use super::run::{Request, RunEvent, Runner, Spec, Stdio, Stream};
+use super::run::{COMMANDS_WITHIN, Request, RunEvent, Runner, Spec, Stdio, Stream};
 use super::site::Site;
 use crate::restart::{Action, ActionSet, Status};
 use crate::tree::TreeId;
@@ -107,6 +107,7 @@ impl Command {
             policy: spec.policy,
             stdio: if spec.inherit { Stdio::Inherit } else { Stdio::Piped },
             marker: marker.to_owned(),
+            commands_within: COMMANDS_WITHIN,
         });
         match runner {
             Ok(mut runner) => {

@@ -38,7 +38,7 @@ use self::commands::{Commands, Next, succeeded};
 use self::descendants::{raw, signal_all};
 pub use self::event::{RunEvent, RunState, Stream};
 use self::pipes::{Pipes, Ready};
-pub use self::request::{Request, Spec, Stdio};
+pub use self::request::{COMMANDS_WITHIN, Request, Spec, Stdio};
 use self::sentinel::{Line, Sentinel};
 pub use self::sweep::{Leftover, sweep};
 use self::terminal::Terminal;
@@ -156,12 +156,13 @@ impl Runner {
             if let Some(event) = self.events.pop_front() {
                 return event;
             }
-            let deadline = self.machine.deadline();
+            let deadline = [self.machine.deadline(), self.commands.deadline()];
+            let deadline = deadline.into_iter().flatten().min();
             tokio::select! {
                 // Ends before output: what the dead wrote is fetched when they are reaped.
                 biased;
                 _ = self.children.recv() => self.reap(),
-                () = until(deadline) => self.handle(Input::Timer),
+                () = until(deadline) => self.timer(),
                 count = interrupted(self.sentinel.as_mut()) => self.interrupted(count),
                 ready = pipes_ready(self.pipes.as_mut()) => self.pump(ready),
                 ready = command_ready(&mut self.commands) => self.pump(ready),
@@ -286,6 +287,14 @@ impl Runner {
                 Effect::Note(note) => self.note(note),
             }
         }
+    }
+
+    fn timer(&mut self) {
+        if let Some(bytes) = self.commands.kill_late(Instant::now()) {
+            let stream = Stream::Command;
+            self.events.push_back(RunEvent::Output { stream, bytes });
+        }
+        self.handle(Input::Timer);
     }
 
     fn note(&mut self, note: Note) {
