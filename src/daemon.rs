@@ -5,37 +5,41 @@
 //! when asked twice.
 
 mod answers;
+mod calls;
+mod ending;
 mod link;
 mod say;
 mod settings;
 mod source;
 mod stdin;
+mod target;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::server::until;
 use e2ek_sidecar::tree::Snapshot;
-use e2ek_sidecar::wire::{ChildEvent, FromHub, Listed, Open, ToHub, WireError};
+use e2ek_sidecar::wire::{ChildEvent, ToHub};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use self::answers::Answers;
-use self::link::{Connection, LinkError, LinkEvent, Outgoing};
+use self::calls::next_call;
+use self::ending::Ending;
+use self::link::{LinkEvent, Outgoing};
 use self::say::Teller;
 pub use self::settings::Kind;
 use self::source::{Looked, Next, Source};
+use self::target::Target;
 use crate::config::Config;
-use crate::control::{Call, ControlServer, Lock, LockError};
-use crate::engine::session::{Effect, Input, Notice, Session, TargetId, TargetState};
+use crate::control::{ControlServer, Lock, LockError};
+use crate::engine::session::{Effect, Input, Notice, Session, TargetId};
 use crate::error::Error;
-use crate::report::{Desk, Event, Phase, Record, Reporter, Stream, Text};
+use crate::report::{Desk, Event, Record, Reporter, Text};
 use crate::transfer::{Contents, Origin};
-use crate::transport::process::Transport;
 
 /// Link events that wait for the loop.
 const EVENTS: usize = 256;
@@ -43,47 +47,6 @@ const EVENTS: usize = 256;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long "sync begin" waits for "sync end".
 const BEGIN_WAITS: Duration = Duration::from_millis(2);
-/// How much longer than the command a hub may take to end.
-const HUB_ENDS_WITHIN: Duration = Duration::from_secs(5);
-
-/// One target as the daemon knows it.
-struct Target {
-    name: Text,
-    /// For people: the path at the target.
-    root: String,
-    open: Open,
-    transport: Transport,
-    connection: Option<Connection>,
-    /// Unmanaged paths told so far.
-    foreign: Vec<(SyncPath, Listed)>,
-    ever_opened: bool,
-}
-
-impl Target {
-    fn new(
-        kind: Kind,
-        config: &Config,
-        target: &crate::config::Target,
-        terminal: bool,
-    ) -> Result<Self, Error> {
-        Ok(Self {
-            name: Text::name(target.name.value.as_bytes()),
-            root: target.root.display().to_string(),
-            open: settings::open(kind, config, target)?,
-            transport: settings::transport(config, target, terminal)?,
-            connection: None,
-            foreign: Vec::new(),
-            ever_opened: false,
-        })
-    }
-}
-
-/// How it ends.
-struct Ending {
-    exit: Result<u8, Error>,
-    /// Hubs that have not let go by then are left.
-    at: Instant,
-}
 
 struct Daemon {
     kind: Kind,
@@ -390,120 +353,6 @@ impl Daemon {
         }
     }
 
-    fn send(&self, target: TargetId, outgoing: Outgoing) {
-        if let Some(connection) = &self.targets[target].connection {
-            // A link that has ended says so by an event of its own.
-            let _ = connection.outgoing.send(outgoing);
-        }
-    }
-
-    fn connect(&mut self, target: TargetId) {
-        if self.ending.is_some() {
-            return;
-        }
-        self.serial += 1;
-        let (outgoing, queue) = mpsc::unbounded_channel();
-        let credit = link::new_credit();
-        let open = self.targets[target].open.clone();
-        // Said with the Hello, unasked.
-        let _ = outgoing.send(Outgoing::Message(ToHub::Open(open)));
-        let transport = self.targets[target].transport.clone();
-        let (origin, events) = (self.origin.clone(), self.events.0.clone());
-        let serving =
-            link::serve(target, self.serial, transport, origin, queue, credit.clone(), events);
-        self.tasks.spawn(serving);
-        self.targets[target].foreign.clear();
-        self.targets[target].connection =
-            Some(Connection { serial: self.serial, outgoing, credit });
-    }
-
-    fn link_event(&mut self, target: TargetId, serial: u64, event: LinkEvent) {
-        let current = self.targets[target].connection.as_ref();
-        let Some(connection) = current.filter(|connection| connection.serial == serial) else {
-            return;
-        };
-        match event {
-            LinkEvent::Up => {}
-            LinkEvent::Progress(progress) => self.say(Event::Progress {
-                generation: Some(progress.generation),
-                phase: Phase::Send,
-                files: progress.files,
-                bytes: progress.bytes,
-                total_files: Some(progress.total_files),
-                total_bytes: Some(progress.total_bytes),
-            }),
-            LinkEvent::Changed(path) => self.source.hint(Instant::now(), path),
-            LinkEvent::Down(error) => self.link_down(target, &error),
-            LinkEvent::Message(FromHub::Credit { bytes }) => {
-                connection.credit.add_permits(usize::try_from(bytes).unwrap_or(0));
-            }
-            LinkEvent::Message(FromHub::Output { stream, bytes }) => {
-                self.output(target, stream, bytes.0);
-            }
-            LinkEvent::Message(FromHub::StdinTaken { bytes }) => self.stdin.taken(bytes),
-            LinkEvent::Message(FromHub::Foreign { paths, last }) => {
-                self.foreign(target, paths, last);
-            }
-            LinkEvent::Message(FromHub::Bye { reason }) => {
-                tracing::info!(reason, "the hub says good-bye");
-            }
-            LinkEvent::Message(message) => {
-                self.targets[target].ever_opened |= matches!(message, FromHub::Opened { .. });
-                self.input_to_session(Input::Message(target, message));
-            }
-        }
-    }
-
-    fn output(&mut self, target: TargetId, stream: u8, bytes: Vec<u8>) {
-        let credit = ToHub::Credit { bytes: bytes.len() as u64 };
-        let stream = if stream == 1 { Stream::Stdout } else { Stream::Stderr };
-        self.say(Event::Output { target: self.teller.name(target), stream, bytes });
-        self.send(target, Outgoing::Message(credit));
-    }
-
-    /// Unmanaged paths that no ignore rule protects are the session's to judge.
-    fn foreign(&mut self, target: TargetId, paths: Vec<(SyncPath, Listed)>, last: bool) {
-        let wanted = paths.into_iter().filter(|(path, listed)| {
-            self.source.is_wanted(path, matches!(listed, Listed::Directory(_)))
-        });
-        let wanted: Vec<_> = wanted.collect();
-        self.targets[target].foreign.extend(wanted);
-        if last {
-            let paths = std::mem::take(&mut self.targets[target].foreign);
-            self.input_to_session(Input::Foreign(target, paths));
-        }
-    }
-
-    fn link_down(&mut self, id: TargetId, error: &LinkError) {
-        let target = &mut self.targets[id];
-        target.connection = None;
-        let name = target.name.clone();
-        if self.ending.is_some() {
-            return;
-        }
-        let fatal = match error {
-            LinkError::Wire(WireError::Skew { ours, theirs, ours_build, theirs_build }) => {
-                let shown = |versions: &(u16, u16), build: &str| {
-                    format!("protocol {}..={} ({build})", versions.0, versions.1)
-                };
-                let (ours, theirs) = (shown(ours, ours_build), shown(theirs, theirs_build));
-                Some(Error::version_skew(name.as_str(), &ours, &theirs))
-            }
-            _ if target.ever_opened && self.kind == Kind::Watch => None,
-            LinkError::NotStarted(error) => {
-                Some(Error::transport_not_started(&target.transport.program(), error))
-            }
-            LinkError::Wire(WireError::NotOurs(said)) => Some(Error::not_a_hub(said.as_bytes())),
-            error => Some(Error::disconnected(name.as_str(), &link_words(error))),
-        };
-        if let Some(error) = fatal {
-            return self.fail(error);
-        }
-        self.input_to_session(Input::LinkDown(id));
-        let retry = self.session.deadline().map(|at| at.saturating_duration_since(Instant::now()));
-        self.say(Event::Disconnected { target: name, error: link_words(error).into(), retry });
-    }
-
     fn notice(&mut self, now: Instant, notice: &Notice) {
         for event in self.teller.events(now, notice) {
             self.say(event);
@@ -550,174 +399,5 @@ impl Daemon {
             }
             let _ = self.desk.say(event);
         }
-    }
-
-    fn call(&mut self, call: Call) {
-        use crate::control::{Reply, Request};
-        let now = Instant::now();
-        match &call.request {
-            Request::Status {} => {
-                let status = Box::new(self.status());
-                call.answer(Reply::Status { status });
-            }
-            Request::Flush { .. } if self.session.is_paused() => {
-                call.answer(Reply::Failed((&Error::paused()).into()));
-            }
-            Request::Restart { .. } if !self.has_command() => {
-                call.answer(Reply::Failed((&Error::no_command()).into()));
-            }
-            Request::Flush { .. } => {
-                self.input_to_session(Input::Retry);
-                let points = self.source.points();
-                self.answers.flush(now, call, points);
-            }
-            Request::Wait { .. } => self.answers.wait(now, call, self.ready_check()),
-            Request::Restart { .. } => self.command(call, Input::Restart),
-            Request::Pause {} => self.command(call, Input::Pause),
-            Request::Resume { accept } => {
-                let accept = *accept;
-                self.command(call, Input::Resume { accept });
-            }
-            Request::Reset {} => {
-                self.source.everything(now, true);
-                self.command(call, Input::Retry);
-            }
-            Request::Stop {} => {
-                call.answer(Reply::Done { generation: None });
-                self.end(Ok(0), "stop");
-            }
-            Request::Attach {} => call.answer(Reply::Attached {}),
-        }
-    }
-
-    fn has_command(&self) -> bool {
-        self.config.targets.iter().any(|target| target.command.is_some())
-    }
-
-    fn command(&mut self, call: Call, input: Input) {
-        self.input_to_session(input);
-        let generation = Some(self.session.generation());
-        call.answer(crate::control::Reply::Done { generation });
-    }
-
-    /// `sync --once` and `plan` end by themselves.
-    fn end_when_done(&mut self) {
-        if !self.source.is_quiet() || self.session.local().is_none() {
-            return;
-        }
-        if self.kind == Kind::Plan {
-            return self.end_when_planned();
-        }
-        let status = self.session.status();
-        if let Some(hold) = status.iter().find_map(|target| target.hold.as_ref()) {
-            let budget = self.config.sync.delete_budget.value.to_string();
-            return self.end(Err(say::held(&self.config.workspace.folder, hold, &budget)), "held");
-        }
-        let refused = |target: &&crate::engine::session::TargetStatus| !target.problems.is_empty();
-        let idle = status.iter().all(|target| target.generation >= self.session.generation());
-        if !idle {
-            return;
-        }
-        let problems = self.source.problems().len()
-            + status.iter().filter(refused).map(|target| target.problems.len()).sum::<usize>();
-        if problems > 0 {
-            return self.end(Err(Error::left_out(problems)), "done");
-        }
-        if status.iter().all(|target| target.state == TargetState::Synced) {
-            self.end(Ok(0), "done");
-        }
-    }
-
-    fn end_when_planned(&mut self) {
-        let plans: Option<Vec<_>> =
-            (0..self.targets.len()).map(|target| self.session.plan(target)).collect();
-        let Some(plans) = plans else { return };
-        for (target, ops) in plans.into_iter().enumerate() {
-            for event in self.teller.plan(target, &ops) {
-                self.say(event);
-            }
-        }
-        self.end(Ok(0), "done");
-    }
-
-    fn fail(&mut self, error: Error) {
-        self.end(Err(error), "error");
-    }
-
-    fn end_because(&mut self, why: Error) {
-        let reason = why.message.clone();
-        self.end(Err(why), &reason);
-    }
-
-    /// Begins the end: hubs stop their commands and let go. The second time: at once.
-    fn end(&mut self, exit: Result<u8, Error>, reason: &str) {
-        if self.ending.is_some() {
-            self.targets.iter_mut().for_each(|target| target.connection = None);
-            return;
-        }
-        if self.kind == Kind::Watch {
-            self.say(Event::Stopping { reason: reason.into() });
-        }
-        let patience = self.config.restart.kill_after.value + HUB_ENDS_WITHIN;
-        self.ending = Some(Ending { exit, at: Instant::now() + patience });
-        for target in 0..self.targets.len() {
-            self.send(target, Outgoing::Message(ToHub::Bye));
-        }
-    }
-
-    async fn finish(mut self) -> Result<u8, Error> {
-        self.keep_index();
-        self.targets.iter_mut().for_each(|target| target.connection = None);
-        self.answers.end();
-        let exit = self.ending.take().map_or(Ok(0), |ending| ending.exit);
-        // Carriers end by themselves, or are killed with their tasks.
-        let carriers = async { while self.tasks.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(LAST_WORDS, carriers).await;
-        if self.kind == Kind::Watch {
-            let code = exit.as_ref().map_or_else(|error| error.kind.exit_code(), |code| *code);
-            self.say(Event::Stopped { exit: code });
-        }
-        self.say_all();
-        drop(self.source);
-        if let Some(control) = self.control.take() {
-            control.close(LAST_WORDS).await;
-        }
-        self.desk.close(LAST_WORDS);
-        exit
-    }
-
-    /// Keeps the tree with its stamps, so that the next run reads no file that has not changed. A
-    /// file that was never finished is no harm: it does not check out and everything is looked at.
-    fn keep_index(&mut self) {
-        let tree = self.source.tree();
-        if self.session.local().is_none() || self.kind == Kind::Plan {
-            return;
-        }
-        self.kept = Some(tree.id());
-        let mut bytes = Vec::new();
-        tree.encode(&mut bytes);
-        let aside = self.index.with_extension("new");
-        let written =
-            std::fs::write(&aside, &bytes).and_then(|()| std::fs::rename(&aside, &self.index));
-        if let Err(error) = written {
-            tracing::warn!(%error, "the index cannot be kept; the next run reads all files");
-        }
-    }
-}
-
-fn link_words(error: &LinkError) -> String {
-    match error {
-        LinkError::NotStarted(error) => error.to_string(),
-        LinkError::Wire(error) => error.to_string(),
-        LinkError::Silent => "nothing was heard for 15 seconds".to_owned(),
-        LinkError::Closed(Some(code)) if *code != 0 => format!("the carrier ended with {code}"),
-        LinkError::Closed(_) => "the link was closed".to_owned(),
-    }
-}
-
-async fn next_call(control: &mut Option<ControlServer>) -> Call {
-    match control {
-        Some(control) => control.next_call().await,
-        None => std::future::pending().await,
     }
 }
