@@ -7,15 +7,17 @@
 mod answers;
 mod calls;
 mod ending;
+mod join;
 mod link;
+mod members;
 mod say;
 mod settings;
 mod source;
 mod stdin;
 mod target;
 
-use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +31,9 @@ use tokio::task::JoinSet;
 use self::answers::Answers;
 use self::calls::next_call;
 use self::ending::Ending;
+use self::join::Joined;
 use self::link::{LinkEvent, Outgoing};
+use self::members::Members;
 use self::say::Teller;
 pub use self::settings::Kind;
 use self::source::{Looked, Next, Source};
@@ -56,7 +60,13 @@ struct Daemon {
     session: Session,
     source: Source,
     origin: Arc<Origin>,
-    targets: Vec<Target>,
+    targets: BTreeMap<TargetId, Target>,
+    /// Names are not used twice.
+    next_target: TargetId,
+    /// Second watches that take part.
+    members: Members,
+    /// This program, to start hubs of it.
+    program: PathBuf,
     teller: Teller,
     answers: Answers,
     events: (link::Events, mpsc::Receiver<(TargetId, u64, LinkEvent)>),
@@ -102,30 +112,37 @@ impl Signals {
     }
 }
 
-/// Carries out `watch`, `sync --once` or `plan`; returns the exit code.
+/// Carries out `watch`, `sync --once` or `plan`; returns the exit code. A second `watch` of one
+/// workspace takes part in the first one's session.
 ///
 /// # Errors
 /// What ended it, with its exit code and hints.
 pub async fn run(kind: Kind, config: Config, reporter: Reporter) -> Result<u8, Error> {
     // Taken before anything is started: a signal from here on ends well.
-    let signals = Signals::new().map_err(|error| Error::failure(&error))?;
-    Daemon::open(kind, config, reporter)?.run(signals).await
+    let mut signals = Signals::new().map_err(|error| Error::failure(&error))?;
+    let desk = Desk::open(reporter).map_err(|error| Error::failure(&error))?;
+    let since = Instant::now();
+    loop {
+        let pid = match Lock::take(&config.workspace_state()) {
+            Ok(lock) => return Daemon::open(kind, config, desk, lock)?.run(signals).await,
+            Err(LockError::Busy { pid }) => pid,
+            Err(error) => return Err(Error::failure(&error)),
+        };
+        if kind != Kind::Watch {
+            return Err(Error::already_watched(&config.workspace.folder, pid));
+        }
+        if let Joined::Over(exit) = join::join(&config, &desk, &mut signals, since, pid).await? {
+            desk.close(LAST_WORDS);
+            return exit;
+        }
+    }
 }
 
 impl Daemon {
-    fn open(kind: Kind, config: Config, reporter: Reporter) -> Result<Self, Error> {
-        let folder = config.places.state.value.join(config.workspace.id.as_str());
-        let lock = match Lock::take(&folder) {
-            Ok(lock) => lock,
-            Err(LockError::Busy { pid }) => {
-                return Err(Error::already_watched(&config.workspace.folder, pid));
-            }
-            Err(error) => return Err(Error::failure(&error)),
-        };
-        let control = (kind == Kind::Watch).then(|| {
-            let socket = format!("{}.sock", config.workspace.id.as_str());
-            ControlServer::bind(&config.places.runtime.value.join(socket), lock)
-        });
+    fn open(kind: Kind, config: Config, desk: Desk, lock: Lock) -> Result<Self, Error> {
+        let folder = config.workspace_state();
+        let control =
+            (kind == Kind::Watch).then(|| ControlServer::bind(&config.control_socket(), lock));
         let control = control.transpose().map_err(|error| Error::failure(&error))?;
         let roots = settings::sources(&config)?;
         let index = folder.join("index");
@@ -137,19 +154,16 @@ impl Daemon {
                 .map_err(|error| Error::failure(&error))?;
         let has_command = config.targets.iter().any(|target| target.command.is_some());
         let terminal = stdin::is_terminal_of_human(&config) && has_command && kind == Kind::Watch;
-        let targets = (config.targets.iter())
-            .map(|target| Target::new(kind, &config, target, terminal))
-            .collect::<Result<Vec<_>, Error>>()?;
-        let names = targets.iter().map(|target| target.name.clone()).collect();
-        Ok(Self {
+        let wanted = config.targets.iter().map(|target| settings::wanted(kind, &config, target));
+        let wanted = wanted.collect::<Result<Vec<_>, Error>>()?;
+        let program = std::env::current_exe()
+            .map_err(|error| Error::io("find", Path::new("the running program"), &error))?;
+        let mut daemon = Self {
             kind,
-            session: Session::new(
-                settings::session(kind, &config, terminal, source.ignored()),
-                targets.len(),
-                0,
-            ),
+            // Targets come one by one.
+            session: Session::new(settings::session(kind, &config, source.ignored()), 0, 0),
             origin: Arc::new(Origin::new(roots.clone(), contents)),
-            teller: Teller::new(names, roots.len()),
+            teller: Teller::new(roots.len()),
             answers: Answers::default(),
             events: mpsc::channel(EVENTS),
             tasks: JoinSet::new(),
@@ -162,12 +176,19 @@ impl Daemon {
             poll_at: None,
             kept: None,
             first_look: true,
-            desk: Desk::open(reporter).map_err(|error| Error::failure(&error))?,
+            targets: BTreeMap::new(),
+            next_target: 0,
+            members: Members::default(),
+            program,
+            desk,
             config,
             control,
             source,
-            targets,
-        })
+        };
+        for wanted in wanted {
+            daemon.new_target(wanted, true, terminal);
+        }
+        Ok(daemon)
     }
 
     async fn run(mut self, mut signals: Signals) -> Result<u8, Error> {
@@ -182,6 +203,7 @@ impl Daemon {
                 }
                 next = self.source.next() => self.source_event(next),
                 call = next_call(&mut self.control) => self.call(call),
+                member = self.members.left() => self.member_left(member),
                 bytes = self.stdin.next() => self.input(bytes),
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
                 () = tokio::task::yield_now(), if self.is_worth_saying() => self.say_all(),
@@ -193,13 +215,16 @@ impl Daemon {
     }
 
     fn start(&mut self) {
-        let targets = self.targets.iter().map(|target| target.name.clone()).collect();
+        let targets = self.targets.values().map(|target| target.name.clone()).collect();
         self.say(Event::Started {
             source: Text::from(self.config.workspace.folder.as_path()),
             targets,
             workspace: Text::name(self.config.workspace.id.as_str()),
         });
-        self.input_to_session(Input::Start);
+        let own: Vec<_> = self.targets.iter().map(|(&id, target)| (id, target.command())).collect();
+        for (target, command) in own {
+            self.input_to_session(Input::Join { target, command });
+        }
         if self.kind == Kind::Watch {
             let cookies = self.index.with_file_name("cookies");
             let watching =
@@ -229,6 +254,7 @@ impl Daemon {
             let busy = git_busy || self.source.is_looking();
             self.input_to_session(Input::Tick { git_busy: busy });
         }
+        self.settle_members(now);
         let busy = !self.source.is_quiet();
         self.answers.settle(now, &self.session, busy);
         if self.kind != Kind::Watch && self.ending.is_none() {
@@ -256,6 +282,7 @@ impl Daemon {
             self.source.deadline(),
             self.session.deadline(),
             self.answers.deadline(),
+            self.members_deadline(),
             ending,
             poll,
             self.say_at,
@@ -267,7 +294,7 @@ impl Daemon {
 
     fn is_over(&self) -> bool {
         self.ending.as_ref().is_some_and(|ending| {
-            ending.at <= Instant::now() || self.targets.iter().all(|t| t.connection.is_none())
+            ending.at <= Instant::now() || self.targets.values().all(|t| t.connection.is_none())
         })
     }
 
@@ -339,7 +366,9 @@ impl Daemon {
             Effect::Connect(target) => self.connect(target),
             Effect::Close(target, why) => {
                 tracing::warn!(target, ?why, "closing the link");
-                self.targets[target].connection = None;
+                if let Some(target) = self.targets.get_mut(&target) {
+                    target.connection = None;
+                }
                 inputs.push_back(Input::LinkDown(target));
             }
             Effect::Send(target, message) => self.send(target, Outgoing::Message(message)),
@@ -358,14 +387,12 @@ impl Daemon {
             self.say(event);
         }
         match notice {
-            Notice::Refused { target, refusal } => {
-                let target = &self.targets[*target];
-                self.fail(say::refused(&target.name, &target.root, refusal));
-            }
-            Notice::Child { event: ChildEvent::Interrupted, .. } => {
-                self.end_because(Error::interrupted());
-            }
-            Notice::Child { event: ChildEvent::Started { .. }, .. } => self.stdin.open(),
+            Notice::Refused { target, refusal } => self.refused(*target, refusal),
+            Notice::Child { target, event } if self.is_own(*target) => match event {
+                ChildEvent::Interrupted => self.end_because(Error::interrupted()),
+                ChildEvent::Started { .. } => self.stdin.open(),
+                _ => {}
+            },
             _ => {}
         }
     }
@@ -375,7 +402,12 @@ impl Daemon {
             Some(bytes) => ToHub::Stdin(e2ek_sidecar::wire::Blob(bytes)),
             None => ToHub::StdinEnd,
         };
-        self.send(0, Outgoing::Message(message));
+        // The first of our own that runs a command.
+        let runs = |target: &&Target| target.own && target.wanted.command.is_some();
+        let target = self.targets.iter().find(|(_, target)| runs(target));
+        if let Some((&target, _)) = target {
+            self.send(target, Outgoing::Message(message));
+        }
     }
 
     fn say(&mut self, event: Event) {

@@ -369,14 +369,38 @@ impl Error {
         Self::new(Kind::Conflict, "the session is paused").hint("e2ek-sync resume")
     }
 
-    /// A second `watch` of the same workspace came with other settings.
+    /// A second `watch` of the same workspace came with another value of a setting that all its
+    /// targets share. Values as they would be typed.
     #[must_use]
-    pub fn differing_settings(setting: &str) -> Self {
+    pub fn differing_settings(setting: &str, theirs: &str, ours: &str) -> Self {
+        let [theirs, ours] = [theirs, ours].map(|text| match text {
+            "" => "none".to_owned(),
+            text => format!("`{}`", Escaped(text.as_bytes())),
+        });
         Self::new(
             Kind::Conflict,
-            format!("this workspace is already being watched with another {setting}"),
+            format!(
+                "this workspace is already being watched with another {setting}: {theirs}, not \
+                 {ours}"
+            ),
         )
         .hint("use the same flags, or end the other one: e2ek-sync stop")
+    }
+
+    /// A second `watch` wants another command at a target that has one, or has none.
+    #[must_use]
+    pub fn differing_command(target: &str, theirs: &str, ours: &str) -> Self {
+        let [target, theirs, ours] =
+            [target, theirs, ours].map(|text| Escaped(text.as_bytes()).to_string());
+        let theirs = match theirs.as_str() {
+            "" => "without a command".to_owned(),
+            theirs => format!("with `{theirs}`"),
+        };
+        Self::new(
+            Kind::Conflict,
+            format!("{target} is already being watched {theirs}, not with `{ours}`"),
+        )
+        .hint("leave out the command to follow the other watch, or end that: e2ek-sync stop")
     }
 
     /// `--timeout` passed before the targets had what was saved.
@@ -415,6 +439,16 @@ impl Error {
     #[must_use]
     pub fn daemon_ended() -> Self {
         Self::new(Kind::NoDaemon, "the e2ek-sync watch that was followed has ended")
+    }
+
+    /// The first `watch`, which this one had joined, has ended.
+    #[must_use]
+    pub fn joined_ended(pid: u32) -> Self {
+        Self::new(
+            Kind::NoDaemon,
+            format!("the e2ek-sync watch that was joined (process {pid}) has ended"),
+        )
+        .hint("start this one again: it is the first now")
     }
 
     /// The daemon does not answer.

@@ -41,12 +41,13 @@ impl Daemon {
                 call.answer(Reply::Done { generation: None });
                 self.end(Ok(0), "stop");
             }
+            Request::Join(_) => self.join(call),
             Request::Attach {} => call.answer(Reply::Attached {}),
         }
     }
 
     pub(super) fn has_command(&self) -> bool {
-        self.config.targets.iter().any(|target| target.command.is_some())
+        self.targets.values().any(|target| target.wanted.command.is_some())
     }
 
     pub(super) fn command(&mut self, call: Call, input: Input) {

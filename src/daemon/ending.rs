@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 use e2ek_sidecar::wire::ToHub;
 
 use super::link::Outgoing;
+use super::target::Target;
 use super::{Daemon, Kind, LAST_WORDS, say};
 use crate::engine::session::TargetState;
 use crate::error::Error;
 use crate::report::Event;
 
 /// How much longer than the command a hub may take to end.
-const HUB_ENDS_WITHIN: Duration = Duration::from_secs(5);
+pub(super) const HUB_ENDS_WITHIN: Duration = Duration::from_secs(5);
 
 /// How it ends.
 pub(super) struct Ending {
@@ -52,9 +53,9 @@ impl Daemon {
 
     pub(super) fn end_when_planned(&mut self) {
         let plans: Option<Vec<_>> =
-            (0..self.targets.len()).map(|target| self.session.plan(target)).collect();
+            self.targets.keys().map(|&id| Some((id, self.session.plan(id)?))).collect();
         let Some(plans) = plans else { return };
-        for (target, ops) in plans.into_iter().enumerate() {
+        for (target, ops) in plans {
             for event in self.teller.plan(target, &ops) {
                 self.say(event);
             }
@@ -74,22 +75,22 @@ impl Daemon {
     /// Begins the end: hubs stop their commands and let go. The second time: at once.
     pub(super) fn end(&mut self, exit: Result<u8, Error>, reason: &str) {
         if self.ending.is_some() {
-            self.targets.iter_mut().for_each(|target| target.connection = None);
+            self.targets.values_mut().for_each(|target| target.connection = None);
             return;
         }
         if self.kind == Kind::Watch {
             self.say(Event::Stopping { reason: reason.into() });
         }
-        let patience = self.config.restart.kill_after.value + HUB_ENDS_WITHIN;
+        let patience = self.targets.values().map(Target::patience).max().unwrap_or(HUB_ENDS_WITHIN);
         self.ending = Some(Ending { exit, at: Instant::now() + patience });
-        for target in 0..self.targets.len() {
+        for &target in self.targets.keys() {
             self.send(target, Outgoing::Message(ToHub::Bye));
         }
     }
 
     pub(super) async fn finish(mut self) -> Result<u8, Error> {
         self.keep_index();
-        self.targets.iter_mut().for_each(|target| target.connection = None);
+        self.targets.values_mut().for_each(|target| target.connection = None);
         self.answers.end();
         let exit = self.ending.take().map_or(Ok(0), |ending| ending.exit);
         // Carriers end by themselves, or are killed with their tasks.

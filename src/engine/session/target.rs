@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::receive::leave_out_stayers;
 use e2ek_sidecar::tree::{Change, Entry, Problem, Reason, Snapshot, TreeId};
-use e2ek_sidecar::wire::{Blob, ChildEvent, How, Listed, Op, Skipped, ToHub, WireError, batches};
+use e2ek_sidecar::wire::{
+    Blob, ChildEvent, CommandSpec, How, Listed, Op, Skipped, ToHub, WireError, batches,
+};
 
 use super::command::Command;
 use super::compare::{Compare, Progress};
@@ -44,6 +46,8 @@ pub enum TargetState {
 /// What `status` tells of a target.
 #[derive(Clone, Debug)]
 pub struct TargetStatus {
+    /// Which.
+    pub id: TargetId,
     /// How it stands.
     pub state: TargetState,
     /// The newest generation of which it has everything.
@@ -142,7 +146,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn new(id: TargetId) -> Self {
+    pub(super) fn new(id: TargetId, command: Option<CommandSpec>) -> Self {
         Self {
             id,
             link: Link::Down,
@@ -166,7 +170,7 @@ impl Target {
             accepted: None,
             mirror: Mirror::default(),
             seen: None,
-            command: Command::default(),
+            command: Command::new(command),
             ever_ready: false,
         }
     }
@@ -658,7 +662,7 @@ impl Target {
             // The answer is used up: the same tree may come again for another reason.
             self.accepted = None;
         }
-        self.command.current(self.id, generation, settings, effects);
+        self.command.current(self.id, generation, effects);
     }
 
     pub(super) fn foreign(
@@ -727,8 +731,8 @@ impl Target {
         self.command.is_settling()
     }
 
-    pub(super) fn deadline(&self, settings: &Settings) -> Option<Instant> {
-        let command = self.command.deadline(self.can_act(), settings);
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let command = self.command.deadline(self.can_act());
         [self.connect_at, self.retry_at, command].into_iter().flatten().min()
     }
 
@@ -756,6 +760,7 @@ impl Target {
             .chain(self.mirror.problems.iter().cloned())
             .collect();
         TargetStatus {
+            id: self.id,
             state,
             generation: self.reached,
             tree: self.acked.id(),
