@@ -6,6 +6,7 @@
 //! into words. Nothing here prints (`report`) and nothing here decides what to do (`daemon`).
 
 mod commands;
+mod joining;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -355,52 +356,10 @@ impl Error {
             .hint("`e2ek-sync status` says what; `e2ek-sync resume --accept` makes the deletes")
     }
 
-    /// Another daemon serves this workspace.
-    #[must_use]
-    pub fn already_watched(workspace: &Path, pid: Option<u32>) -> Self {
-        let by = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
-        Self::new(Kind::Conflict, format!("{} is being synced already{by}", shown(workspace)))
-            .hint("`e2ek-sync attach` follows it, `e2ek-sync stop` ends it")
-    }
-
     /// Somebody asked for a flush or a wait while the session is paused.
     #[must_use]
     pub fn paused() -> Self {
         Self::new(Kind::Conflict, "the session is paused").hint("e2ek-sync resume")
-    }
-
-    /// A second `watch` of the same workspace came with another value of a setting that all its
-    /// targets share. Values as they would be typed.
-    #[must_use]
-    pub fn differing_settings(setting: &str, theirs: &str, ours: &str) -> Self {
-        let [theirs, ours] = [theirs, ours].map(|text| match text {
-            "" => "none".to_owned(),
-            text => format!("`{}`", Escaped(text.as_bytes())),
-        });
-        Self::new(
-            Kind::Conflict,
-            format!(
-                "this workspace is already being watched with another {setting}: {theirs}, not \
-                 {ours}"
-            ),
-        )
-        .hint("use the same flags, or end the other one: e2ek-sync stop")
-    }
-
-    /// A second `watch` wants another command at a target that has one, or has none.
-    #[must_use]
-    pub fn differing_command(target: &str, theirs: &str, ours: &str) -> Self {
-        let [target, theirs, ours] =
-            [target, theirs, ours].map(|text| Escaped(text.as_bytes()).to_string());
-        let theirs = match theirs.as_str() {
-            "" => "without a command".to_owned(),
-            theirs => format!("with `{theirs}`"),
-        };
-        Self::new(
-            Kind::Conflict,
-            format!("{target} is already being watched {theirs}, not with `{ours}`"),
-        )
-        .hint("leave out the command to follow the other watch, or end that: e2ek-sync stop")
     }
 
     /// `--timeout` passed before the targets had what was saved.
@@ -439,16 +398,6 @@ impl Error {
     #[must_use]
     pub fn daemon_ended() -> Self {
         Self::new(Kind::NoDaemon, "the e2ek-sync watch that was followed has ended")
-    }
-
-    /// The first `watch`, which this one had joined, has ended.
-    #[must_use]
-    pub fn joined_ended(pid: u32) -> Self {
-        Self::new(
-            Kind::NoDaemon,
-            format!("the e2ek-sync watch that was joined (process {pid}) has ended"),
-        )
-        .hint("start this one again: it is the first now")
     }
 
     /// The daemon does not answer.

@@ -71,7 +71,11 @@ pub enum Request {
     /// To forget what is known and look everywhere.
     Reset {},
     /// To end. Answered before the end; [`ControlClient::closed`] waits for it.
-    Stop {},
+    Stop {
+        /// Only to let go of this target, which a second watch brought; answered when that is done.
+        #[serde(default)]
+        target: Option<String>,
+    },
     /// To be told everything that happens from now on. The server answers this one itself:
     /// [`Reply::Attached`], then one [`crate::report::Record`] a line.
     Attach {},

@@ -120,7 +120,8 @@ async fn every_request_goes_there_and_back() {
         Request::Pause {},
         Request::Resume { accept: true },
         Request::Reset {},
-        Request::Stop {},
+        Request::Stop { target: Some("api".into()) },
+        Request::Stop { target: None },
     ];
     let seen = std::cell::RefCell::new(Vec::new());
     let answer = |request: &Request| {
@@ -444,7 +445,7 @@ async fn stop_is_answered_and_the_end_is_seen() {
     let mut server = place.serve();
     let mut client = place.connect().await;
     let asking = tokio::spawn(async move {
-        let reply = client.request(&Request::Stop {}, SOON).await.unwrap();
+        let reply = client.request(&Request::Stop { target: None }, SOON).await.unwrap();
         client.closed().await;
         reply
     });
@@ -453,7 +454,7 @@ async fn stop_is_answered_and_the_end_is_seen() {
     // Calls come in any order; the other one is never answered.
     let stop = loop {
         let call = server.next_call().await;
-        if call.request == (Request::Stop {}) {
+        if call.request == (Request::Stop { target: None }) {
             break call;
         }
     };

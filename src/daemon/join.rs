@@ -108,6 +108,8 @@ async fn follow(
     let exit = match (leaving, last) {
         (Some((why, _)), _) => Err(why),
         (None, Followed::Over(Reply::Failed(failure))) => Err(failure.into()),
+        // `stop --target` took away what it was here for.
+        (None, Followed::Over(Reply::Done { .. })) => Ok(0),
         (None, _) => Err(Error::joined_ended(pid)),
     };
     let code = exit.as_ref().map_or_else(|error: &Error| error.kind.exit_code(), |code| *code);

@@ -31,6 +31,8 @@ pub(super) struct Members {
     leaving: JoinSet<u64>,
     /// Those who ask for a place that is just being let go of.
     waiting: Vec<Call>,
+    /// Those who asked that a target be let go of.
+    stopping: Vec<(TargetId, Call)>,
 }
 
 struct Member {
@@ -147,6 +149,27 @@ impl Daemon {
         self.dismiss();
     }
 
+    /// Takes a target away from all who brought it; one that has no other ends.
+    pub(super) fn stop_target(&mut self, call: Call) {
+        let Request::Stop { target: Some(name) } = &call.request else { return };
+        let named = self.named(name).and_then(|id| match self.is_own(id) {
+            true => Err(Error::target_of_the_first(name)),
+            false => Ok(id),
+        });
+        let id = match named {
+            Ok(id) => id,
+            Err(error) => return call.answer(Reply::Failed((&error).into())),
+        };
+        for member in self.members.all.values_mut().filter(|m| m.targets.contains(&id)) {
+            match member.targets.len() {
+                1 => member.left = true,
+                _ => member.targets.retain(|target| *target != id),
+            }
+        }
+        self.members.stopping.push((id, call));
+        self.unwant(id);
+    }
+
     /// Lets a target go if nobody wants it any more.
     fn unwant(&mut self, id: TargetId) {
         let wanted = self.members.want(id);
@@ -173,6 +196,9 @@ impl Daemon {
             self.say(event);
         }
         self.say(Event::TargetRemoved { target: target.name });
+        for (_, call) in self.members.stopping.extract_if(.., |(of, _)| *of == id) {
+            call.answer(Reply::Done { generation: None });
+        }
         self.dismiss();
     }
 

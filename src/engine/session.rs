@@ -96,8 +96,10 @@ pub enum Input {
     },
     /// Try again what was refused, and look for unmanaged paths again.
     Retry,
-    /// Restart the command now, whatever changed.
+    /// Restart every command now, whatever changed.
     Restart,
+    /// Restart the command of this target now.
+    RestartOne(TargetId),
     /// Time passed. `git_busy`: a git command holds the index of the source.
     Tick {
         /// See above.
@@ -310,7 +312,8 @@ impl Session {
             Input::Pause => self.paused = true,
             Input::Resume { accept } => self.resume(accept),
             Input::Retry => self.targets.values_mut().for_each(|t| t.retry(&mut effects)),
-            Input::Restart => self.restart(now),
+            Input::Restart => self.restart(now, |_| true),
+            Input::RestartOne(target) => self.restart(now, |id| id == target),
             Input::Tick { git_busy } => self.tick(now, git_busy, &mut effects),
         }
         self.pump(now, &mut effects);
@@ -423,8 +426,9 @@ impl Session {
         }
     }
 
-    fn restart(&mut self, now: Instant) {
-        self.targets.values_mut().for_each(|t| t.restart_now(now, &self.settings));
+    fn restart(&mut self, now: Instant, which: impl Fn(TargetId) -> bool) {
+        let named = self.targets.iter_mut().filter(|(id, _)| which(**id));
+        named.for_each(|(_, target)| target.restart_now(now, &self.settings));
     }
 
     fn tick(&mut self, now: Instant, git_busy: bool, effects: &mut Vec<Effect>) {

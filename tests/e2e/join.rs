@@ -16,6 +16,7 @@ over_each_link! {
     i8_a_killed_second_takes_its_target_along,
     a_target_stays_as_long_as_somebody_wants_it,
     a_target_brings_its_command,
+    a_target_is_restarted_and_stopped_by_its_name,
     a_target_that_cannot_be_had_ends_only_who_asked_for_it,
     a_place_that_is_just_let_go_of_is_waited_for,
     whoever_comes_while_the_first_ends_is_the_next_first,
@@ -234,6 +235,37 @@ fn a_target_brings_its_command(place: &Place) {
     // Other words for commands matter only to who brings one.
     let said = Said::of(words(place, &side, &["--debounce", "1s", "--", "sleep", "7"]));
     said.ends_with(5).says("another debounce: `50ms`, not `1s`");
+    first.stop();
+}
+
+fn a_target_is_restarted_and_stopped_by_its_name(place: &Place) {
+    let side = side(place);
+    place.write("file", "0");
+    let run = ["--", "sh", "-c", "echo began; exec sleep 1000"];
+    let first = place.watch(&run).synced();
+    let mut second = join(place, &side, &run);
+    let [target, side] = [name(&place.target), name(&side)];
+    second.line(&["began"]);
+    let restarts = |first: &Daemon| {
+        let status = first.status();
+        [0, 1].map(|at| status["targets"][at]["restarts"].as_u64().unwrap())
+    };
+    place.control(&["restart", "--target", &side]).ends_with(0);
+    second.line(&["began"]);
+    until("it is told", || restarts(&first) == [0, 1]);
+    place.control(&["restart"]).ends_with(0);
+    until("both are restarted", || restarts(&first) == [1, 2]);
+    for words in ["restart", "stop"] {
+        let said = place.control(&[words, "--target", "nobody"]).ends_with(3);
+        said.says("named `nobody`").says(&format!("it has: {target}, {side}"));
+    }
+    place.control(&["stop", "--target", &target]).ends_with(5).says("the first watch");
+    place.control(&["stop", "--target", &side]).ends_with(0);
+    assert_eq!(targets(&first), [target.clone()]);
+    assert_eq!(processes::children(first.pid()).len(), 1);
+    assert_eq!(second.wait(), Some(0), "{}", second.rest());
+    second.event("target removed");
+    second.event("stopped exit=0");
     first.stop();
 }
 
