@@ -124,7 +124,11 @@ pub async fn run(kind: Kind, config: Config, reporter: Reporter) -> Result<u8, E
     let since = Instant::now();
     loop {
         let pid = match Lock::take(&config.workspace_state()) {
-            Ok(lock) => return Daemon::open(kind, config, desk, lock)?.run(signals).await,
+            Ok(lock) => {
+                // As a task: what wakes it stays within the runtime, and costs no system call.
+                let daemon = Daemon::open(kind, config, desk, lock)?.run(signals);
+                return tokio::spawn(daemon).await.map_err(|error| Error::failure(&error))?;
+            }
             Err(LockError::Busy { pid }) => pid,
             Err(error) => return Err(Error::failure(&error)),
         };
