@@ -261,7 +261,7 @@ fn a_target_is_restarted_and_stopped_by_its_name(place: &Place) {
     }
     place.control(&["stop", "--target", &target]).ends_with(5).says("the first watch");
     place.control(&["stop", "--target", &side]).ends_with(0);
-    assert_eq!(targets(&first), [target.clone()]);
+    assert_eq!(targets(&first), [target]);
     assert_eq!(processes::children(first.pid()).len(), 1);
     assert_eq!(second.wait(), Some(0), "{}", second.rest());
     second.event("target removed");
