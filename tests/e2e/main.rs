@@ -26,6 +26,7 @@ macro_rules! over_each_link {
 
 mod daemon;
 mod faults;
+mod join;
 mod kill;
 mod once;
 mod place;
