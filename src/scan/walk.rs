@@ -1,5 +1,6 @@
 //! Owns one scan: directories and names as jobs, done by as many threads as it takes.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
@@ -14,7 +15,7 @@ use rustix::io::Errno;
 
 use super::assemble::{Found, Outcome, Slot, assemble, edits};
 use super::file::{Facts, READ_BYTES, ReadError, read};
-use super::grain::{Grain, Grains, wall_clock};
+use super::grain::{Grains, wall_clock};
 use super::rules::{Rules, Standing};
 use super::{MAX_CONTENTS_BYTES, Results, ScanReport};
 use crate::engine::debounce::Hints;
@@ -347,6 +348,13 @@ impl<'a> Scan<'a> {
         if name.kind.is_some_and(|kind| !kept(place, bytes, kind, worker)) {
             return Look::Found(Found::Absent);
         }
+        // A file not known before is read whatever its facts: they are asked of the open file only.
+        if name.kind == Some(FileType::RegularFile)
+            && !matches!(place.before(bytes), Some(Node::File { .. }))
+            && let Some(found) = self.content(place, directory, &name.name, &path, worker)
+        {
+            return Look::Found(found);
+        }
         // What it is may change between the question and the opening: ask again.
         for _ in 0..3 {
             let facts = match Facts::at(directory, &name.name) {
@@ -408,13 +416,30 @@ impl<'a> Scan<'a> {
             let executable = facts.executable;
             return Some(Found::Node(Node::File { digest, size, executable, stamp }));
         }
-        let grain = self.grains.of(facts.device, directory);
-        let asked = if grain == Grain::Exact { 0 } else { wall_clock() };
-        let keep = self.reserve(facts.size);
-        let read = read(directory, name, keep, &mut worker.buffer);
-        let kept = read.as_ref().is_ok_and(|read| read.content.is_some());
-        if keep && !kept {
-            self.contents_left.fetch_add(bytes_of(facts.size), Ordering::Relaxed);
+        self.content(place, directory, name, path, worker)
+    }
+
+    /// Reads a file. `None` when it is no regular file any more.
+    fn content(
+        &self,
+        place: &Place,
+        directory: &OwnedFd,
+        name: &CStr,
+        path: &SyncPath,
+        worker: &mut Worker,
+    ) -> Option<Found> {
+        let asked = wall_clock();
+        let reserved = Cell::new(0);
+        let keep = |size: u64| {
+            // Read again after it changed, it is reserved for anew.
+            self.contents_left.fetch_add(reserved.take(), Ordering::Relaxed);
+            let reserve = self.reserve(size);
+            reserved.set(if reserve { bytes_of(size) } else { 0 });
+            reserve
+        };
+        let read = read(directory, name, &keep, &mut worker.buffer);
+        if !read.as_ref().is_ok_and(|read| read.content.is_some()) {
+            self.contents_left.fetch_add(reserved.take(), Ordering::Relaxed);
         }
         match read {
             Ok(read) => {
@@ -422,8 +447,8 @@ impl<'a> Scan<'a> {
                 report.files_read += 1;
                 report.bytes_read += read.bytes;
                 report.contents.extend(read.content.map(|content| (read.digest, content)));
-                let Facts { size, executable, stamp, .. } = read.facts;
-                let stamp = grain.trusted(stamp, asked);
+                let Facts { size, executable, stamp, device, .. } = read.facts;
+                let stamp = self.grains.of(device, directory).trusted(stamp, asked);
                 Some(Found::Node(Node::File { digest: read.digest, size, executable, stamp }))
             }
             Err(ReadError::Replaced) => None,
@@ -440,8 +465,7 @@ impl<'a> Scan<'a> {
     /// Whether the content of a file may be kept, and takes its size off what is left.
     fn reserve(&self, size: u64) -> bool {
         let take = |left: usize| left.checked_sub(bytes_of(size));
-        size <= super::file::MAX_CONTENT_BYTES
-            && self.contents_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        self.contents_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     fn place(&self, slot: usize) -> Arc<Place> {
