@@ -10,6 +10,7 @@ mod apply;
 mod command;
 mod entry;
 mod foreign;
+mod hands;
 mod link;
 pub mod listen;
 mod look;
@@ -283,7 +284,7 @@ impl Hub {
             }
             ToHub::Data { encoding, body } => {
                 let (body, pieces) = wire::unpack(encoding, body.0)?;
-                site.take_data(&body, pieces)?;
+                site.take_data(body, pieces)?;
             }
             ToHub::Withdraw { index } => site.receiver.withdraw(index)?,
             _ => {}

@@ -8,6 +8,7 @@
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tracing::warn;
 
@@ -78,7 +79,7 @@ impl Site {
     fn take(&mut self, open: &Open, state: &Path, names: &[PathBuf]) -> Result<(), NotOpened> {
         for path in &open.roots {
             let root = open_root(path, self.process.as_ref(), open)?;
-            self.roots.push(Some(root));
+            self.roots.push(Some(Arc::new(root)));
         }
         let dir = state.join("hubs").join(folder_name(names, &self.roots));
         let (mut store, loaded) = open_store(&dir, open)?;
@@ -112,7 +113,7 @@ impl Site {
     fn peek(&mut self, open: &Open, state: &Path, names: &[PathBuf]) -> Result<(), NotOpened> {
         for path in &open.roots {
             match open_root(path, self.process.as_ref(), open) {
-                Ok(root) => self.roots.push(Some(root)),
+                Ok(root) => self.roots.push(Some(Arc::new(root))),
                 Err(Refusal::NotFound(_)) if self.process.is_none() => self.roots.push(None),
                 Err(refusal) => return Err(refusal.into()),
             }
@@ -150,7 +151,8 @@ impl Site {
         for (index, root) in self.roots.iter_mut().enumerate() {
             let record = store.staged_journal();
             let top = SyncPath::root().join(index.to_string().as_bytes());
-            if let (Some(root), Ok(top)) = (root, top) {
+            // Nobody else has them yet.
+            if let (Some(root), Ok(top)) = (root.as_mut().and_then(Arc::get_mut), top) {
                 root.on_beside(move |below| {
                     if let Ok(path) = top.append(below) {
                         record(&path);
@@ -231,7 +233,7 @@ impl Site {
 
     fn holds_something(&self) -> bool {
         let occupied =
-            |root: &TargetRoot| root.list(&SyncPath::root()).is_ok_and(|l| !l.is_empty());
+            |root: &Arc<TargetRoot>| root.list(&SyncPath::root()).is_ok_and(|l| !l.is_empty());
         self.roots.iter().flatten().any(occupied)
     }
 }
@@ -332,12 +334,12 @@ fn refusal_of_process(pid: i32, error: &super::target::TargetError) -> Refusal {
 }
 
 /// The record's folder: named by the roots, and by which directories they are.
-fn folder_name(names: &[PathBuf], roots: &[Option<TargetRoot>]) -> String {
+fn folder_name(names: &[PathBuf], roots: &[Option<Arc<TargetRoot>>]) -> String {
     let mut hasher = blake3::Hasher::new();
     for (name, root) in names.iter().zip(roots) {
         hasher.update(name.as_os_str().as_bytes());
         hasher.update(&[0]);
-        if let Some(identity) = root.as_ref().map(TargetRoot::identity) {
+        if let Some(identity) = root.as_ref().map(|root| root.identity()) {
             hasher.update(&identity.device.to_le_bytes());
             hasher.update(&identity.inode.to_le_bytes());
         }
