@@ -42,7 +42,7 @@ use self::beneath::{Directory, Resolver};
 pub use self::entries::Removed;
 use self::error::Fault;
 pub use self::error::{RootError, RootErrorKind};
-pub use self::found::{Found, FoundKind, Listing};
+pub use self::found::{Found, FoundKind, Listing, NamesIn};
 pub use self::fresh::Within;
 pub use self::put::{InPlace, Put, PutMeta};
 pub use self::stage::STAGING;
