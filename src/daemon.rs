@@ -17,7 +17,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::server::until;
+use e2ek_sidecar::server::{memory, until};
 use e2ek_sidecar::tree::Snapshot;
 use e2ek_sidecar::wire::{ChildEvent, FromHub, Listed, Open, ToHub, WireError};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -511,6 +511,9 @@ impl Daemon {
             self.say(event);
         }
         match notice {
+            Notice::Applied { report, .. } if report.files >= memory::WORTH_FROM as u64 => {
+                memory::give_back();
+            }
             Notice::Refused { target, refusal } => {
                 let target = &self.targets[*target];
                 self.fail(say::refused(&target.name, &target.root, refusal));
@@ -696,13 +699,19 @@ impl Daemon {
             return;
         }
         self.kept = Some(tree.id());
+        if !self.source.is_to_be_kept() {
+            return;
+        }
         let mut bytes = Vec::new();
         tree.encode(&mut bytes);
         let aside = self.index.with_extension("new");
         let written =
             std::fs::write(&aside, &bytes).and_then(|()| std::fs::rename(&aside, &self.index));
-        if let Err(error) = written {
-            tracing::warn!(%error, "the index cannot be kept; the next run reads all files");
+        match written {
+            Ok(()) => self.source.was_kept(),
+            Err(error) => {
+                tracing::warn!(%error, "the index cannot be kept; the next run reads all files");
+            }
         }
     }
 }

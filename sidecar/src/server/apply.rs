@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use super::hands::{AHEAD, Hands, Job, NewFile};
 use super::look::{Look, content_of, is_as_written, look, reason, whose};
+use super::memory;
 use super::root::{
     Found, FoundKind, InPlace, Put, PutMeta, Removed, RootError, RootErrorKind, Staged,
 };
@@ -206,6 +207,10 @@ impl Site {
         let done = std::mem::take(&mut self.applying);
         let micros = done.began.map_or(0, |began| began.elapsed().as_micros() as u64);
         let (count, skips, in_place) = (edits.len(), skipped.len(), done.in_place);
+        drop(edits);
+        if count >= memory::WORTH_FROM {
+            memory::give_back();
+        }
         debug!(generation, micros, edits = count, skipped = skips, in_place, "applied");
         let (tree, overwritten) = (held.id(), done.overwritten);
         let small = skipped.len() + overwritten.len() <= OPS_PER_FRAME / 8;

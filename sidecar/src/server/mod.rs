@@ -14,6 +14,7 @@ mod hands;
 mod link;
 pub mod listen;
 mod look;
+pub mod memory;
 mod opening;
 pub mod root;
 pub mod run;

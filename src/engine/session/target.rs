@@ -87,8 +87,8 @@ pub(super) struct Report {
 struct InFlight {
     generation: u64,
     ops: Arc<[Op]>,
-    /// What the hub will hold; the Commit carries it.
-    target: TreeId,
+    /// What the hub will hold; the Commit carries its hash.
+    reached: Snapshot,
     /// `Need` is unanswered: neither data nor Commit was sent.
     asking: bool,
     /// What came of `Need` so far; afterwards, sorted, all whose content was sent for it.
@@ -462,7 +462,7 @@ impl Target {
         self.in_flight.push_back(InFlight {
             generation: number,
             ops,
-            target: reached.id(),
+            reached: reached.clone(),
             asking,
             needed: Vec::new(),
             part: Default::default(),
@@ -508,7 +508,7 @@ impl Target {
             generation: flight.generation,
             ops: flight.ops.clone(),
             indices,
-            commit: flight.target,
+            commit: flight.reached.id(),
         });
         Ok(())
     }
@@ -546,7 +546,12 @@ impl Target {
             report.skipped.into_iter().map(|skip| (skip.index, skip.reason)).collect();
         let done = done(&self.acked, &flight.ops, &skipped);
         let before = std::mem::take(&mut self.acked);
-        self.acked = before.apply_changes(&done).unwrap_or(before);
+        self.acked = if report.tree == flight.reached.id() {
+            // As expected: one tree, shared with the source's, in place of another just like it.
+            flight.reached.clone()
+        } else {
+            before.apply_changes(&done).unwrap_or(before)
+        };
         self.ask = false;
         let retried = done.iter().map(|change| &change.path);
         let mut retried = retried.filter(|path| self.told.contains_key(*path)).peekable();
