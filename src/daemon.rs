@@ -512,6 +512,7 @@ impl Daemon {
         }
         match notice {
             Notice::Applied { report, .. } if report.files >= memory::WORTH_FROM as u64 => {
+                self.origin.contents().clear();
                 memory::give_back();
             }
             Notice::Refused { target, refusal } => {

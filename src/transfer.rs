@@ -50,6 +50,11 @@ impl Contents {
         }
     }
 
+    /// Lets go of all of it: after much was sent nothing of that is asked for again.
+    pub fn clear(&self) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
+    }
+
     fn get(&self, digest: Digest) -> Option<Arc<[u8]>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.by_digest.get(&digest).cloned()
@@ -82,6 +87,12 @@ impl Origin {
     #[must_use]
     pub fn roots(&self) -> &[PathBuf] {
         &self.roots
+    }
+
+    /// What was read not long ago.
+    #[must_use]
+    pub fn contents(&self) -> &Contents {
+        &self.contents
     }
 
     /// Permission bits and modification time for an op that puts something; nothing for others and
