@@ -25,7 +25,7 @@ const PART: u32 = 256;
 
 /// Whether the part that holds this name ends with it.
 fn ends_part(name: &[u8]) -> bool {
-    crc32c::crc32c(name) % PART == 0
+    crc32c::crc32c(name).is_multiple_of(PART)
 }
 
 struct Child {
