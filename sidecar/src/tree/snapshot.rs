@@ -228,9 +228,25 @@ impl Snapshot {
     /// that differ.
     #[must_use]
     pub fn diff(&self, target: &Self) -> Vec<Change> {
+        self.diff_up_to(target, usize::MAX)
+    }
+
+    /// The first changes of [`Self::diff`], at least `limit` of them if there are so many, and not
+    /// many more. Cost: those, and the directories on the way.
+    #[must_use]
+    pub fn diff_up_to(&self, target: &Self, limit: usize) -> Vec<Change> {
         let mut changes = Vec::new();
-        diff_dir(&SyncPath::root(), &self.root, &target.root, &mut changes);
+        diff_dir(&SyncPath::root(), &self.root, &target.root, limit, &mut changes);
         changes
+    }
+
+    /// This tree with everything up to `last`, in path order, as it is in `target`: what the first
+    /// changes of a diff lead to, as long as they only add. A directory at `last` keeps what it holds
+    /// here. All else is shared with the two.
+    #[must_use]
+    pub fn advanced(&self, target: &Self, last: &SyncPath) -> Self {
+        let path: Vec<&[u8]> = last.components().collect();
+        Self { root: advance_dir(&self.root, &target.root, &path) }
     }
 
     /// Calls `visit` for everything below the root, a directory before what it holds.
@@ -309,12 +325,41 @@ fn edit_node(
     }
 }
 
-fn diff_dir(at: &SyncPath, old: &Arc<Dir>, new: &Arc<Dir>, changes: &mut Vec<Change>) {
+fn advance_dir(old: &Arc<Dir>, new: &Arc<Dir>, path: &[&[u8]]) -> Arc<Dir> {
+    let [name, inside @ ..] = path else { return old.clone() };
+    let mut made = Assembly::like(new);
+    made.take_until(&mut new.cursor(), Some(name));
+    let below = |dir: &Dir| match dir.get(name) {
+        Some(Node::Directory(below)) => below.clone(),
+        _ => Dir::empty(),
+    };
+    match new.get(name) {
+        Some(Node::Directory(to)) => {
+            made.push(name, Node::Directory(advance_dir(&below(old), to, inside)));
+        }
+        Some(node) => made.push(name, node.clone()),
+        None => {}
+    }
+    let mut rest = old.cursor();
+    while rest.peek().is_some_and(|(next, _)| next <= *name) {
+        rest.step();
+    }
+    made.take_until(&mut rest, None);
+    made.finish()
+}
+
+fn diff_dir(
+    at: &SyncPath,
+    old: &Arc<Dir>,
+    new: &Arc<Dir>,
+    limit: usize,
+    changes: &mut Vec<Change>,
+) {
     if Arc::ptr_eq(old, new) || old.id() == new.id() {
         return;
     }
     let (mut olds, mut news) = (old.cursor(), new.cursor());
-    loop {
+    while changes.len() < limit {
         Cursor::skip_equal(&mut olds, &mut news);
         let (a, b) = (olds.peek(), news.peek());
         let order = match (a, b) {
@@ -331,15 +376,15 @@ fn diff_dir(at: &SyncPath, old: &Arc<Dir>, new: &Arc<Dir>, changes: &mut Vec<Cha
             news.step();
         }
         let name = a.or(b).expect("one side has a name").0;
-        diff_node(at, name, a.map(|x| x.1), b.map(|x| x.1), changes);
+        diff_node((at, name), a.map(|x| x.1), b.map(|x| x.1), limit, changes);
     }
 }
 
 fn diff_node(
-    at: &SyncPath,
-    name: &[u8],
+    (at, name): (&SyncPath, &[u8]),
     old: Option<&Node>,
     new: Option<&Node>,
+    limit: usize,
     changes: &mut Vec<Change>,
 ) {
     if let (Some(a), Some(b)) = (old, new)
@@ -360,7 +405,7 @@ fn diff_node(
     if old_dir.is_some() || new_dir.is_some() {
         let (old_dir, new_dir) =
             (old_dir.unwrap_or_else(Dir::empty), new_dir.unwrap_or_else(Dir::empty));
-        diff_dir(path, &old_dir, &new_dir, changes);
+        diff_dir(path, &old_dir, &new_dir, limit, changes);
     }
 }
 

@@ -17,6 +17,8 @@ use crate::engine::plan::{self, Hold, Mode, Refused};
 
 /// Generations on their way at once.
 const MAX_IN_FLIGHT: usize = 64;
+/// The same as long as a first sync comes in pieces: one is applied while the next is on its way.
+const FILLING: usize = 2;
 /// First wait before a lost link is made again, and before refused paths are tried again; doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest wait between two tries to connect.
@@ -117,6 +119,8 @@ pub(super) struct Target {
     in_flight: VecDeque<InFlight>,
     /// The hub manages nothing yet and something lies there: ask before sending.
     ask: bool,
+    /// Not yet level with the source on this link: much that is new comes in several generations.
+    filling: bool,
     /// Newest generation used on this link.
     last_used: u64,
     /// Newest generation of the source that is fully there.
@@ -154,6 +158,7 @@ impl Target {
             unsure: None,
             in_flight: VecDeque::new(),
             ask: false,
+            filling: false,
             last_used: 0,
             reached: 0,
             refused: Refused::new(),
@@ -318,6 +323,7 @@ impl Target {
         self.sent = tree.clone();
         self.acked = tree;
         self.unsure = None;
+        self.filling = true;
         self.link = Link::Ready;
         self.ever_ready = true;
     }
@@ -347,7 +353,10 @@ impl Target {
         }
         self.forget_settled(&local.tree, effects);
         let accepted = self.accepted == Some(local.tree.id());
-        let mut ops = plan::plan(&self.sent, &local.tree, &self.refused, self.ask);
+        let (mut ops, part) = match self.filling {
+            true => plan::first(&self.sent, &local.tree, &self.refused, self.ask),
+            false => (plan::plan(&self.sent, &local.tree, &self.refused, self.ask), None),
+        };
         let forgotten = plan::forget(&mut ops, &settings.ignored);
         if ops.is_empty() {
             self.nothing_to_send(*generation, accepted, settings, effects);
@@ -362,7 +371,7 @@ impl Target {
                     let notice = Notice::Forgotten { target: self.id, count: forgotten };
                     effects.push(Effect::Say(notice));
                 }
-                self.send(now, ops, local, generation, settings, effects);
+                self.send(now, (ops, part), local, generation, settings, effects);
             }
         }
     }
@@ -370,7 +379,7 @@ impl Target {
     /// Whether nothing may be sent before something is answered.
     fn is_blocked(&self, settings: &Settings) -> bool {
         settings.dry
-            || self.in_flight.len() >= MAX_IN_FLIGHT
+            || self.in_flight.len() >= if self.filling { FILLING } else { MAX_IN_FLIGHT }
             || self.is_asking()
             || self.unsure.is_some() && !self.in_flight.is_empty()
     }
@@ -419,14 +428,17 @@ impl Target {
     fn send(
         &mut self,
         now: Instant,
-        ops: Vec<Op>,
+        (ops, part): (Vec<Op>, Option<Snapshot>),
         local: &Local,
         generation: &mut u64,
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
         // With nothing left out the ops lead to the source itself: no need to build it again.
-        let reached = if self.refused.is_empty() {
+        self.filling &= part.is_some();
+        let reached = if let Some(part) = part {
+            part
+        } else if self.refused.is_empty() {
             local.tree.clone()
         } else {
             let changes: Vec<Change> = ops.iter().map(|op| op.change.clone()).collect();
@@ -552,7 +564,7 @@ impl Target {
         } else {
             before.apply_changes(&done).unwrap_or(before)
         };
-        self.ask = false;
+        self.ask &= self.filling;
         let retried = done.iter().map(|change| &change.path);
         let mut retried = retried.filter(|path| self.told.contains_key(*path)).peekable();
         if retried.peek().is_some() {
@@ -644,6 +656,7 @@ impl Target {
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
+        self.filling = false;
         // What was withdrawn is on its way again soon: nobody was told of a problem.
         let withdrawn = self.refused.keys().any(|path| !self.told.contains_key(path));
         if !self.in_flight.is_empty() || withdrawn {

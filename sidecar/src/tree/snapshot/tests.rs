@@ -194,6 +194,34 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn a_tree_that_is_added_to_comes_in_slices(all in models(), keep in any::<[bool; 16]>(), slice in 1..6usize) {
+        let target = snapshot(&all);
+        // What is there already: some of the paths, with the directories they need.
+        let there: Model = all
+            .iter()
+            .zip(keep.iter().cycle())
+            .filter(|((path, entry), keep)| **keep && path.components().count() == 1
+                && (**entry != Entry::Directory || path.as_bytes() == b"a"))
+            .map(|((path, entry), _)| (path.clone(), entry.clone()))
+            .collect();
+        let mut at = snapshot(&there);
+        let mut rounds = 0;
+        loop {
+            let changes = at.diff_up_to(&target, slice);
+            prop_assert!(changes.iter().all(|change| change.old.is_none()));
+            let Some(last) = changes.last() else { break };
+            let next = at.advanced(&target, &last.path);
+            prop_assert_eq!(&next, &at.apply_changes(&changes).unwrap());
+            at = next;
+            rounds += 1;
+            prop_assert!(rounds <= all.len());
+        }
+        prop_assert_eq!(at, target);
+    }
+}
+
 #[test]
 fn a_change_in_a_wide_directory_leaves_the_rest_of_it_shared() {
     let all: BTreeMap<u32, bool> = (0..20_000).map(|number| (number, false)).collect();
