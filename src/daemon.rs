@@ -21,7 +21,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use e2ek_sidecar::server::until;
+use e2ek_sidecar::server::{memory, until};
 use e2ek_sidecar::tree::Snapshot;
 use e2ek_sidecar::wire::{ChildEvent, ToHub};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -391,6 +391,10 @@ impl Daemon {
             self.say(event);
         }
         match notice {
+            Notice::Applied { report, .. } if report.files >= memory::WORTH_FROM as u64 => {
+                self.origin.contents().clear();
+                memory::give_back();
+            }
             Notice::Refused { target, refusal } => self.refused(*target, refusal),
             Notice::Child { target, event } if self.is_own(*target) => match event {
                 ChildEvent::Interrupted => self.end_because(Error::interrupted()),

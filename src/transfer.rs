@@ -6,7 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -50,6 +50,11 @@ impl Contents {
         }
     }
 
+    /// Lets go of all of it: after much was sent nothing of that is asked for again.
+    pub fn clear(&self) {
+        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
+    }
+
     fn get(&self, digest: Digest) -> Option<Arc<[u8]>> {
         let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
         kept.by_digest.get(&digest).cloned()
@@ -61,6 +66,11 @@ pub struct Origin {
     roots: Vec<PathBuf>,
     contents: Arc<Contents>,
 }
+
+/// The directory that was read from last. Ops come in path order, so the next one mostly lies in it;
+/// not to be kept beyond one generation.
+#[derive(Default)]
+pub struct Folder(Option<(SyncPath, OwnedFd)>);
 
 /// The file changed, vanished or cannot be read: its op is withdrawn.
 #[derive(Debug)]
@@ -79,25 +89,36 @@ impl Origin {
         &self.roots
     }
 
+    /// What was read not long ago.
+    #[must_use]
+    pub fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
     /// Permission bits and modification time for an op that puts something; nothing for others and
     /// for what is gone. Asks the file system only for what the plan does not know and a hub uses:
     /// a file that is there already keeps its bits.
     #[must_use]
-    pub fn meta(&self, op: &Op) -> Meta {
+    pub fn meta(&self, op: &Op, folder: &mut Folder) -> Meta {
         let replaces = matches!(op.change.old, Some(Entry::File { .. }));
         match op.change.new {
             Some(Entry::File { .. }) if replaces && op.meta.mtime_ns != 0 => op.meta,
             Some(Entry::File { .. } | Entry::Directory) => {
-                self.stat(&op.change.path).unwrap_or_default()
+                self.stat(&op.change.path, folder).unwrap_or_default()
             }
             _ => Meta::default(),
         }
     }
 
-    fn stat(&self, path: &SyncPath) -> io::Result<Meta> {
-        let opened = self.open(path, OFlags::PATH)?;
-        let flags = StatxFlags::MODE | StatxFlags::MTIME;
-        let found = rustix::fs::statx(&opened, c"", AtFlags::EMPTY_PATH, flags)?;
+    fn stat(&self, path: &SyncPath, folder: &mut Folder) -> io::Result<Meta> {
+        let wanted = StatxFlags::MODE | StatxFlags::MTIME;
+        let found = match path.name().filter(|_| path.components().nth(1).is_some()) {
+            Some(name) => {
+                let directory = self.folder(path, folder)?;
+                rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, wanted)?
+            }
+            None => rustix::fs::statx(self.open(path)?, c"", AtFlags::EMPTY_PATH, wanted)?,
+        };
         let time = found.stx_mtime;
         Ok(Meta {
             mode: found.stx_mode & 0o777,
@@ -105,8 +126,19 @@ impl Origin {
         })
     }
 
-    /// Opens beneath the pair's directory; no link is followed below it.
-    fn open(&self, path: &SyncPath, flags: OFlags) -> io::Result<OwnedFd> {
+    /// The directory that holds `path`, which is below a pair's.
+    fn folder<'a>(&self, path: &SyncPath, folder: &'a mut Folder) -> io::Result<BorrowedFd<'a>> {
+        let parent = path.parent().ok_or(io::ErrorKind::NotFound)?;
+        let known = folder.0.take_if(|(known, _)| *known == parent);
+        let found = match known {
+            Some(known) => known,
+            None => (parent.clone(), self.open(&parent)?),
+        };
+        Ok(folder.0.insert(found).1.as_fd())
+    }
+
+    /// Opens a directory beneath the pair's; no link is followed below that.
+    fn open(&self, path: &SyncPath) -> io::Result<OwnedFd> {
         let missing = || io::Error::from(io::ErrorKind::NotFound);
         let (index, below) = root_index(path).ok_or_else(missing)?;
         let root = self.roots.get(index).ok_or_else(missing)?;
@@ -117,22 +149,24 @@ impl Origin {
         }
         let resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        // openat2 refuses O_NONBLOCK beside O_PATH, which waits for nobody anyway.
-        let waits = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK };
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | waits;
-        Ok(rustix::fs::openat2(root.as_fd(), below.as_bytes(), flags, Mode::empty(), resolve)?)
+        Ok(rustix::fs::openat2(root, below.as_bytes(), directory, Mode::empty(), resolve)?)
     }
 
     /// Begins to read an op's content.
     ///
     /// # Errors
     /// When it is not there as the op says.
-    pub fn read(&self, op: &Op) -> Result<Reading, Changed> {
+    pub fn read(&self, op: &Op, folder: &mut Folder) -> Result<Reading, Changed> {
         let Some(Entry::File { digest, size, .. }) = op.change.new else { return Err(Changed) };
         if let Some(content) = self.contents.get(digest) {
             return Ok(Reading { digest, left: size, from: From::Memory(content) });
         }
-        let file = self.open(&op.change.path, OFlags::RDONLY).map_err(|_| Changed)?;
+        let name = op.change.path.name().ok_or(Changed)?;
+        let directory = self.folder(&op.change.path, folder).map_err(|_| Changed)?;
+        // What takes the file's place meanwhile neither leads elsewhere nor keeps us waiting.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(directory, name, flags, Mode::empty());
+        let file = file.map_err(|_| Changed)?;
         let found = rustix::fs::fstat(&file).map_err(|_| Changed)?;
         let regular = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
         if !regular || found.st_size.cast_unsigned() != size {

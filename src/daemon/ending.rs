@@ -117,13 +117,19 @@ impl Daemon {
             return;
         }
         self.kept = Some(tree.id());
+        if !self.source.is_to_be_kept() {
+            return;
+        }
         let mut bytes = Vec::new();
         tree.encode(&mut bytes);
         let aside = self.index.with_extension("new");
         let written =
             std::fs::write(&aside, &bytes).and_then(|()| std::fs::rename(&aside, &self.index));
-        if let Err(error) = written {
-            tracing::warn!(%error, "the index cannot be kept; the next run reads all files");
+        match written {
+            Ok(()) => self.source.was_kept(),
+            Err(error) => {
+                tracing::warn!(%error, "the index cannot be kept; the next run reads all files");
+            }
         }
     }
 }

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::engine::session::TargetId;
-use crate::transfer::{Changed, Origin};
+use crate::transfer::{Changed, Folder, Origin};
 use crate::transport::Link;
 use crate::transport::process::Transport;
 
@@ -234,8 +234,9 @@ impl Sender {
     }
 
     async fn ops(&mut self, generation: u64, ops: &[Op]) -> io::Result<()> {
-        let dressed = ops.iter().map(|op| Op { meta: self.origin.meta(op), ..op.clone() });
-        let mut batches = wire::batches(dressed.collect::<Vec<_>>()).peekable();
+        let (origin, mut folder) = (Arc::clone(&self.origin), Folder::default());
+        let dress = move |op: &Op| Op { meta: origin.meta(op, &mut folder), ..op.clone() };
+        let mut batches = wire::batches(ops.iter().map(dress)).peekable();
         while let Some(ops) = batches.next() {
             let last = batches.peek().is_none();
             self.paid(&ToHub::Ops { generation, ops, last }).await?;
@@ -245,13 +246,13 @@ impl Sender {
 
     async fn data(&mut self, generation: u64, ops: &[Op], indices: &[u32]) -> io::Result<()> {
         let mut packer = Packer::new(self.level);
-        let mut piece = Vec::new();
+        let (mut piece, mut folder) = (Vec::new(), Folder::default());
         let mut told = Instant::now();
         let mut progress = Progress::of(generation, ops, indices);
         for &index in indices {
             let Some(op) = ops.get(index as usize) else { continue };
             progress.files += 1;
-            let mut reading = self.origin.read(op);
+            let mut reading = self.origin.read(op, &mut folder);
             loop {
                 let more = match &mut reading {
                     Ok(reading) => reading.piece(&mut piece),

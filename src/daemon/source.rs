@@ -87,6 +87,8 @@ pub(super) struct Source {
     news: Vec<(SyncPath, Option<Reason>)>,
     figures: Option<Figures>,
     looks: u64,
+    /// The tree, or a stamp in it, is not what the index on disk says.
+    changed: bool,
 }
 
 impl Source {
@@ -117,6 +119,7 @@ impl Source {
             news: Vec::new(),
             figures: None,
             looks: 0,
+            changed: previous.count() == 0,
         })
     }
 
@@ -242,6 +245,7 @@ impl Source {
         for pair in &mut self.pairs {
             pair.filter.reload();
             if afresh {
+                self.changed = true;
                 pair.tree = Snapshot::empty();
             }
             let name = pair.name.clone();
@@ -329,6 +333,7 @@ impl Source {
 
     fn accept(&mut self, index: usize, hints: &Hints, report: ScanReport) {
         let pair = &mut self.pairs[index];
+        self.changed |= !Arc::ptr_eq(pair.tree.root(), report.tree.root());
         pair.tree = report.tree;
         if hints.subtrees().contains_key(&SyncPath::root()) {
             pair.left_out = (report.protected, report.ignored);
@@ -393,6 +398,16 @@ impl Source {
             top.push(pair.name.as_bytes(), Node::Directory(pair.tree.root().clone()));
         }
         Snapshot::from_root(top.finish())
+    }
+
+    /// Whether the tree is to be kept for the next run: not, when it is as the last one left it.
+    pub(super) fn is_to_be_kept(&self) -> bool {
+        self.changed
+    }
+
+    /// The tree is on disk as it is now.
+    pub(super) fn was_kept(&mut self) {
+        self.changed = false;
     }
 
     /// Hands each pair its hints, relative to it.

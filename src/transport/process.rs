@@ -16,6 +16,9 @@ use tokio::process::{Child, Command};
 
 use super::Link;
 
+/// What a pipe to a hub holds: as much as the kernel gives to anybody (`fs.pipe-max-size`).
+const PIPE_BYTES: usize = 1 << 20;
+
 /// How a hub is reached.
 #[derive(Clone, Debug)]
 pub enum Transport {
@@ -81,6 +84,7 @@ fn embedded(program: &PathBuf, state: &PathBuf, terminal: bool) -> io::Result<Li
     // Pipes rather than a socket: the reader's draining of a socket wakes its writer for nothing.
     let pipe = || rustix::pipe::pipe_with(rustix::pipe::PipeFlags::CLOEXEC);
     let ((their_input, our_output), (our_input, their_output)) = (pipe()?, pipe()?);
+    widen(&our_output);
     let mut command = Command::new(program);
     command.arg("hub").arg("--link").arg(their_input.as_raw_fd().to_string());
     command.arg("--link-out").arg(their_output.as_raw_fd().to_string());
@@ -112,6 +116,14 @@ fn named(argv: &[OsString], directory: Option<&Path>) -> io::Result<Link> {
     let missing = || io::Error::other("no pipe");
     let output: OwnedFd = child.stdout.take().ok_or_else(missing)?.into_owned_fd()?;
     let input: OwnedFd = child.stdin.take().ok_or_else(missing)?.into_owned_fd()?;
+    widen(&input);
     let (reader, writer) = (reader_of(output)?, writer_of(input)?);
     Ok(Link { reader, writer, carrier: Carrier { child } })
+}
+
+/// Lets a pipe hold some frames of content, so that the next ones are read from the source while
+/// those before are written at the target: with the usual 64 KiB, less than one frame, the two ends
+/// take turns. Where the kernel refuses, it works all the same.
+fn widen(pipe: &OwnedFd) {
+    let _ = rustix::pipe::fcntl_setpipe_size(pipe, PIPE_BYTES);
 }

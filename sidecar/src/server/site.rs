@@ -4,6 +4,7 @@
 //! `foreign`'s.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tracing::info;
 
@@ -18,7 +19,7 @@ use crate::wire::{self, Open};
 /// One target being served.
 pub(super) struct Site {
     /// One a path pair; `None` where a mere look found no directory.
-    pub(super) roots: Vec<Option<TargetRoot>>,
+    pub(super) roots: Vec<Option<Arc<TargetRoot>>>,
     /// Whose root the paths are resolved in.
     pub(super) process: Option<Target>,
     /// `None` in a session that only looks.
@@ -37,7 +38,7 @@ pub(super) struct Site {
 
 impl Site {
     /// The root that a path of the session's tree lies in, and the path below it.
-    pub(super) fn locate(&self, path: &SyncPath) -> Option<(&TargetRoot, SyncPath)> {
+    pub(super) fn locate(&self, path: &SyncPath) -> Option<(&Arc<TargetRoot>, SyncPath)> {
         let (index, below) = root_index(path)?;
         Some((self.roots.get(index)?.as_ref()?, below))
     }

@@ -19,6 +19,8 @@ use crate::engine::plan::{self, Hold, Mode, Refused};
 
 /// Generations on their way at once.
 const MAX_IN_FLIGHT: usize = 64;
+/// The same as long as a first sync comes in pieces: one is applied while the next is on its way.
+const FILLING: usize = 2;
 /// First wait before a lost link is made again, and before refused paths are tried again; doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest wait between two tries to connect.
@@ -96,6 +98,8 @@ pub(super) struct Target {
     in_flight: VecDeque<InFlight>,
     /// The hub manages nothing yet and something lies there: ask before sending.
     ask: bool,
+    /// Not yet level with the source on this link: much that is new comes in several generations.
+    filling: bool,
     /// Newest generation used on this link.
     last_used: u64,
     /// Newest generation of the source that is fully there.
@@ -133,6 +137,7 @@ impl Target {
             unsure: None,
             in_flight: VecDeque::new(),
             ask: false,
+            filling: false,
             last_used: 0,
             reached: 0,
             refused: Refused::new(),
@@ -297,6 +302,7 @@ impl Target {
         self.sent = tree.clone();
         self.acked = tree;
         self.unsure = None;
+        self.filling = true;
         self.link = Link::Ready;
         self.ever_ready = true;
     }
@@ -326,7 +332,10 @@ impl Target {
         }
         self.forget_settled(&local.tree, effects);
         let accepted = self.accepted == Some(local.tree.id());
-        let mut ops = plan::plan(&self.sent, &local.tree, &self.refused, self.ask);
+        let (mut ops, part) = match self.filling {
+            true => plan::first(&self.sent, &local.tree, &self.refused, self.ask),
+            false => (plan::plan(&self.sent, &local.tree, &self.refused, self.ask), None),
+        };
         let forgotten = plan::forget(&mut ops, &settings.ignored);
         if ops.is_empty() {
             self.nothing_to_send(*generation, accepted, settings, effects);
@@ -341,7 +350,7 @@ impl Target {
                     let notice = Notice::Forgotten { target: self.id, count: forgotten };
                     effects.push(Effect::Say(notice));
                 }
-                self.send(now, ops, local, generation, settings, effects);
+                self.send(now, (ops, part), local, generation, settings, effects);
             }
         }
     }
@@ -349,7 +358,7 @@ impl Target {
     /// Whether nothing may be sent before something is answered.
     fn is_blocked(&self, settings: &Settings) -> bool {
         settings.dry
-            || self.in_flight.len() >= MAX_IN_FLIGHT
+            || self.in_flight.len() >= if self.filling { FILLING } else { MAX_IN_FLIGHT }
             || self.is_asking()
             || self.unsure.is_some() && !self.in_flight.is_empty()
     }
@@ -410,6 +419,7 @@ impl Target {
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
+        self.filling = false;
         // What was withdrawn is on its way again soon: nobody was told of a problem.
         let withdrawn = self.refused.keys().any(|path| !self.told.contains_key(path));
         if !self.in_flight.is_empty() || withdrawn {

@@ -478,3 +478,43 @@ fn i7_who_joins_while_the_source_is_gone_waits_with_the_others() {
     assert_eq!(bench.session.status()[1].hold, Some(Hold::RootGone));
     assert!(ops_to(&bench.scan(&[("a", 1)]), 1).is_some());
 }
+
+#[test]
+fn much_that_is_new_comes_in_generations_of_bounded_size() {
+    let names: Vec<String> = (0..70_000).map(|n| format!("d{:02}-{n}", n % 40)).collect();
+    let mut files: Vec<(&str, u8)> = names.iter().map(|name| (&**name, 1)).collect();
+    files.sort_unstable();
+    let mut bench = Bench::new(Mode::Keep, DeleteBudget::default());
+    bench.input(Input::Start);
+    bench.scan(&files);
+    let nothing = Snapshot::empty();
+    let mut effects = bench.opened(&nothing, 0);
+    // What the hub would hold.
+    let mut held = nothing;
+    let mut on_the_way = std::collections::VecDeque::new();
+    let mut sent = 0;
+    loop {
+        assert!(!ran(&effects), "the command waits for the last");
+        for effect in &effects {
+            if let Effect::SendData { generation, ops, commit, .. } = effect {
+                let changes: Vec<_> = ops.iter().map(|op| op.change.clone()).collect();
+                held = held.apply_changes(&changes).unwrap();
+                assert_eq!(held.id(), *commit);
+                assert!(ops.len() <= crate::engine::plan::GENERATION_OPS + 1, "{}", ops.len());
+                sent += ops.len();
+                on_the_way.push_back((*generation, held.clone()));
+            }
+        }
+        assert!(on_the_way.len() <= 2, "both ends hold them");
+        let Some((generation, tree)) = on_the_way.pop_front() else { break };
+        effects = bench.applied(generation, &tree, &[]);
+        if generation == 4 {
+            assert!(ran(&effects));
+            break;
+        }
+    }
+    assert_eq!((sent, bench.state()), (70_001, TargetState::Synced));
+    assert_eq!(held, tree(&files));
+    // From then on a generation is the whole way.
+    assert_eq!(ops(&bench.scan(&files[..40_000])), Some((5, 30_000)));
+}

@@ -333,7 +333,7 @@ pub(super) fn with_executable(mode: u32, executable: bool) -> u32 {
     }
 }
 
-fn set_mtime(
+pub(super) fn set_mtime(
     fd: BorrowedFd<'_>,
     old: Option<&Found>,
     meta: &PutMeta,

@@ -25,8 +25,8 @@ pub(in crate::engine::session) struct Report {
 pub(super) struct InFlight {
     generation: u64,
     ops: Arc<[Op]>,
-    /// What the hub will hold; the Commit carries it.
-    target: TreeId,
+    /// What the hub will hold; the Commit carries its hash.
+    reached: Snapshot,
     /// `Need` is unanswered: neither data nor Commit was sent.
     pub(super) asking: bool,
     /// What came of `Need` so far; afterwards, sorted, all whose content was sent for it.
@@ -43,14 +43,17 @@ impl Target {
     pub(super) fn send(
         &mut self,
         now: Instant,
-        ops: Vec<Op>,
+        (ops, part): (Vec<Op>, Option<Snapshot>),
         local: &Local,
         generation: &mut u64,
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
         // With nothing left out the ops lead to the source itself: no need to build it again.
-        let reached = if self.refused.is_empty() {
+        self.filling &= part.is_some();
+        let reached = if let Some(part) = part {
+            part
+        } else if self.refused.is_empty() {
             local.tree.clone()
         } else {
             let changes: Vec<Change> = ops.iter().map(|op| op.change.clone()).collect();
@@ -86,7 +89,7 @@ impl Target {
         self.in_flight.push_back(InFlight {
             generation: number,
             ops,
-            target: reached.id(),
+            reached: reached.clone(),
             asking,
             needed: Vec::new(),
             part: Default::default(),
@@ -132,7 +135,7 @@ impl Target {
             generation: flight.generation,
             ops: flight.ops.clone(),
             indices,
-            commit: flight.target,
+            commit: flight.reached.id(),
         });
         Ok(())
     }
@@ -170,8 +173,13 @@ impl Target {
             report.skipped.into_iter().map(|skip| (skip.index, skip.reason)).collect();
         let done = done(&self.acked, &flight.ops, &skipped);
         let before = std::mem::take(&mut self.acked);
-        self.acked = before.apply_changes(&done).unwrap_or(before);
-        self.ask = false;
+        self.acked = if report.tree == flight.reached.id() {
+            // As expected: one tree, shared with the source's, in place of another just like it.
+            flight.reached.clone()
+        } else {
+            before.apply_changes(&done).unwrap_or(before)
+        };
+        self.ask &= self.filling;
         let retried = done.iter().map(|change| &change.path);
         let mut retried = retried.filter(|path| self.told.contains_key(*path)).peekable();
         if retried.peek().is_some() {
