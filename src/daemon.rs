@@ -310,7 +310,7 @@ impl Daemon {
     fn source_event(&mut self, next: Next) {
         match next {
             Next::Told(told) => {
-                let point = matches!(told, source::Told::Point(_));
+                let point = matches!(told, source::Told::Point);
                 if self.source.take(told) {
                     self.input_to_session(Input::RootGone);
                 }

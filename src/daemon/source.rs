@@ -32,7 +32,7 @@ pub(super) enum Told {
     /// A pair's watch saw something.
     Observed(usize, Vec<Observed>),
     /// Everything that happened in a pair before a flush was observed.
-    Point(usize),
+    Point,
 }
 
 /// What [`Source::next`] brings.
@@ -64,6 +64,8 @@ struct Pair {
     filter: Arc<Filter>,
     scanner: Arc<Scanner>,
     watch: Option<Arc<Watch>>,
+    /// Says that a point in time was reached.
+    reached: Option<mpsc::Sender<()>>,
     /// Names that only protection, and that ignore rules left out of the last look at everything.
     left_out: (u64, u64),
     tree: Snapshot,
@@ -132,14 +134,9 @@ impl Source {
             let root = pair.filter.root().to_owned();
             let watch = Arc::new(Watch::start(root, cookies.to_owned(), wanted(&pair.filter))?);
             pair.watch = Some(watch.clone());
-            let told = self.told.clone();
-            self.tasks.spawn(async move {
-                while let Some(observed) = watch.next().await {
-                    if told.send(Told::Observed(index, observed)).await.is_err() {
-                        return;
-                    }
-                }
-            });
+            let (reached, reaches) = mpsc::channel(1);
+            pair.reached = Some(reached);
+            self.tasks.spawn(tell(index, watch, reaches, self.told.clone()));
         }
         Ok(())
     }
@@ -164,12 +161,13 @@ impl Source {
 
     /// Asks every watch for a point in time; [`Told::Point`] comes once for each pair.
     pub(super) fn points(&mut self) -> usize {
-        for (index, pair) in self.pairs.iter().enumerate() {
-            let Some(watch) = pair.watch.clone() else { continue };
-            let told = self.told.clone();
+        for pair in &self.pairs {
+            let Some((watch, reached)) = pair.watch.clone().zip(pair.reached.clone()) else {
+                continue;
+            };
             self.tasks.spawn(async move {
                 watch.sync_point().await;
-                let _ = told.send(Told::Point(index)).await;
+                let _ = reached.send(()).await;
             });
         }
         self.pairs.iter().filter(|pair| pair.watch.is_some()).count()
@@ -177,13 +175,7 @@ impl Source {
 
     /// Takes in what was told. Returns whether a root is gone now.
     pub(super) fn take(&mut self, told: Told) -> bool {
-        let (index, observed) = match told {
-            Told::Observed(index, observed) => (index, observed),
-            Told::Point(index) => {
-                let watch = self.pairs[index].watch.as_ref();
-                (index, watch.map(|watch| watch.take_now()).unwrap_or_default())
-            }
-        };
+        let Told::Observed(index, observed) = told else { return false };
         let mut gone = false;
         for observed in observed {
             gone |= self.observe(index, observed);
@@ -476,6 +468,32 @@ impl Source {
     }
 }
 
+/// Tells what a watch observes, and the points that it has reached. One task does both, and takes
+/// nothing that it does not tell at once: what was taken before a point is told before it.
+async fn tell(
+    index: usize,
+    watch: Arc<Watch>,
+    mut reaches: mpsc::Receiver<()>,
+    told: mpsc::Sender<Told>,
+) {
+    loop {
+        let (observed, point) = tokio::select! {
+            biased;
+            observed = watch.next() => match observed {
+                Some(observed) => (observed, false),
+                None => return,
+            },
+            Some(()) = reaches.recv() => (watch.take_now(), true),
+        };
+        if !observed.is_empty() && told.send(Told::Observed(index, observed)).await.is_err() {
+            return;
+        }
+        if point && told.send(Told::Point).await.is_err() {
+            return;
+        }
+    }
+}
+
 impl Pair {
     fn open(
         index: usize,
@@ -492,6 +510,7 @@ impl Pair {
             filter,
             scanner: Arc::new(scanner),
             watch: None,
+            reached: None,
             left_out: (0, 0),
             tree,
             gone: false,

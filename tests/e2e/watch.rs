@@ -131,6 +131,14 @@ fn i2_what_was_saved_before_a_flush_is_there_after_it(place: &Place) {
         daemon.flush();
         assert_eq!(place.read(&name), Some(format!("{round}")), "round {round}");
     }
+    // Asked before the daemon can have read what the kernel tells of the save.
+    let mut connection = daemon.connection();
+    for round in 0..500 {
+        let name = if round % 3 == 0 { "d/other".to_owned() } else { format!("k{}", round % 7) };
+        place.write(&name, format!("kept {round}"));
+        connection.flush();
+        assert_eq!(place.read(&name), Some(format!("kept {round}")), "round {round}");
+    }
     daemon.stop();
 }
 
