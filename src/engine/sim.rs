@@ -139,8 +139,8 @@ impl World {
     fn event(&mut self, event: Event) {
         match event {
             Event::Look { seen } => self.look_ends(seen),
-            Event::ToHub { target, serial } => self.to_hub(target, serial),
-            Event::ToDaemon { target, serial } => self.to_daemon(target, serial),
+            Event::ToHub { target, serial } => self.hub_hears(target, serial),
+            Event::ToDaemon { target, serial } => self.daemon_hears(target, serial),
             Event::Lost { target, serial } => {
                 if self.wires.current[target] == Some(serial) {
                     self.wires.current[target] = None;

@@ -151,7 +151,7 @@ impl World {
         }
     }
 
-    pub(super) fn to_daemon(&mut self, target: TargetId, serial: u64) {
+    pub(super) fn daemon_hears(&mut self, target: TargetId, serial: u64) {
         if let Some(later) = self.wires.delayed(target, serial, self.clock.now) {
             return self.clock.after(later, Event::ToDaemon { target, serial });
         }
@@ -169,7 +169,7 @@ impl World {
         });
     }
 
-    pub(super) fn to_hub(&mut self, target: TargetId, serial: u64) {
+    pub(super) fn hub_hears(&mut self, target: TargetId, serial: u64) {
         if let Some(later) = self.wires.delayed(target, serial, self.clock.now) {
             return self.clock.after(later, Event::ToHub { target, serial });
         }
