@@ -10,7 +10,7 @@
 //! | | here | elsewhere |
 //! |---|---|---|
 //! | I1 | no step leaves a replaced file missing or with other content (`hub::steps`) | the bytes: `tests/kill.rs`, `server::root` |
-//! | I2 | | a live target: `server::target`, `sidecar/tests/hub.rs` |
+//! | I2 | nothing counts as acknowledged that the hub did not say (`checks`) | a live target: `server::target`, `sidecar/tests/hub.rs` |
 //! | I3 | both sides equal, nothing left over, silence (`checks`) | `tests/` end to end |
 //! | I4 | the record never claims what is not there (`hub`); unmanaged paths stay unless mirrored | the trash: `sidecar/tests` |
 //! | I5 | a look that uses a damaged or old index sees what is there (`checks`) | stamps, events: `scan`, `watch` |

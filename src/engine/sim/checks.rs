@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 
 use e2ek_sidecar::tree::{Entry, Snapshot, TreeId};
-use e2ek_sidecar::wire::{How, Op, ToHub};
+use e2ek_sidecar::wire::{FromHub, How, Op, ToHub};
 
 use super::disk::{Disk, is_dir};
 use super::hub::Hub;
@@ -34,6 +34,8 @@ struct Known {
     user_restart: bool,
     /// The session has asked for the command before.
     ran: bool,
+    /// Trees that the hub said it holds; `None` where the session has to find out on its own.
+    told: Option<Vec<TreeId>>,
 }
 
 pub(super) struct Checks {
@@ -85,6 +87,20 @@ impl Checks {
 
     pub(super) fn user_restart(&mut self) {
         self.known.iter_mut().for_each(|known| known.user_restart = true);
+    }
+
+    /// What a hub says it holds. After it skipped something, what the session makes of that is
+    /// between the two.
+    pub(super) fn told(&mut self, target: TargetId, message: &FromHub) {
+        let known = &mut self.known[target];
+        match message {
+            FromHub::Opened { tree, .. } => known.told = Some(vec![*tree]),
+            FromHub::Applied { tree, skipped, .. } if skipped.is_empty() => {
+                known.told.iter_mut().for_each(|told| told.push(*tree));
+            }
+            FromHub::Applied { .. } | FromHub::AppliedPart { .. } => known.told = None,
+            _ => {}
+        }
     }
 
     /// Called for each message that is delivered and each deadline that is met.
@@ -189,6 +205,11 @@ impl World {
         }
     }
 
+    pub(super) fn i9_starts_between_generations(&self, target: TargetId) {
+        let half = !self.hubs[target].receiver.ops().is_empty();
+        assert!(self.checks.tampered || !half, "i9: started within a generation");
+    }
+
     pub(super) fn i9_acts_after_its_files(&mut self, target: TargetId, generation: u64) {
         let hub = &self.hubs[target];
         let half = !hub.receiver.ops().is_empty();
@@ -202,6 +223,10 @@ impl World {
         for (target, status) in self.session.status().iter().enumerate() {
             let known = &mut self.checks.known[target];
             let held = status.state == TargetState::Held;
+            let open = matches!(status.state, TargetState::Syncing | TargetState::Synced) || held;
+            if let (true, Some(told)) = (open && !self.checks.tampered, &known.told) {
+                assert!(told.contains(&status.tree), "i2: acknowledged before the hub said so");
+            }
             known.held_at = if held { self.checks.local } else { None };
             if status.state != TargetState::Synced {
                 continue;
@@ -236,7 +261,10 @@ impl World {
             }
             assert_eq!(hub.receiver.held().id(), status.tree, "i12: the records differ");
             let fresh = hub.loaded.as_ref() == Some(hub.receiver.held());
-            let excused = self.checks.daemon_died || self.checks.tampered || hub.ever_drifted;
+            // A command that outlives its links is not restarted for what a daemon that died had not
+            // asked yet, nor for what others did to the files.
+            let outlives = hub.served && (self.checks.daemon_died || hub.ever_drifted);
+            let excused = outlives || self.checks.tampered;
             assert!(fresh || excused, "i9: the command never saw the last files");
             assert!(hub.pid.is_some(), "i9: the command does not run");
         }

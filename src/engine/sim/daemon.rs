@@ -163,6 +163,7 @@ impl World {
         if self.breaks(target, &message, |link| link.up.clear()) {
             return;
         }
+        self.checks.told(target, &message);
         self.input(match message {
             FromHub::Foreign { paths, .. } => Input::Foreign(target, paths),
             message => Input::Message(target, message),
@@ -259,7 +260,10 @@ impl World {
                 assert!(self.options.mirror, "i4: unmanaged paths are kept");
                 vec![hub.remove_foreign(&paths)]
             }
-            ToHub::Run(_) => vec![hub.run()],
+            ToHub::Run(_) => {
+                self.i9_starts_between_generations(target);
+                self.hubs[target].run().into_iter().collect()
+            }
             ToHub::Act { generation, actions } => {
                 self.act(target, generation, actions.restart);
                 Vec::new()

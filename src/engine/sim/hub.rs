@@ -285,14 +285,17 @@ impl Hub {
         FromHub::ForeignRemoved { removed, problems }
     }
 
-    pub(super) fn run(&mut self) -> FromHub {
-        assert!(self.receiver.ops().is_empty(), "i9: started within a generation");
+    /// Starts the command, unless it runs. One that has no process just now does not answer.
+    pub(super) fn run(&mut self) -> Option<FromHub> {
+        if self.starting {
+            return None;
+        }
         if self.pid.is_none() {
             self.pids += 1;
             self.pid = Some(self.pids);
             self.loaded = Some(self.receiver.held().clone());
         }
-        FromHub::Child(ChildEvent::Started { pid: self.pid.unwrap_or_default() })
+        Some(FromHub::Child(ChildEvent::Started { pid: self.pid.unwrap_or_default() }))
     }
 
     /// A restart that was begun is done, if the command is still the same.
