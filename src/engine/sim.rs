@@ -69,6 +69,9 @@ struct Options {
     patient: bool,
     /// Longest time between two faults, in microseconds.
     pace: u64,
+    /// Which faults of the script may happen, by bit: with fewer kinds each of them gets further,
+    /// for a lost link heals much (Groce et al.: Swarm testing, 2012).
+    faults: u64,
 }
 
 struct World {
@@ -100,6 +103,11 @@ impl World {
             count_budget: rng.one_in(3).then(|| rng.below(4)),
             patient: rng.one_in(6),
             pace: if rng.one_in(8) { 1_000_000 } else { 60_000 },
+            faults: match rng.below(3) {
+                0 => u64::MAX,
+                1 => rng.next(),
+                _ => rng.next() & rng.next(),
+            },
         };
         let latency = [200, 1000, 20_000, 100_000][rng.below(4) as usize];
         let mut source = Source::new();

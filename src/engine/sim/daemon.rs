@@ -71,7 +71,7 @@ impl World {
                 assert_eq!(self.wires.current[target], None, "connected twice");
                 self.wires.connect(target);
                 self.send(target, Down::Message(ToHub::Open(open())));
-                if !self.calm && self.rng.one_in(8) {
+                if self.links_break() && self.rng.one_in(8) {
                     self.cut(target);
                 }
             }

@@ -80,8 +80,13 @@ impl World {
         self.clock.after(after, Event::Fault);
         let target = self.rng.below(self.options.targets as u64) as usize;
         let mut at = self.rng.below(SCRIPT.iter().map(|(weight, ..)| weight).sum());
-        for (weight, name, happen) in SCRIPT {
+        for (bit, (weight, name, happen)) in SCRIPT.into_iter().enumerate() {
             if at < weight {
+                // Files are edited in every run.
+                let (name, happen) = match self.options.faults >> bit & 1 {
+                    0 => (SCRIPT[0].1, SCRIPT[0].2),
+                    _ => (name, happen),
+                };
                 self.trace.count(name);
                 self.note(format_args!("! {name} ({target})"));
                 happen(self, target);
@@ -129,6 +134,11 @@ impl World {
         self.checks.tampered |= self.wires.tamper(target, &mut self.clock, &mut self.rng);
     }
 
+    /// Whether links may break by themselves.
+    pub(super) fn links_break(&self) -> bool {
+        !self.calm && self.options.faults >> 63 == 1
+    }
+
     /// Whether a message's frame is damaged; then the link is over, and what was behind it is lost.
     pub(super) fn breaks<M: Serialize + DeserializeOwned>(
         &mut self,
@@ -136,7 +146,7 @@ impl World {
         message: &M,
         lost: fn(&mut Link),
     ) -> bool {
-        if self.calm || !self.rng.one_in(150) {
+        if !self.links_break() || !self.rng.one_in(150) {
             return false;
         }
         let (fault, name) = FrameFault::NAMES[self.rng.below(3) as usize];
