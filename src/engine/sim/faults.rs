@@ -83,10 +83,9 @@ impl World {
         for (bit, (weight, name, happen)) in SCRIPT.into_iter().enumerate() {
             if at < weight {
                 // Files are edited in every run.
-                let (name, happen) = match self.options.faults >> bit & 1 {
-                    0 => (SCRIPT[0].1, SCRIPT[0].2),
-                    _ => (name, happen),
-                };
+                if bit > 0 && self.options.faults >> bit & 1 == 0 {
+                    return;
+                }
                 self.trace.count(name);
                 self.note(format_args!("! {name} ({target})"));
                 happen(self, target);
