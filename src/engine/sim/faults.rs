@@ -1,23 +1,18 @@
-//! The script: what people, others and bad luck do, each with its weight; and the calm after it.
+//! The script: what people, others and bad luck do, each with its weight.
 
 use std::sync::atomic::Ordering;
 
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::tree::{Entry, Reason};
+use e2ek_sidecar::tree::Reason;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::World;
 use super::clock::Event;
-use super::disk::{is_dir, upwards};
+use super::disk::is_dir;
 use super::hub::record::damage_bytes;
 use super::link::{FrameFault, Link, i11_damaged};
-use crate::engine::session::{Input, TargetId, TargetState};
-
-/// Everything must be equal so long after the last fault, in microseconds.
-const CONVERGED: u64 = 150_000_000;
-/// So long a hold is not answered in the calm, where the run is patient.
-const PATIENCE: u64 = 30_000_000;
+use crate::engine::session::{Input, TargetId};
 
 type Fault = fn(&mut World, TargetId);
 
@@ -259,7 +254,7 @@ impl World {
         }
     }
 
-    fn resume(&mut self) {
+    pub(super) fn resume(&mut self) {
         let accept = self.rng.one_in(2) || self.calm;
         if accept {
             self.checks.accept();
@@ -277,79 +272,5 @@ impl World {
         let most = [1_000_000, 60_000_000, 3_600_000_000][self.rng.below(3) as usize];
         let micros = self.rng.below(most);
         self.clock.jump(micros);
-    }
-
-    /// No more faults and edits: both sides must become equal, and then be silent.
-    pub(super) fn calm_down(&mut self) {
-        self.calm = true;
-        self.note(format_args!("! calm"));
-        (0..self.options.targets).for_each(|target| self.calm_hub(target));
-        self.touched();
-        let mut moved = self.clock.now;
-        let (began, until) = (self.clock.now, self.clock.now + CONVERGED);
-        let mut answered = began;
-        while self.clock.now < until && !self.is_over() {
-            let now = self.clock.now;
-            let held = self.session.status().iter().any(|t| t.state == TargetState::Held);
-            let patient = self.options.patient && now < began + PATIENCE;
-            let asks = self.session.is_paused() || held && !patient;
-            if asks && now > answered + 3_000_000 {
-                if held && self.options.patient {
-                    self.trace.count("a hold outlasted");
-                }
-                answered = now;
-                self.resume();
-            }
-            if now > moved + 3_000_000 {
-                moved = now;
-                (0..self.options.targets).for_each(|target| self.person_makes_room(target));
-            }
-            self.step();
-        }
-        assert!(self.is_over(), "i3: not converged: {:?}", self.session.status());
-        self.check_end();
-    }
-
-    /// The next open finds what others changed; what they put in the way of the source's files is a
-    /// person's to move.
-    fn calm_hub(&mut self, target: TargetId) {
-        self.cut(target);
-        self.hub_lets_go(target);
-        let source = self.source.wanted();
-        let hub = &mut self.hubs[target];
-        hub.unlink();
-        hub.check = true;
-        hub.fuse = None;
-        hub.record.full = false;
-        hub.broken.clear();
-        let in_the_way = |p: &SyncPath| {
-            upwards(p).any(|up| source.get(&up).is_some_and(|entry| !is_dir(Some(entry))))
-        };
-        let theirs = |p: &SyncPath, entry: &Entry| {
-            !hub.ours.contains(p) && hub.receiver.held().entry(p).as_ref() != Some(entry)
-        };
-        let others: Vec<SyncPath> = (hub.disk.iter())
-            .filter(|(p, entry)| theirs(p, entry) && in_the_way(p))
-            .map(|(p, _)| p.clone())
-            .collect();
-        hub.disk.retain(|p, _| !others.iter().any(|other| p.starts_with(other)));
-        hub.ours.retain(|p| hub.disk.contains_key(p));
-        hub.drift.extend(others);
-    }
-
-    /// Moves what is in the way and not ours: what others made, and what is ignored by now.
-    fn person_makes_room(&mut self, target: TargetId) {
-        let problems = std::mem::take(&mut self.session.status()[target].problems);
-        let hub = &mut self.hubs[target];
-        for problem in problems.into_iter().filter(|p| p.reason == Reason::NotEmpty) {
-            let held = hub.receiver.held();
-            hub.disk.retain(|p, _| !p.starts_with(&problem.path) || held.get(p).is_some());
-        }
-    }
-
-    fn is_over(&self) -> bool {
-        self.clock.is_empty()
-            && self.session.deadline().is_none()
-            && self.session.status().iter().all(|t| t.state == TargetState::Synced)
     }
 }
