@@ -49,12 +49,16 @@ impl World {
     /// The next open finds what others changed; what they put in the way of the source's files is a
     /// person's to move.
     fn calm_hub(&mut self, target: TargetId) {
-        self.cut(target);
-        self.hub_lets_go(target);
+        // A link that is as good as any must do where there is nothing to be found.
+        let found_anew = self.options.mirror || !self.hubs[target].is_true();
+        if found_anew || self.rng.one_in(2) {
+            self.cut(target);
+            self.hub_lets_go(target);
+            self.hubs[target].unlink();
+            self.hubs[target].check = true;
+        }
         let source = self.source.wanted();
         let hub = &mut self.hubs[target];
-        hub.unlink();
-        hub.check = true;
         hub.fuse = None;
         hub.record.full = false;
         hub.broken.clear();
@@ -78,8 +82,9 @@ impl World {
         let problems = std::mem::take(&mut self.session.status()[target].problems);
         let hub = &mut self.hubs[target];
         for problem in problems.into_iter().filter(|p| p.reason == Reason::NotEmpty) {
-            let held = hub.receiver.held();
-            hub.disk.retain(|p, _| !p.starts_with(&problem.path) || held.get(p).is_some());
+            let (held, ours) = (hub.receiver.held(), &hub.ours);
+            let managed = |p: &SyncPath| held.get(p).is_some() || ours.contains(p);
+            hub.disk.retain(|p, _| !p.starts_with(&problem.path) || managed(p));
         }
     }
 

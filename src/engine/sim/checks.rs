@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 
+use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::tree::{Entry, Snapshot, TreeId};
-use e2ek_sidecar::wire::{FromHub, How, Op, ToHub};
+use e2ek_sidecar::wire::{FromHub, How, Listed, Op, ToHub};
 
 use super::disk::{Disk, is_dir};
 use super::hub::Hub;
@@ -132,12 +133,16 @@ impl World {
             Effect::SendOps(target, _, ops) => {
                 self.i7_nothing_is_sent_while_it_waits();
                 self.i7_deletes_are_allowed(*target, ops, time_passed);
+                self.i4_ignored_stays(ops);
                 let known = &mut self.checks.known[*target];
                 known.in_flight += 1;
                 assert!(known.in_flight <= MAX_IN_FLIGHT, "i10: generations without end");
             }
             Effect::Say(Notice::Applied { target, .. }) => {
                 self.checks.known[*target].in_flight -= 1;
+            }
+            Effect::Send(target, ToHub::RemoveForeign { paths }) => {
+                self.i7_mirrored_within_the_budget(*target, paths);
             }
             Effect::Send(target, ToHub::Run(_)) => self.i9_first_start_is_current(*target),
             Effect::Send(target, ToHub::Act { actions, .. }) if actions.restart => {
@@ -150,6 +155,14 @@ impl World {
     fn i7_nothing_is_sent_while_it_waits(&self) {
         assert!(!self.session.is_paused(), "i7: sent although it is paused");
         assert!(!self.checks.root_gone, "i7: sent although the source is gone");
+    }
+
+    /// What is only ignored now stays at the target.
+    fn i4_ignored_stays(&self, ops: &[Op]) {
+        let ignored = ops.iter().filter(|op| self.source.ignores(&op.change.path));
+        for op in ignored {
+            assert_eq!(op.how, How::Forget, "i4: {} is only ignored", op.change.path);
+        }
     }
 
     /// Counts only files that are nowhere in the source any more; what `plan::guard` counts is more.
@@ -182,6 +195,14 @@ impl World {
             // Windows follow each other: any ten seconds meet two of them.
             assert!(sum <= 2 * budget, "i7: {sum} deletes in ten seconds without an answer");
         }
+    }
+
+    fn i7_mirrored_within_the_budget(&self, target: TargetId, paths: &[(SyncPath, Listed)]) {
+        let files = paths.iter().filter(|(_, l)| !matches!(l, Listed::Directory(_))).count() as u64;
+        let known = &self.checks.known[target];
+        let accepted = known.accepted.is_some() && known.accepted == self.checks.local;
+        let within = self.options.count_budget.is_none_or(|budget| files <= budget);
+        assert!(within || accepted, "i7: {files} files mirrored away without an answer");
     }
 
     /// One restart in a settle window, unless somebody asked or the link is another.

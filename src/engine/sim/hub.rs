@@ -186,6 +186,15 @@ impl Hub {
         drifted
     }
 
+    /// Whether the record says no more than the disk holds, whatever others did.
+    pub(super) fn is_true(&self) -> bool {
+        let mut all = true;
+        self.receiver.held().walk(&mut |path, node| {
+            all &= self.disk.get(path) == Some(&node.entry());
+        });
+        all
+    }
+
     /// The record never says more than the disk holds: else foreign content would pass for ours.
     fn i4_record_is_true(&self) {
         self.receiver.held().walk(&mut |path, node| {

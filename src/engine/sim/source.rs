@@ -60,9 +60,13 @@ impl Source {
         self.filtered(&self.disk)
     }
 
+    /// Whether the rule is there and keeps a path out.
+    pub(super) fn ignores(&self, path: &SyncPath) -> bool {
+        self.ignoring.load(Ordering::Relaxed) && is_ignored(path)
+    }
+
     fn filtered(&self, disk: &Disk) -> Disk {
-        let ignoring = self.ignoring.load(Ordering::Relaxed);
-        let kept = disk.iter().filter(|(path, _)| !ignoring || !is_ignored(path));
+        let kept = disk.iter().filter(|(path, _)| !self.ignores(path));
         kept.map(|(path, entry)| (path.clone(), entry.clone())).collect()
     }
 
