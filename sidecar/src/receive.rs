@@ -101,6 +101,32 @@ struct Incoming {
     bytes: usize,
     /// The last Ops frame has come.
     whole: bool,
+    /// The directory of the last op that was asked about, and whether it is one.
+    place: Option<(SyncPath, bool)>,
+}
+
+impl Incoming {
+    /// Whether the record has, or gets with this generation, a directory for what is to stand at a
+    /// path. A directory whose op was skipped may stand at the target all the same: what is put there
+    /// would be nobody's. Cost: a comparison where the op before lies in the same directory.
+    fn has_place(&mut self, path: &SyncPath, held: &Snapshot) -> bool {
+        let bytes = path.as_bytes();
+        let Some(cut) = bytes.iter().rposition(|&byte| byte == b'/') else { return true };
+        if let Some((known, place)) = &self.place
+            && known.as_bytes() == &bytes[..cut]
+        {
+            return *place;
+        }
+        let Some(parent) = path.parent() else { return true };
+        let op = self.ops.binary_search_by(|op| op.change.path.cmp(&parent)).ok();
+        let made = op.is_some_and(|at| {
+            let skipped = matches!(self.states[at], State::Skipped(_));
+            is_directory(self.ops[at].change.new.as_ref()) && !skipped
+        });
+        let place = made || held.dir(&parent).is_some();
+        self.place = Some((parent, place));
+        place
+    }
 }
 
 /// A generation that is over.
@@ -189,6 +215,7 @@ impl Receiver {
             states: Vec::new(),
             bytes: 0,
             whole: false,
+            place: None,
         });
         if !newer
             || generation != open.generation
@@ -203,7 +230,9 @@ impl Receiver {
             if open.bytes > MAX_OPS_BYTES {
                 return Err(WireError::Order("more ops than are held"));
             }
-            open.states.push(first_state(&op, &self.held));
+            let fits = op.change.new.is_none() || open.has_place(&op.change.path, &self.held);
+            let conflict = State::Skipped(Some(Reason::Conflict));
+            open.states.push(if fits { first_state(&op, &self.held) } else { conflict });
             open.ops.push(op);
         }
         open.whole = last;

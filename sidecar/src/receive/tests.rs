@@ -285,6 +285,25 @@ fn i3_a_generation_sent_before_a_skip_was_known_is_taken() {
     assert!(receiver.commit(5, TreeId([7; 32])).is_err(), "both agree again");
 }
 
+/// When the hub's state was full the directory was skipped, though it stood at the target: files that
+/// came after it were written and recorded by nobody.
+#[test]
+fn i7_nothing_is_put_where_the_record_has_no_directory() {
+    let mut receiver = Receiver::new(Snapshot::empty(), 0, 1);
+    receiver.take_ops(1, vec![op("0", None, Some(Entry::Directory), How::None)], true).unwrap();
+    receiver.skip(0, Reason::NoSpace);
+    receiver.abandon();
+    let link = || Some(Entry::Symlink { target: b"x".as_slice().into() });
+    let ops = vec![op("0/a", None, link(), How::None), op("0/b", None, link(), How::None)];
+    assert_eq!(receiver.take_ops(2, ops, true), Ok(vec![]));
+    receiver.commit(2, TreeId([2; 32])).unwrap();
+    let skipped = |index| Skipped { index, reason: Some(Reason::Conflict) };
+    assert_eq!(receiver.finish().unwrap().skipped, [skipped(0), skipped(1)]);
+    let dir = op("0", None, Some(Entry::Directory), How::None);
+    let steps = receiver.take_ops(3, vec![dir, op("0/a", None, link(), How::None)], true);
+    assert_eq!(steps.unwrap().len(), 2, "together with its directory it fits");
+}
+
 #[test]
 fn i7_what_is_forgotten_stays_where_it_is() {
     let held = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(1))]));

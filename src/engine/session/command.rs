@@ -28,6 +28,15 @@ struct Settling {
     build: Vec<SyncPath>,
 }
 
+/// A restart asked for on this link that the hub has not told of yet.
+struct Asked {
+    /// For generations up to this.
+    generation: u64,
+    actions: ActionSet,
+    /// `Run` was asked for before and may be unanswered: the next `Started` is of that.
+    after_run: bool,
+}
+
 /// Paths that need a new image and are told by name.
 const BUILD_PATHS: usize = 10;
 
@@ -55,8 +64,9 @@ pub(super) struct Command {
     /// What is run; none where rules only tell.
     spec: Option<CommandSpec>,
     settling: Option<Settling>,
-    /// A restart asked for on this link, up to this generation, that the hub has not told of yet.
-    unconfirmed: Option<(u64, ActionSet)>,
+    unconfirmed: Option<Asked>,
+    /// `Run` was sent on this link, and no `Started` came since.
+    run_open: bool,
     /// The target was current on this link: `Run` may be sent.
     ready: bool,
     /// The target was equal to the source once.
@@ -185,7 +195,8 @@ impl Command {
             let message = ToHub::Act { generation, actions: actions.clone() };
             effects.push(Effect::Send(id, message));
             if actions.restart {
-                self.unconfirmed = Some((generation, actions.clone()));
+                let (actions, after_run) = (actions.clone(), self.run_open);
+                self.unconfirmed = Some(Asked { generation, actions, after_run });
             }
         }
         if self.unconfirmed.is_none() {
@@ -211,6 +222,7 @@ impl Command {
                 let (generation, actions) = (self.newest, ActionSet::default());
                 effects.push(Effect::Send(id, ToHub::Act { generation, actions }));
             }
+            self.run_open = true;
             effects.push(Effect::Send(id, ToHub::Run(command.clone())));
         }
     }
@@ -218,9 +230,11 @@ impl Command {
     /// The hub tells of the command.
     pub(super) fn child(&mut self, event: &ChildEvent) {
         self.restarts += u64::from(matches!(event, ChildEvent::Restarted { .. }));
+        let answers_run =
+            matches!(event, ChildEvent::Started { .. }) && std::mem::take(&mut self.run_open);
         let over = match event {
             ChildEvent::Restarted { generation, .. } => {
-                self.unconfirmed.as_ref().is_some_and(|(asked, _)| generation >= asked)
+                self.unconfirmed.as_ref().is_some_and(|asked| *generation >= asked.generation)
             }
             // Its own end is followed by the start that was asked for.
             ChildEvent::Exited { .. }
@@ -234,8 +248,14 @@ impl Command {
             | ChildEvent::Interrupted
             | ChildEvent::Ran { .. } => true,
         };
-        if over && let Some((generation, _)) = self.unconfirmed.take() {
-            self.restarted = self.restarted.max(generation);
+        let kept = self.unconfirmed.as_mut().filter(|asked| answers_run && asked.after_run);
+        if let Some(asked) = kept {
+            // It may not have come as far as the restart: asked for again if the link is lost now. A
+            // hub that has no process just then does not answer `Run`, so nobody waits for more.
+            asked.after_run = false;
+            self.restarted = self.restarted.max(asked.generation);
+        } else if over && let Some(asked) = self.unconfirmed.take() {
+            self.restarted = self.restarted.max(asked.generation);
         }
         if !matches!(event, ChildEvent::Ran { .. } | ChildEvent::Signalled { .. }) {
             self.child = Some(event.clone());
@@ -246,7 +266,8 @@ impl Command {
     pub(super) fn link_down(&mut self, now: Instant, settings: &Settings) {
         self.started = false;
         self.ready = false;
-        if let Some((generation, actions)) = self.unconfirmed.take() {
+        self.run_open = false;
+        if let Some(Asked { generation, actions, .. }) = self.unconfirmed.take() {
             let settling =
                 self.settling.get_or_insert_with(|| Settling::new(now, generation, settings));
             let later = std::mem::replace(&mut settling.actions, actions);

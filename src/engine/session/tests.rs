@@ -153,6 +153,30 @@ fn i9_one_restart_after_fifty_milliseconds_of_quiet_for_all_that_was_sent() {
     assert_eq!(acted(&bench.after(5000)), None, "no rule asks for it");
 }
 
+/// `Started`, the answer to `Run`, was taken for that of a restart asked for later; with the link lost
+/// in between, the command went on with the old files.
+#[test]
+fn i9_a_restart_is_not_answered_by_the_start_before_it() {
+    let mut bench = Bench::synced(&[]);
+    bench.scan(&[("a", 1)]);
+    bench.applied(8, &tree(&[("a", 1)]), &[]);
+    assert_eq!(acted(&bench.after(50)), Some((8, true)));
+    let started = || Input::Message(0, FromHub::Child(ChildEvent::Started { pid: 1 }));
+    bench.input(started());
+    assert_eq!(bench.status().restarted, 8, "a hub that has no process may tell of no other");
+    bench.input(Input::LinkDown(0));
+    bench.after(0);
+    let effects = bench.opened(&tree(&[("a", 1)]), 8);
+    assert!(!ran(&effects), "what was asked for comes first");
+    let effects = bench.after(50);
+    assert_eq!((acted(&effects), ran(&effects)), (Some((8, true)), true));
+    bench.input(started());
+    bench.input(Input::LinkDown(0));
+    bench.after(100);
+    let effects = bench.opened(&tree(&[("a", 1)]), 8);
+    assert!(ran(&effects) && acted(&effects).is_none(), "it came before Run: both are answered");
+}
+
 #[test]
 fn i9_the_window_has_an_end_and_git_another() {
     for (git_busy, expected) in [(false, 2000), (true, 10_000)] {
