@@ -73,6 +73,13 @@ pub enum Step {
         /// The file is complete with it.
         complete: bool,
     },
+    /// Go on with a patch of the old content.
+    Patch {
+        /// Which op.
+        index: u32,
+        /// Where its next bytes lie in the unpacked body.
+        range: Range<usize>,
+    },
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -83,6 +90,8 @@ enum State {
     Receiving {
         got: u64,
     },
+    /// A patch must come in Data; whoever applies it sees its end.
+    Patching,
     /// All content was handed out; the report is awaited.
     Received,
     Done(Stamp),
@@ -236,8 +245,9 @@ impl Receiver {
                     }
                     steps.push(Step::Write { index, offset, range, complete });
                 }
+                State::Patching => steps.push(Step::Patch { index, range }),
                 // It failed meanwhile; the daemon will learn so from Applied.
-                State::Skipped(_) => {}
+                State::Skipped(_) | State::Lost => {}
                 _ => return Err(WireError::Order("data that was not asked for")),
             }
         }
@@ -284,7 +294,7 @@ impl Receiver {
         if generation != open.generation {
             return Err(WireError::Order("commit of another generation"));
         }
-        let unfinished = |state: &State| matches!(state, State::Receiving { .. });
+        let unfinished = |state: &State| matches!(state, State::Receiving { .. } | State::Patching);
         if open.states.iter().any(unfinished) {
             return Err(WireError::Order("commit before all data"));
         }
@@ -459,6 +469,9 @@ fn check(op: &Op, before: Option<&Op>, roots: usize) -> Result<(), WireError> {
         (Some(Entry::File { size, .. }), How::Copy { from }) => {
             *size > 0 && root_index(from).is_some_and(|(root, _)| root < roots)
         }
+        (Some(Entry::File { size, .. }), How::Patch) => {
+            *size > 0 && matches!(change.old, Some(Entry::File { size: 1.., .. }))
+        }
         // Without content: empty, or the same content with another executable bit.
         (Some(Entry::File { digest, size, .. }), How::None) => {
             *size == 0
@@ -507,6 +520,7 @@ fn first_state(op: &Op, held: &Snapshot) -> State {
     match &op.how {
         How::Forget => State::Done(Stamp::default()),
         How::Data => State::Receiving { got: 0 },
+        How::Patch => State::Patching,
         How::Copy { from } if !same_content(held.get(from), op) => State::Receiving { got: 0 },
         _ => State::Waiting,
     }

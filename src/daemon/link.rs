@@ -11,13 +11,13 @@ use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::server::listen::{DEAD_AFTER, HEARTBEAT, HELLO_WITHIN, hello};
 use e2ek_sidecar::tree::{Entry, TreeId};
 use e2ek_sidecar::wire::{
-    self, Decoder, FromHub, Hello, Op, Packer, ToHub, WINDOW_BYTES, WireError,
+    self, Decoder, FromHub, Hello, How, Op, Packer, ToHub, WINDOW_BYTES, WireError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::engine::session::TargetId;
-use crate::transfer::{Changed, Origin};
+use crate::transfer::{Changed, Distance, Origin, Patches};
 use crate::transport::Link;
 use crate::transport::process::Transport;
 
@@ -98,6 +98,10 @@ pub(super) async fn serve(
     credit: Credit,
     events: Events,
 ) {
+    let distance = match transport {
+        Transport::Embedded { .. } => Distance::Here,
+        Transport::Program(_) => Distance::Far,
+    };
     let down = match transport.connect() {
         Err(error) => LinkError::NotStarted(error),
         Ok(Link { reader, writer, carrier }) => {
@@ -108,6 +112,8 @@ pub(super) async fn serve(
                 events: events.clone(),
                 at: (target, serial),
                 buffer: Vec::new(),
+                distance,
+                patches: Patches::default(),
                 level: 0,
             };
             let result = tokio::select! {
@@ -166,6 +172,9 @@ struct Sender {
     events: Events,
     at: (TargetId, u64),
     buffer: Vec<u8>,
+    distance: Distance,
+    /// Of the generation whose ops were sent last.
+    patches: Patches,
     /// zstd level; 0 on this machine.
     level: i32,
 }
@@ -234,8 +243,17 @@ impl Sender {
     }
 
     async fn ops(&mut self, generation: u64, ops: &[Op]) -> io::Result<()> {
-        let dressed = ops.iter().map(|op| Op { meta: self.origin.meta(op), ..op.clone() });
-        let mut batches = wire::batches(dressed.collect::<Vec<_>>()).peekable();
+        self.patches = Patches::of(generation);
+        let mut dressed = Vec::with_capacity(ops.len());
+        for (index, op) in (0u32..).zip(ops) {
+            let mut op = Op { meta: self.origin.meta(op), ..op.clone() };
+            if let Some(patch) = self.origin.patch(&op, self.distance) {
+                self.patches.insert(index, patch);
+                op.how = How::Patch;
+            }
+            dressed.push(op);
+        }
+        let mut batches = wire::batches(dressed).peekable();
         while let Some(ops) = batches.next() {
             let last = batches.peek().is_none();
             self.paid(&ToHub::Ops { generation, ops, last }).await?;
@@ -251,15 +269,20 @@ impl Sender {
         for &index in indices {
             let Some(op) = ops.get(index as usize) else { continue };
             progress.files += 1;
-            let mut reading = self.origin.read(op);
+            let patch = self.patches.take(generation, index);
+            let mut reading = self.origin.read(op, patch);
+            let before = progress.bytes;
             loop {
                 let more = match &mut reading {
-                    Ok(reading) => reading.piece(&mut piece),
+                    Ok(reading) => {
+                        let more = reading.piece(&mut piece);
+                        progress.bytes = before + reading.progress();
+                        more
+                    }
                     Err(Changed) => Err(Changed),
                 };
                 match more {
                     Ok(true) => {
-                        progress.bytes += piece.len() as u64;
                         if told.elapsed() >= PROGRESS_EVERY {
                             told = Instant::now();
                             let event = LinkEvent::Progress(progress);

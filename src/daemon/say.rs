@@ -257,7 +257,9 @@ fn planned(op: &Op) -> (&'static str, u64, String) {
         (Some(Entry::File { size, .. }), How::Ask) => {
             ("write", *size, format!("{reason}, unless the target has the same"))
         }
-        (Some(Entry::File { size, .. }), How::Data) => ("write", *size, reason.to_owned()),
+        (Some(Entry::File { size, .. }), How::Data | How::Patch) => {
+            ("write", *size, reason.to_owned())
+        }
     }
 }
 

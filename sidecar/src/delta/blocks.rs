@@ -284,9 +284,7 @@ impl Differ {
         if !index.has(sum) {
             return None;
         }
-        let base = &self.base;
-        let found = index.of(sum).find(|&found| is_block(base, here, found));
-        found
+        index.of(sum).find(|&found| is_block(&self.base, here, found))
     }
 
     /// Whether the block at `at`, where the old content would go on in its place, is what it was;

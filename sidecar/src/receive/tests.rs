@@ -59,6 +59,7 @@ fn plan(from: &Snapshot, to: &Snapshot) -> Vec<Op> {
             let how = match &change.new {
                 Some(Entry::File { digest, .. }) => match known.get(digest) {
                     Some(from) => How::Copy { from: from.clone() },
+                    None if matches!(change.old, Some(Entry::File { .. })) => How::Patch,
                     None => How::Data,
                 },
                 _ => How::None,
@@ -109,6 +110,10 @@ impl Player {
                 let entry = self.receiver.op(index).change.new.clone().unwrap();
                 self.put(index, &entry);
             }
+            Step::Patch { index, .. } => {
+                let entry = self.receiver.op(index).change.new.clone().unwrap();
+                self.put(index, &entry);
+            }
             Step::Make { .. } => unreachable!("no links here"),
             Step::Remove { index } => {
                 let at = self.receiver.op(index).change.path.clone();
@@ -143,7 +148,7 @@ proptest! {
         let steps = player.receiver.take_ops(5, ops.clone(), true).unwrap();
         player.perform(steps);
         let mut wanted: Vec<u32> = player.receiver.needed().unwrap_or_default();
-        wanted.extend((0u32..).zip(&ops).filter(|(_, op)| op.how == How::Data).map(|(i, _)| i));
+        wanted.extend((0u32..).zip(&ops).filter(|(_, op)| matches!(op.how, How::Data | How::Patch)).map(|(i, _)| i));
         let steps = player.receiver.take_data(wanted.into_iter().map(|i| (i, 0..1)).collect()).unwrap();
         player.perform(steps);
         let steps = player.receiver.commit(5, to.id()).unwrap();
@@ -212,6 +217,9 @@ fn i11_nonsense_is_refused() {
         vec![op("0/a", None, Some(Entry::Directory), How::Data)],
         vec![op("0/a", None, Some(file(1)), How::None)],
         vec![op("0/a", None, Some(file(1)), How::Copy { from: path("7/x") })],
+        vec![op("0/a", None, Some(file(1)), How::Patch)],
+        vec![op("0/a", Some(Entry::Directory), Some(file(1)), How::Patch)],
+        vec![op("0/a", Some(file(1)), None, How::Patch)],
         vec![op("0/b", None, Some(file(1)), How::Data), op("0/a", None, Some(file(1)), How::Data)],
     ] {
         assert!(matches!(refused(ops.clone()), WireError::Order(_)), "{ops:?}");
@@ -250,6 +258,34 @@ fn i4_an_op_that_expects_something_else_is_skipped() {
     let finished = receiver.finish().unwrap();
     assert_eq!(finished.skipped, [Skipped { index: 0, reason: Some(Reason::Conflict) }]);
     assert_eq!(receiver.held().entry(&path("0/a")), Some(file(1)));
+}
+
+#[test]
+fn a_patch_is_whole_when_it_was_applied() {
+    let held = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(1))]));
+    let wanted = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(2))]));
+    let ops = vec![op("0/a", Some(file(1)), Some(file(2)), How::Patch)];
+    let mut receiver = Receiver::new(held.clone(), 0, 1);
+    receiver.take_ops(1, ops.clone(), true).unwrap();
+    assert!(receiver.commit(1, wanted.id()).is_err(), "too early");
+    let steps = receiver.take_data(vec![(0, 0..7), (0, 7..9)]);
+    let step = |range| Step::Patch { index: 0, range };
+    assert_eq!(steps, Ok(vec![step(0..7), step(7..9)]), "of any length");
+    receiver.done(0, Stamp::default());
+    assert!(receiver.take_data(vec![(0, 0..1)]).is_err(), "more than the patch");
+    receiver.commit(1, wanted.id()).unwrap();
+    receiver.finish().unwrap();
+    assert_eq!(receiver.held().id(), wanted.id());
+    // Of another base: the record forgets the path, so that all of it comes.
+    let mut receiver = Receiver::new(held, 0, 1);
+    receiver.take_ops(1, ops, true).unwrap();
+    receiver.take_data(vec![(0, 0..7)]).unwrap();
+    receiver.lost(0);
+    assert_eq!(receiver.take_data(vec![(0, 7..9)]), Ok(vec![]), "the rest is on its way already");
+    receiver.commit(1, wanted.id()).unwrap();
+    let finished = receiver.finish().unwrap();
+    assert_eq!(finished.skipped, [Skipped { index: 0, reason: Some(Reason::Conflict) }]);
+    assert_eq!(receiver.held().entry(&path("0/a")), None);
 }
 
 /// One denied file used to end the link when a second save was on its way already.

@@ -7,6 +7,8 @@
 //! record differs afterwards from what the daemon believed; what may happen again is
 //! [`Reason::Unstable`], which is tried again later.
 
+mod patch;
+
 use std::collections::HashMap;
 use std::io::Read;
 use std::ops::Range;
@@ -14,6 +16,7 @@ use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
+use self::patch::Patching;
 use super::look::{Look, content_of, is_as_written, look, reason};
 use super::root::{
     FoundKind, InPlace, Put, PutMeta, Removed, RootError, RootErrorKind, Staged, TargetRoot,
@@ -32,6 +35,8 @@ const PARALLEL_FROM: usize = 8;
 pub(super) struct Applying {
     /// Content that comes in several pieces.
     pieces: HashMap<u32, (Staged, blake3::Hasher)>,
+    /// Content that is made from the old one.
+    patches: HashMap<u32, Patching>,
     /// Content set aside.
     staged: HashMap<u32, Staged>,
     /// Foreign content that went to the trash.
@@ -191,6 +196,7 @@ impl Site {
                 Step::Write { index, offset, range, complete } => {
                     self.piece(index, offset, &body[range], complete);
                 }
+                Step::Patch { index, range } => self.patch(index, &body[range]),
                 step => self.perform_one(&step),
             }
         }
@@ -207,7 +213,7 @@ impl Site {
             Step::MakeDirectory { index } => (index, self.twice(index, Self::make_directory)),
             Step::Make { index } => (index, self.twice(index, Self::make)),
             Step::Remove { index } => (index, self.twice(index, Self::remove)),
-            Step::Write { .. } => return,
+            Step::Write { .. } | Step::Patch { .. } => return,
         };
         self.report(index, outcome);
     }
@@ -312,6 +318,12 @@ impl Site {
         if Some(Digest::of(content)) != content_of(op.change.new.as_ref()) {
             return Outcome::Skip(Reason::Unstable);
         }
+        self.write_checked(index, content)
+    }
+
+    /// Writes a whole small file, of which it is known that it is what the op says.
+    fn write_checked(&self, index: u32, content: &[u8]) -> Outcome {
+        let op = self.receiver.op(index);
         let Some((root, below)) = self.locate(&op.change.path) else {
             return Outcome::Skip(Reason::Name);
         };

@@ -226,6 +226,12 @@ impl Hub {
                         self.put(index, entry);
                     }
                 }
+                // The model's contents are names of contents: a patch is as good as the whole.
+                Step::Patch { index, .. } => {
+                    if let Some(entry) = self.wanted(index) {
+                        self.put(index, entry);
+                    }
+                }
                 Step::MakeDirectory { index } => self.put(index, Entry::Directory),
                 Step::Make { index } => self.make(index),
                 Step::Remove { index } => self.remove(index),
