@@ -10,6 +10,7 @@
 //! it serves every target that holds the content.
 
 mod known;
+mod pace;
 mod reading;
 
 use std::collections::HashMap;
@@ -26,6 +27,7 @@ use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 
 use self::known::Base;
 pub use self::known::Contents;
+pub use self::pace::Pace;
 pub use self::reading::Reading;
 
 /// Where the hub is.

@@ -17,7 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::engine::session::TargetId;
-use crate::transfer::{Changed, Distance, Origin, Patches};
+use crate::transfer::{Changed, Distance, Origin, Pace, Patches};
 use crate::transport::Link;
 use crate::transport::process::Transport;
 
@@ -114,7 +114,8 @@ pub(super) async fn serve(
                 buffer: Vec::new(),
                 distance,
                 patches: Patches::default(),
-                level: 0,
+                packer: Packer::new(0),
+                pace: Pace::new(distance),
             };
             let result = tokio::select! {
                 result = read(target, serial, reader, &events) => result,
@@ -175,8 +176,8 @@ struct Sender {
     distance: Distance,
     /// Of the generation whose ops were sent last.
     patches: Patches,
-    /// zstd level; 0 on this machine.
-    level: i32,
+    packer: Packer,
+    pace: Pace,
 }
 
 impl Sender {
@@ -221,7 +222,9 @@ impl Sender {
     }
 
     async fn flush(&mut self) -> io::Result<()> {
+        let began = Instant::now();
         self.writer.write_all(&self.buffer).await?;
+        self.pace.observe(self.buffer.len() as u64, began.elapsed());
         self.buffer.clear();
         Ok(())
     }
@@ -234,7 +237,9 @@ impl Sender {
             Ok(permit) => permit,
             Err(_) => {
                 self.flush().await?;
+                let began = Instant::now();
                 let waited = self.credit.clone().acquire_many_owned(permits).await;
+                self.pace.observe(0, began.elapsed());
                 waited.map_err(io::Error::other)?
             }
         };
@@ -262,7 +267,7 @@ impl Sender {
     }
 
     async fn data(&mut self, generation: u64, ops: &[Op], indices: &[u32]) -> io::Result<()> {
-        let mut packer = Packer::new(self.level);
+        self.packer.set_level(self.pace.level());
         let mut piece = Vec::new();
         let mut told = Instant::now();
         let mut progress = Progress::of(generation, ops, indices);
@@ -288,8 +293,9 @@ impl Sender {
                             let event = LinkEvent::Progress(progress);
                             let _ = self.events.send((self.at.0, self.at.1, event)).await;
                         }
-                        for full in packer.push(index, &piece) {
+                        for full in self.packer.push(index, &piece) {
                             self.paid(&full).await?;
+                            self.packer.set_level(self.pace.level());
                         }
                     }
                     Ok(false) => break,
@@ -300,7 +306,7 @@ impl Sender {
                 }
             }
         }
-        if let Some(rest) = packer.flush() {
+        if let Some(rest) = self.packer.flush() {
             self.paid(&rest).await?;
         }
         Ok(())
