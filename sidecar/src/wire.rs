@@ -170,6 +170,16 @@ pub enum How {
     Forget,
     /// A patch (see [`crate::delta`]) of the op's old content follows in `Data`.
     Patch,
+    /// A directory with all it holds moves here. Stands for the removal of each entry there and for
+    /// an op for each entry here, with [`How::Copy`] where it has content; all count as ops.
+    Tree {
+        /// A managed directory, for whose removal no op is sent.
+        from: SyncPath,
+        /// What it holds.
+        tree: TreeId,
+        /// How many entries that are, at any depth.
+        count: u32,
+    },
 }
 
 /// One change with what is needed to make it.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::receive::fold;
 use e2ek_sidecar::server::listen::{DEAD_AFTER, HEARTBEAT, HELLO_WITHIN, hello};
 use e2ek_sidecar::tree::{Entry, TreeId};
 use e2ek_sidecar::wire::{
@@ -258,7 +259,7 @@ impl Sender {
             }
             dressed.push(op);
         }
-        let mut batches = wire::batches(dressed).peekable();
+        let mut batches = wire::batches(fold(dressed)).peekable();
         while let Some(ops) = batches.next() {
             let last = batches.peek().is_none();
             self.paid(&ToHub::Ops { generation, ops, last }).await?;

@@ -251,7 +251,7 @@ fn planned(op: &Op) -> (&'static str, u64, String) {
         (Some(Entry::File { .. }), How::Copy { from }) => {
             ("copy", 0, format!("same content as {from}"))
         }
-        (Some(Entry::File { .. }), How::None | How::Forget) => {
+        (Some(Entry::File { .. }), How::None | How::Forget | How::Tree { .. }) => {
             ("write", 0, format!("{reason}, no content to send"))
         }
         (Some(Entry::File { size, .. }), How::Ask) => {

@@ -137,3 +137,42 @@ fn i4_a_patch_of_what_is_not_there_any_more_is_sent_whole() {
         daemon.stop();
     }
 }
+
+#[test]
+fn a_renamed_directory_costs_a_kilobyte() {
+    let recorded = Recorded::new();
+    let place = &recorded.place;
+    for file in 0..500 {
+        place.write(&format!("old/{}/file_{file}.py", file % 20), format!("content {file}"));
+    }
+    place.write("old/empty", "");
+    std::os::unix::fs::symlink("0/file_0.py", place.source.join("old/link")).unwrap();
+    let mut daemon = recorded.watch();
+    daemon.flush();
+    daemon.rest();
+    let inode = inode_of(place, "old/3/file_3.py");
+    let before = recorded.bytes();
+    fs::rename(place.source.join("old"), place.source.join("new")).unwrap();
+    daemon.flush();
+    let after = recorded.bytes();
+    place.assert_equal();
+    eprintln!("{:?} {:?}\n{}", before, after, daemon.rest());
+    assert_eq!(inode_of(place, "new/3/file_3.py"), inode, "moved, not made again");
+    let (out, back) = (after.0 - before.0, after.1 - before.1);
+    assert!(out + back <= 1024, "{out} out, {back} back");
+    // What others made in it stays where it is.
+    fs::write(place.target.join("new/3/theirs"), "theirs").unwrap();
+    fs::write(place.target.join("new/4/file_4.py"), "changed by them").unwrap();
+    fs::rename(place.source.join("new"), place.source.join("newer")).unwrap();
+    daemon.flush();
+    assert_eq!(place.read("new/3/theirs").unwrap(), "theirs");
+    assert_eq!(place.read("newer/4/file_4.py").unwrap(), "content 4");
+    assert_eq!(place.trash(), [b"changed by them"]);
+    fs::remove_dir_all(place.target.join("new")).unwrap();
+    place.assert_equal();
+    daemon.stop();
+}
+
+fn inode_of(place: &Place, path: &str) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(&fs::metadata(place.target.join(path)).unwrap())
+}

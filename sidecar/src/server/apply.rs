@@ -8,6 +8,7 @@
 //! [`Reason::Unstable`], which is tried again later.
 
 mod patch;
+mod tree;
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -209,6 +210,7 @@ impl Site {
             Step::Place { index } => return self.place(index),
             Step::Ask { index } => (index, self.ask(index)),
             Step::Copy { index } => return self.copy(index),
+            Step::MoveTree { index, removal } => return self.move_tree(index, removal),
             Step::Move { index, removal } => return self.move_file(index, removal),
             Step::MakeDirectory { index } => (index, self.twice(index, Self::make_directory)),
             Step::Make { index } => (index, self.twice(index, Self::make)),

@@ -215,6 +215,10 @@ impl Hub {
                         self.put(index, entry);
                     }
                 }
+                Step::MoveTree { index, .. } => {
+                    let steps = self.receiver.scattered(index);
+                    self.perform(steps);
+                }
                 Step::Move { index, removal } => self.move_file(index, removal),
                 Step::Ask { index } => match self.look(index) {
                     Ok(Look::Equal) => self.done(index),
