@@ -94,7 +94,7 @@ impl Site {
         let wanted = content_of(self.receiver.op(index).change.new.as_ref());
         match patching.new {
             New::Memory(content) if Some(Digest::of(&content)) == wanted => {
-                let outcome = self.twice(index, |site, index| site.write_checked(index, &content));
+                let outcome = self.twice(index, |site, index| site.fill(index, &content));
                 self.report(index, outcome);
             }
             New::Staged(staged, hasher) if Some(Digest::from(hasher.finalize())) == wanted => {
