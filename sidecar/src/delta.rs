@@ -17,12 +17,14 @@
 
 mod blocks;
 mod exact;
+mod nodes;
 mod patch;
 mod rolling;
 mod sketch;
 
 pub use blocks::{Blocks, Differ, Signer, block_bytes};
 pub use exact::between;
+pub use nodes::{NodeHasher, Nodes, PART_BYTES, part_node};
 pub use patch::{PatchError, PatchWriter, Patcher, Piece};
 pub use sketch::Sketch;
 

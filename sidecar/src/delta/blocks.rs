@@ -7,10 +7,9 @@
 
 use std::sync::Arc;
 
-use blake3::hazmat::{
-    ChainingValue, HasherExt, Mode, merge_subtrees_non_root, merge_subtrees_root,
-};
+use blake3::hazmat::ChainingValue;
 
+use super::nodes::{Stack, node};
 use super::patch::PatchWriter;
 use super::rolling::Rolling;
 use crate::tree::Digest;
@@ -69,7 +68,7 @@ impl Blocks {
 pub struct Signer {
     known: Blocks,
     /// Nodes of the tree that wait for their right neighbour.
-    nodes: Vec<ChainingValue>,
+    nodes: Stack,
     taken: u64,
 }
 
@@ -81,7 +80,7 @@ impl Signer {
         let count = usize::try_from(size).ok()?.div_ceil(block);
         let (sums, hashes) = (Vec::with_capacity(count), Vec::with_capacity(count));
         let known = Blocks { size, block, sums, hashes };
-        Some(Self { known, nodes: Vec::new(), taken: 0 })
+        Some(Self { known, nodes: Stack::default(), taken: 0 })
     }
 
     /// Takes the next bytes: whole blocks, but for the end of the content.
@@ -107,11 +106,6 @@ impl Signer {
     /// Hashes the next block; its sum is still to be told.
     fn hash(&mut self, block: &[u8]) -> u64 {
         let node = node(block, self.taken);
-        // As in blake3: two full subtrees of one size are one as soon as something follows.
-        let before = self.taken / self.known.block as u64;
-        while self.nodes.len() > before.count_ones() as usize {
-            merge(&mut self.nodes);
-        }
         self.nodes.push(node);
         self.taken += block.len() as u64;
         let hash = beginning(&node);
@@ -121,31 +115,10 @@ impl Signer {
 
     /// The digest of all that was taken, and its blocks.
     #[must_use]
-    pub fn finish(mut self) -> (Digest, Blocks) {
-        while self.nodes.len() > 2 {
-            merge(&mut self.nodes);
-        }
-        let digest = match &self.nodes[..] {
-            [left, right] => Digest::from(merge_subtrees_root(left, right, Mode::Hash)),
-            // Less than was promised: no content's digest.
-            _ => Digest::default(),
-        };
-        (digest, self.known)
+    pub fn finish(self) -> (Digest, Blocks) {
+        // Less than was promised is no content's digest.
+        (self.nodes.root().unwrap_or_default(), self.known)
     }
-}
-
-/// Merges the last two nodes.
-fn merge(nodes: &mut Vec<ChainingValue>) {
-    if let (Some(right), Some(left)) = (nodes.pop(), nodes.pop()) {
-        nodes.push(merge_subtrees_non_root(&left, &right, Mode::Hash));
-    }
-}
-
-/// A block's node when it stands at `offset`, a multiple of its length.
-fn node(block: &[u8], offset: u64) -> ChainingValue {
-    let mut hasher = blake3::Hasher::new();
-    hasher.set_input_offset(offset);
-    hasher.update(block).finalize_non_root()
 }
 
 fn beginning(node: &ChainingValue) -> u64 {

@@ -292,3 +292,34 @@ fn blocks_stay_within_their_memory() {
     assert_eq!(block_bytes((16 << 30) + 1), None);
     assert_eq!(block_bytes(u64::MAX), None);
 }
+
+#[test]
+fn parts_give_the_digest_of_the_whole() {
+    let part = PART_BYTES;
+    for size in [1, part, part + 1, 2 * part, 5 * part - 7, 8 * part] {
+        let mut content = noise(size, 3);
+        let mut hasher = NodeHasher::default();
+        content.chunks(100_003).for_each(|piece| hasher.update(piece));
+        let (digest, nodes) = hasher.finish();
+        assert_eq!(digest, Digest::of(&content), "{size}");
+        assert_eq!(nodes.is_some(), size > part);
+        let Some(before) = nodes else { continue };
+        // One part changes, and the end is cut or grows.
+        content[part / 2] ^= 1;
+        for new_size in [size, size - 1, size + part] {
+            let mut content = content.clone();
+            content.resize(new_size, 7);
+            let hash = |number: usize| {
+                let bytes = &content[number * part..new_size.min((number + 1) * part)];
+                let known = before.part(number, new_size as u64).filter(|_| number != 0);
+                if let Some(known) = known {
+                    assert_eq!(known, part_node(bytes, number), "{size} {new_size} {number}");
+                }
+                Ok::<_, ()>(known.unwrap_or_else(|| part_node(bytes, number)))
+            };
+            let after = Nodes::of(new_size as u64, hash).unwrap();
+            let more = new_size > part;
+            assert_eq!(after.digest(), more.then(|| Digest::of(&content)), "{size} {new_size}");
+        }
+    }
+}
