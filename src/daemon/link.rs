@@ -12,7 +12,7 @@ use e2ek_sidecar::receive::fold;
 use e2ek_sidecar::server::listen::{DEAD_AFTER, HEARTBEAT, HELLO_WITHIN, hello};
 use e2ek_sidecar::tree::{Entry, TreeId};
 use e2ek_sidecar::wire::{
-    self, Decoder, FromHub, Hello, How, Op, Packer, ToHub, WINDOW_BYTES, WireError,
+    self, Decoder, FromHub, Hello, How, Op, PIECE_BYTES, Packer, ToHub, WINDOW_BYTES, WireError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
@@ -272,6 +272,7 @@ impl Sender {
         let mut piece = Vec::new();
         let mut told = Instant::now();
         let mut progress = Progress::of(generation, ops, indices);
+        let mut yielded = 0;
         for &index in indices {
             let Some(op) = ops.get(index as usize) else { continue };
             progress.files += 1;
@@ -279,6 +280,11 @@ impl Sender {
             let mut reading = self.origin.read(op, patch);
             let before = progress.bytes;
             loop {
+                // A patch of much may be so little that nothing else makes this task wait.
+                if progress.bytes >= yielded + PIECE_BYTES as u64 {
+                    yielded = progress.bytes;
+                    tokio::task::yield_now().await;
+                }
                 let more = match &mut reading {
                     Ok(reading) => {
                         let more = reading.piece(&mut piece);

@@ -47,7 +47,10 @@ impl Recorded {
         daemon.flush();
         daemon.rest();
         let before = self.bytes();
-        self.place.write(path, content);
+        // At once: half a file that is seen while it is written costs more.
+        let aside = self.place.top.join("aside");
+        fs::write(&aside, content).unwrap();
+        fs::rename(&aside, self.place.source.join(path)).unwrap();
         daemon.event("sync end");
         let after = self.bytes();
         assert!(fs::read(self.place.target.join(path)).unwrap() == content, "{path} is there");
@@ -175,4 +178,27 @@ fn a_renamed_directory_costs_a_kilobyte() {
 
 fn inode_of(place: &Place, path: &str) -> u64 {
     std::os::unix::fs::MetadataExt::ino(&fs::metadata(place.target.join(path)).unwrap())
+}
+
+/// Over 64 MiB a file stays the inode it is, and only what changed is written.
+#[test]
+fn a_byte_of_a_huge_file_is_patched_where_it_stands() {
+    let recorded = Recorded::new();
+    let mut content = noise(65 << 20, 1);
+    recorded.place.write("huge", &content);
+    let mut daemon = recorded.watch();
+    let inode = inode_of(&recorded.place, "huge");
+    content[40 << 20] ^= 1;
+    content.extend_from_slice(b"and a little more");
+    let (out, back) = recorded.cost(&mut daemon, "huge", &content);
+    assert!(out + back <= 16 << 10, "{out} out, {back} back");
+    assert_eq!(inode_of(&recorded.place, "huge"), inode, "patched in place");
+    // What moves is made anew beside it.
+    content.splice(0..0, *b"front");
+    let (out, back) = recorded.cost(&mut daemon, "huge", &content);
+    assert!(out + back <= 1024, "{out} out, {back} back");
+    assert_ne!(inode_of(&recorded.place, "huge"), inode);
+    daemon.stop();
+    let left = crate::place::files_below(&recorded.place.far);
+    assert!(left.iter().all(|path| !path.to_string_lossy().contains("redo")), "{left:?}");
 }

@@ -32,6 +32,12 @@ impl Nodes {
         Ok(Self { size, nodes })
     }
 
+    /// Of the content, in bytes.
+    #[must_use]
+    pub fn size(&self) -> u64 {
+        self.size
+    }
+
     /// The hash of a part of `size` bytes of content; `None` where that content has another part.
     #[must_use]
     pub fn part(&self, number: usize, size: u64) -> Option<ChainingValue> {

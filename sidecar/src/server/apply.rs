@@ -7,7 +7,9 @@
 //! record differs afterwards from what the daemon believed; what may happen again is
 //! [`Reason::Unstable`], which is tried again later.
 
+mod overlay;
 mod patch;
+mod redo;
 mod tree;
 
 use std::collections::HashMap;
@@ -17,12 +19,14 @@ use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
+pub(super) use self::overlay::Parts;
 use self::patch::Patching;
 use super::look::{Look, content_of, is_as_written, look, reason, whose};
 use super::root::{
     Found, FoundKind, InPlace, Put, PutMeta, Removed, RootError, RootErrorKind, Staged,
 };
 use super::site::Site;
+use crate::delta::NodeHasher;
 use crate::path::SyncPath;
 use crate::receive::{Finished, Step};
 use crate::tree::{Digest, Entry, Reason, Stamp};
@@ -35,7 +39,7 @@ const PARALLEL_FROM: usize = 8;
 #[derive(Default)]
 pub(super) struct Applying {
     /// Content that comes in several pieces.
-    pieces: HashMap<u32, (Staged, blake3::Hasher)>,
+    pieces: HashMap<u32, (Staged, NodeHasher)>,
     /// Content that is made from the old one.
     patches: HashMap<u32, Patching>,
     /// Content set aside.
@@ -370,7 +374,7 @@ impl Site {
             let Some((root, below)) = self.locate(&path) else { return };
             match root.stage(&below, file_size(self.receiver.op(index))) {
                 Ok(staged) => {
-                    self.applying.pieces.insert(index, (staged, blake3::Hasher::new()));
+                    self.applying.pieces.insert(index, (staged, NodeHasher::default()));
                 }
                 Err(error) => return self.receiver.skip(index, reason(&error)),
             }
@@ -386,9 +390,11 @@ impl Site {
         }
         let Some((staged, hasher)) = self.applying.pieces.remove(&index) else { return };
         let wanted = content_of(self.receiver.op(index).change.new.as_ref());
-        if Some(Digest::from(hasher.finalize())) != wanted {
+        let (digest, nodes) = hasher.finish();
+        if Some(digest) != wanted {
             return self.receiver.skip(index, Reason::Unstable);
         }
+        self.parts.keep(digest, nodes);
         self.applying.staged.insert(index, staged);
         self.place(index);
     }

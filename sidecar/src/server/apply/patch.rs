@@ -6,13 +6,15 @@
 
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 
 use super::super::look::content_of;
-use super::super::root::Staged;
+use super::super::root::{InPlace, Staged};
 use super::super::site::Site;
-use super::{Outcome, file_size};
-use crate::delta::{Patcher, Piece};
+use super::overlay::{self, Overlay};
+use super::redo::{Head, Redo};
+use super::{Outcome, file_size, meta};
+use crate::delta::{NodeHasher, Patcher, Piece};
 use crate::tree::{Digest, Entry, Reason};
 
 /// Content up to here is made in memory and written as a small file is.
@@ -32,7 +34,10 @@ pub(super) struct Patching {
 /// Where it is made.
 enum New {
     Memory(Vec<u8>),
-    Staged(Staged, Box<blake3::Hasher>),
+    Staged(Staged, Box<NodeHasher>),
+    Over(Box<Overlay>),
+    /// Between two ways, and after a fault.
+    Nowhere,
 }
 
 /// Why it cannot be made.
@@ -84,26 +89,108 @@ impl Site {
         let new = if size <= IN_MEMORY_BYTES {
             New::Memory(Vec::with_capacity(size as usize))
         } else {
-            New::Staged(root.stage(&below, size)?, Box::default())
+            let staged = root.stage(&below, size)?;
+            let redo = (old_size.min(size) > overlay::ABOVE_BYTES)
+                .then(|| self.begin_redo(index, &old, size))
+                .flatten();
+            match redo {
+                Some(redo) => New::Over(Box::new(Overlay::new(redo, staged, old_size))),
+                None => New::Staged(staged, Box::default()),
+            }
         };
         Ok(Patching { old, patcher: Patcher::new(old_size, size), new, buffer: Vec::new() })
     }
 
+    /// A record for a patch in place; `None` where that cannot be.
+    fn begin_redo(&self, index: u32, old: &File, size: u64) -> Option<Redo> {
+        let found = old.metadata().ok()?;
+        let file = (found.dev(), found.ino());
+        if !self.in_place || !self.may_patch(index, file) {
+            return None;
+        }
+        let op = self.receiver.op(index);
+        let head = Head::new(&op.change.path, file, size, &meta(op));
+        let folder = self.store.as_ref()?.redo_folder();
+        let name = format!("{}-{index}", self.applying.generation);
+        let begun = Redo::begin(&folder, &name, head);
+        begun.inspect_err(|error| tracing::info!(%error, "no record of a patch")).ok()
+    }
+
     fn end_patch(&mut self, index: u32) {
-        let Some(patching) = self.applying.patches.remove(&index) else { return };
+        let Some(mut patching) = self.applying.patches.remove(&index) else { return };
         let wanted = content_of(self.receiver.op(index).change.new.as_ref());
+        if let New::Over(overlay) = patching.new {
+            patching.new = match self.end_over(index, *overlay, &patching.old, wanted) {
+                Ok(Ok(outcome)) => return self.report(index, outcome),
+                Ok(Err(new)) => new,
+                Err(error) => return self.report(index, Outcome::Skip(Reason::from(&error))),
+            };
+        }
         match patching.new {
             New::Memory(content) if Some(Digest::of(&content)) == wanted => {
                 let outcome = self.twice(index, |site, index| site.fill(index, &content));
                 self.report(index, outcome);
             }
-            New::Staged(staged, hasher) if Some(Digest::from(hasher.finalize())) == wanted => {
+            New::Staged(staged, hasher) => {
+                let (digest, nodes) = hasher.finish();
+                if Some(digest) != wanted {
+                    let outcome = self.wrong_base(index);
+                    return self.report(index, outcome);
+                }
+                self.parts.keep(digest, nodes);
                 self.applying.staged.insert(index, staged);
                 self.place(index);
             }
             _ => {
                 let outcome = self.wrong_base(index);
                 self.report(index, outcome);
+            }
+        }
+    }
+
+    /// Patches in place, once it is certain what comes of it; else makes the content beside.
+    fn end_over(
+        &mut self,
+        index: u32,
+        mut overlay: Overlay,
+        old: &File,
+        wanted: Option<Digest>,
+    ) -> io::Result<Result<Outcome, New>> {
+        let op = self.receiver.op(index);
+        let before = content_of(op.change.old.as_ref());
+        let known = before.and_then(|digest| self.parts.get(digest));
+        let nodes = overlay.nodes(old, known.as_deref())?;
+        let digest = nodes.digest();
+        if digest.is_none() || digest != wanted {
+            return Ok(Ok(self.wrong_base(index)));
+        }
+        let Head { file, size, .. } = overlay.redo.head().clone();
+        let beside = |overlay: Overlay| {
+            let (staged, hasher) = overlay.make(old)?;
+            Ok(Err(New::Staged(staged, Box::new(hasher))))
+        };
+        let located = self.locate(&op.change.path);
+        let Some((root, below)) = located.filter(|_| self.may_patch(index, file)) else {
+            return beside(overlay);
+        };
+        overlay.redo.seal()?;
+        let mut extents = overlay.redo.extents().iter();
+        let mut next = || match extents.next() {
+            Some(&extent) => Ok(Some((extent.offset, overlay.redo.read(extent)?))),
+            None => Ok(None),
+        };
+        let patched = root.patch_in_place(&below, file, size, &meta(op), &mut next);
+        match patched {
+            Ok(stamp) => {
+                overlay.redo.forget();
+                self.parts.keep(digest.unwrap_or_default(), Some(nodes));
+                Ok(Ok(Outcome::InPlace(stamp, InPlace::Patch)))
+            }
+            // A running program, for one; or some of it is written. The record stays: a hub that
+            // finds this file again finishes it, and once another has its place it counts no more.
+            Err(error) => {
+                tracing::info!(%error, "not patched in place");
+                beside(overlay)
             }
         }
     }
@@ -119,14 +206,40 @@ impl Patching {
     fn take(&mut self, mut bytes: &[u8]) -> Result<(), Fault> {
         while let Some(piece) = self.patcher.next(&mut bytes).map_err(|_| Fault::Base)? {
             match piece {
-                Piece::Bytes(bytes) => self.new.append(bytes).map_err(Fault::Write)?,
+                Piece::Bytes(bytes) => self.bring(bytes)?,
                 Piece::Copy { offset, length } => self.copy(offset, length)?,
             }
         }
         Ok(())
     }
 
+    fn bring(&mut self, bytes: &[u8]) -> Result<(), Fault> {
+        if let New::Over(overlay) = &mut self.new
+            && !overlay.bring(bytes).map_err(Fault::Write)?
+        {
+            self.beside()?;
+        } else if matches!(self.new, New::Over(_)) {
+            return Ok(());
+        }
+        self.new.append(bytes).map_err(Fault::Write)
+    }
+
+    /// Gives up to patch in place.
+    fn beside(&mut self) -> Result<(), Fault> {
+        if let New::Over(overlay) = std::mem::replace(&mut self.new, New::Nowhere) {
+            let (staged, hasher) = overlay.make(&self.old).map_err(Fault::Write)?;
+            self.new = New::Staged(staged, Box::new(hasher));
+        }
+        Ok(())
+    }
+
     fn copy(&mut self, mut offset: u64, mut length: u64) -> Result<(), Fault> {
+        if let New::Over(overlay) = &mut self.new {
+            if overlay.stays(offset, length) {
+                return Ok(());
+            }
+            self.beside()?;
+        }
         while length > 0 {
             let now = usize::try_from(length).map_or(READ_BYTES, |length| length.min(READ_BYTES));
             if self.buffer.len() < now {
@@ -151,6 +264,7 @@ impl New {
                 hasher.update(bytes);
                 staged.write_all(bytes)?;
             }
+            Self::Over(_) | Self::Nowhere => return Err(io::ErrorKind::InvalidInput.into()),
         }
         Ok(())
     }
