@@ -141,15 +141,21 @@ impl Origin {
     ///
     /// # Errors
     /// When it is not there as the op says.
-    pub fn read(&self, op: &Op, patch: Option<Patch>) -> Result<Reading, Changed> {
+    pub fn read(
+        &self,
+        op: &Op,
+        patch: Option<Patch>,
+        distance: Distance,
+    ) -> Result<Reading, Changed> {
         let Some(Entry::File { digest, size, .. }) = op.change.new else { return Err(Changed) };
         let base = patch.map(|Patch(base)| base);
-        let contents = self.contents.clone();
-        if let Some(content) = contents.get(digest) {
+        // Of what is never patched no trace is worth its making.
+        let traces = (size >= distance.patch_from()).then(|| self.contents.clone());
+        if let Some(content) = self.contents.get(digest) {
             if content.len() as u64 != size {
                 return Err(Changed);
             }
-            return Ok(Reading::memory(contents, digest, content, base));
+            return Ok(Reading::memory(traces, digest, content, base));
         }
         let file = self.open(&op.change.path, OFlags::RDONLY).map_err(|_| Changed)?;
         let found = rustix::fs::fstat(&file).map_err(|_| Changed)?;
@@ -157,7 +163,7 @@ impl Origin {
         if !regular || found.st_size.cast_unsigned() != size {
             return Err(Changed);
         }
-        Ok(Reading::file(contents, digest, size, file.into(), base))
+        Ok(Reading::file(traces, digest, size, file.into(), base))
     }
 }
 

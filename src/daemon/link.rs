@@ -277,7 +277,7 @@ impl Sender {
             let Some(op) = ops.get(index as usize) else { continue };
             progress.files += 1;
             let patch = self.patches.take(generation, index);
-            let mut reading = self.origin.read(op, patch);
+            let mut reading = self.origin.read(op, patch, self.distance);
             let before = progress.bytes;
             loop {
                 // A patch of much may be so little that nothing else makes this task wait.

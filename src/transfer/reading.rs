@@ -1,6 +1,6 @@
 //! The content of one op on its way: whole, or as the patch of what the target has.
 //!
-//! Every content that is read leaves a trace for its next change. A file of any size goes through in
+//! What is read leaves a trace for its next change, where patches are worth it. A file of any size goes through in
 //! pieces, once.
 
 use std::io::Read;
@@ -18,7 +18,8 @@ const AT_ONCE_BYTES: u64 = 1 << 20;
 
 /// The content of one op, piece by piece.
 pub struct Reading {
-    contents: Arc<Contents>,
+    /// Where the trace of what is read goes.
+    traces: Option<Arc<Contents>>,
     digest: Digest,
     size: u64,
     left: u64,
@@ -45,17 +46,17 @@ enum Hashing {
 
 impl Reading {
     pub(super) fn memory(
-        contents: Arc<Contents>,
+        traces: Option<Arc<Contents>>,
         digest: Digest,
         content: Arc<[u8]>,
         base: Option<Base>,
     ) -> Self {
         let size = content.len() as u64;
-        Self { contents, digest, size, left: size, way: Way::Memory(content, base) }
+        Self { traces, digest, size, left: size, way: Way::Memory(content, base) }
     }
 
     pub(super) fn file(
-        contents: Arc<Contents>,
+        traces: Option<Arc<Contents>>,
         digest: Digest,
         size: u64,
         file: std::fs::File,
@@ -66,9 +67,9 @@ impl Reading {
                 Way::Differ(file, Box::new(Differ::new(blocks, size)))
             }
             Some(base) if size <= AT_ONCE_BYTES => Way::Small(file, base),
-            _ => Way::File(file, Hashing::of(size)),
+            _ => Way::File(file, Hashing::of(size, traces.is_some())),
         };
-        Self { contents, digest, size, left: size, way }
+        Self { traces, digest, size, left: size, way }
     }
 
     /// Whether a content of `size` bytes can be sent as a patch of `base`.
@@ -132,8 +133,15 @@ impl Reading {
                 trace = signed.map(|(_, blocks)| Trace::Blocks(Arc::new(blocks)));
             }
         }
-        if let Some(trace) = trace.or_else(|| trace_of(content)) {
-            self.contents.trace(self.digest, trace);
+        self.leave(|| trace.or_else(|| trace_of(content)));
+    }
+
+    /// Leaves a trace for the next change, where there is somebody to keep it.
+    fn leave(&self, trace: impl FnOnce() -> Option<Trace>) {
+        if let Some(traces) = &self.traces
+            && let Some(trace) = trace()
+        {
+            traces.trace(self.digest, trace);
         }
     }
 
@@ -160,9 +168,7 @@ impl Reading {
                 return Err(Changed);
             }
             let all = buffer.len() as u64 == self.size;
-            if let Some(trace) = trace.or_else(|| trace_of(buffer).filter(|_| all)) {
-                self.contents.trace(digest, trace);
-            }
+            self.leave(|| trace.or_else(|| all.then(|| trace_of(buffer)).flatten()));
         } else {
             self.way = Way::File(file, hashing);
         }
@@ -186,15 +192,15 @@ impl Reading {
         }
         let (rest, signed) = differ.finish();
         let (_, blocks) = signed.filter(|(digest, _)| *digest == self.digest).ok_or(Changed)?;
-        self.contents.trace(self.digest, Trace::Blocks(Arc::new(blocks)));
+        self.leave(|| Some(Trace::Blocks(Arc::new(blocks))));
         buffer.extend(rest);
         Ok(())
     }
 }
 
 impl Hashing {
-    fn of(size: u64) -> Self {
-        match Signer::new(size) {
+    fn of(size: u64, signing: bool) -> Self {
+        match Signer::new(size).filter(|_| signing) {
             Some(signer) => Self::Signing(Box::new(signer)),
             None => Self::Plain(Box::default()),
         }
