@@ -3,61 +3,49 @@
 //! Content that the scan has just read is taken from memory. Anything else is read anew and hashed on
 //! the way; what changed meanwhile is withdrawn before its last piece was sent, so that a target
 //! never holds a mixture.
+//!
+//! A change is sent as a patch of what the target has, as far as something is still known of that:
+//! its bytes for a while ([`Contents`]), and longer a trace that takes a sixteenth of them or less.
+//! The trace is made while the content is sent, so it costs no read, and it is kept by digest, so that
+//! it serves every target that holds the content.
 
-use std::collections::{HashMap, VecDeque};
-use std::io::{self, Read};
+mod known;
+mod pace;
+mod reading;
+
+use std::collections::HashMap;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::receive::root_index;
-use e2ek_sidecar::tree::{Digest, Entry};
-use e2ek_sidecar::wire::{Meta, Op, PIECE_BYTES};
+use e2ek_sidecar::tree::Entry;
+use e2ek_sidecar::wire::{How, Meta, Op};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 
-/// Content kept from scans, in bytes: enough for the saves of some seconds.
-const KEPT_BYTES: usize = 8 << 20;
+use self::known::Base;
+pub use self::known::Contents;
+pub use self::pace::Pace;
+pub use self::reading::Reading;
 
-/// Content that was read not long ago, by digest. Shared by all targets; the oldest goes first.
-#[derive(Default)]
-pub struct Contents {
-    kept: Mutex<Kept>,
+/// Where the hub is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Distance {
+    /// On this machine: bytes cost next to nothing.
+    Here,
+    /// Behind a carrier that may be slow.
+    Far,
 }
 
-#[derive(Default)]
-struct Kept {
-    by_digest: HashMap<Digest, Arc<[u8]>>,
-    order: VecDeque<Digest>,
-    bytes: usize,
-}
-
-impl Contents {
-    /// Keeps what a scan has read.
-    pub fn keep(&self, contents: HashMap<Digest, Arc<[u8]>>) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        for (digest, content) in contents {
-            let len = content.len();
-            if len <= KEPT_BYTES && kept.by_digest.insert(digest, content).is_none() {
-                kept.order.push_back(digest);
-                kept.bytes += len;
-            }
+impl Distance {
+    /// Smallest content that is worth a patch, in bytes: below, a whole is as quickly there.
+    fn patch_from(self) -> u64 {
+        match self {
+            Self::Here => 256 << 10,
+            Self::Far => 2 << 10,
         }
-        while kept.bytes > KEPT_BYTES
-            && let Some(oldest) = kept.order.pop_front()
-        {
-            kept.bytes -= kept.by_digest.remove(&oldest).map_or(0, |content| content.len());
-        }
-    }
-
-    /// Lets go of all of it: after much was sent nothing of that is asked for again.
-    pub fn clear(&self) {
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Kept::default();
-    }
-
-    fn get(&self, digest: Digest) -> Option<Arc<[u8]>> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.by_digest.get(&digest).cloned()
     }
 }
 
@@ -152,14 +140,47 @@ impl Origin {
         Ok(rustix::fs::openat2(root, below.as_bytes(), directory, Mode::empty(), resolve)?)
     }
 
-    /// Begins to read an op's content.
+    /// What a change is sent as: the patch of what the target has, where something is still known of
+    /// that and it is worth it.
+    #[must_use]
+    pub fn patch(&self, op: &Op, distance: Distance) -> Option<Patch> {
+        let (
+            How::Data,
+            Some(Entry::File { digest, size: old_size, .. }),
+            Some(Entry::File { size, .. }),
+        ) = (&op.how, &op.change.old, &op.change.new)
+        else {
+            return None;
+        };
+        if (*size).min(*old_size) < distance.patch_from() {
+            return None;
+        }
+        let traced = || self.contents.traced(*digest).map(Base::Trace);
+        let base = self.contents.base(*digest);
+        let base = base.filter(|base| Reading::can_patch(base, *size)).or_else(traced);
+        base.filter(|base| Reading::can_patch(base, *size)).map(Patch)
+    }
+
+    /// Begins to read an op's content, or the patch that makes it.
     ///
     /// # Errors
     /// When it is not there as the op says.
-    pub fn read(&self, op: &Op, folder: &mut Folder) -> Result<Reading, Changed> {
+    pub fn read(
+        &self,
+        op: &Op,
+        patch: Option<Patch>,
+        distance: Distance,
+        folder: &mut Folder,
+    ) -> Result<Reading, Changed> {
         let Some(Entry::File { digest, size, .. }) = op.change.new else { return Err(Changed) };
+        let base = patch.map(|Patch(base)| base);
+        // Of what is never patched no trace is worth its making.
+        let traces = (size >= distance.patch_from()).then(|| self.contents.clone());
         if let Some(content) = self.contents.get(digest) {
-            return Ok(Reading { digest, left: size, from: From::Memory(content) });
+            if content.len() as u64 != size {
+                return Err(Changed);
+            }
+            return Ok(Reading::memory(traces, digest, content, base));
         }
         let name = op.change.path.name().ok_or(Changed)?;
         let directory = self.folder(&op.change.path, folder).map_err(|_| Changed)?;
@@ -172,54 +193,35 @@ impl Origin {
         if !regular || found.st_size.cast_unsigned() != size {
             return Err(Changed);
         }
-        let from = From::File(file.into(), Box::new(blake3::Hasher::new()));
-        Ok(Reading { digest, left: size, from })
+        Ok(Reading::file(traces, digest, size, file.into(), base))
     }
 }
 
-/// The content of one op, piece by piece.
-pub struct Reading {
-    digest: Digest,
-    left: u64,
-    from: From,
+/// What a patch is made from; see [`Origin::patch`].
+#[derive(Clone)]
+pub struct Patch(Base);
+
+/// The patches that the ops of one generation are sent as, by their index.
+#[derive(Default)]
+pub struct Patches {
+    generation: u64,
+    by_index: HashMap<u32, Patch>,
 }
 
-enum From {
-    Memory(Arc<[u8]>),
-    File(std::fs::File, Box<blake3::Hasher>),
-}
+impl Patches {
+    /// Of a generation, before anything is known of it.
+    #[must_use]
+    pub fn of(generation: u64) -> Self {
+        Self { generation, by_index: HashMap::new() }
+    }
 
-impl Reading {
-    /// The next piece, at most [`PIECE_BYTES`] of a file, all of what lies in memory; `None` after
-    /// the last. The last is given only when the whole is what the op says.
-    ///
-    /// # Errors
-    /// When it is not.
-    pub fn piece(&mut self, buffer: &mut Vec<u8>) -> Result<bool, Changed> {
-        if self.left == 0 {
-            return Ok(false);
-        }
-        buffer.clear();
-        match &mut self.from {
-            From::Memory(content) => {
-                if content.len() as u64 != self.left {
-                    return Err(Changed);
-                }
-                buffer.extend_from_slice(content);
-            }
-            From::File(file, hasher) => {
-                let len = self.left.min(PIECE_BYTES as u64);
-                file.take(len).read_to_end(buffer).map_err(|_| Changed)?;
-                if buffer.len() as u64 != len {
-                    return Err(Changed);
-                }
-                hasher.update(buffer);
-                if len == self.left && Digest::from(hasher.finalize()) != self.digest {
-                    return Err(Changed);
-                }
-            }
-        }
-        self.left -= buffer.len() as u64;
-        Ok(true)
+    /// This op is sent as a patch.
+    pub fn insert(&mut self, index: u32, patch: Patch) {
+        self.by_index.insert(index, patch);
+    }
+
+    /// What the op of a generation is sent as; once.
+    pub fn take(&mut self, generation: u64, index: u32) -> Option<Patch> {
+        self.by_index.remove(&index).filter(|_| generation == self.generation)
     }
 }

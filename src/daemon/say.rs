@@ -276,13 +276,15 @@ fn planned(op: &Op) -> (&'static str, u64, String) {
         (Some(Entry::File { .. }), How::Copy { from }) => {
             ("copy", 0, format!("same content as {from}"))
         }
-        (Some(Entry::File { .. }), How::None | How::Forget) => {
+        (Some(Entry::File { .. }), How::None | How::Forget | How::Tree { .. }) => {
             ("write", 0, format!("{reason}, no content to send"))
         }
         (Some(Entry::File { size, .. }), How::Ask) => {
             ("write", *size, format!("{reason}, unless the target has the same"))
         }
-        (Some(Entry::File { size, .. }), How::Data) => ("write", *size, reason.to_owned()),
+        (Some(Entry::File { size, .. }), How::Data | How::Patch) => {
+            ("write", *size, reason.to_owned())
+        }
     }
 }
 

@@ -24,6 +24,7 @@ macro_rules! over_each_link {
     };
 }
 
+mod bytes;
 mod daemon;
 mod faults;
 mod join;

@@ -7,6 +7,11 @@
 //! record differs afterwards from what the daemon believed; what may happen again is
 //! [`Reason::Unstable`], which is tried again later.
 
+mod overlay;
+mod patch;
+mod redo;
+mod tree;
+
 use std::collections::HashMap;
 use std::io::Read;
 use std::ops::Range;
@@ -15,6 +20,8 @@ use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
+pub(super) use self::overlay::Parts;
+use self::patch::Patching;
 use super::hands::{AHEAD, Hands, Job, NewFile};
 use super::look::{Look, content_of, is_as_written, look, reason, whose};
 use super::memory;
@@ -22,6 +29,7 @@ use super::root::{
     Found, FoundKind, InPlace, Put, PutMeta, Removed, RootError, RootErrorKind, Staged,
 };
 use super::site::Site;
+use crate::delta::NodeHasher;
 use crate::path::SyncPath;
 use crate::receive::{Finished, Step};
 use crate::tree::{Digest, Entry, Reason, Stamp};
@@ -34,7 +42,9 @@ const PARALLEL_FROM: usize = 8;
 #[derive(Default)]
 pub(super) struct Applying {
     /// Content that comes in several pieces.
-    pieces: HashMap<u32, (Staged, blake3::Hasher)>,
+    pieces: HashMap<u32, (Staged, NodeHasher)>,
+    /// Content that is made from the old one.
+    patches: HashMap<u32, Patching>,
     /// Content set aside.
     staged: HashMap<u32, Staged>,
     /// Foreign content that went to the trash.
@@ -255,6 +265,7 @@ impl Site {
                 Step::Write { index, offset, range, complete } => {
                     self.piece(index, offset, &body[range], complete);
                 }
+                Step::Patch { index, range } => self.patch(index, &body[range]),
                 step => self.perform_one(&step),
             }
         }
@@ -267,11 +278,12 @@ impl Site {
             Step::Place { index } => return self.place(index),
             Step::Ask { index } => (index, self.ask(index)),
             Step::Copy { index } => return self.copy(index),
+            Step::MoveTree { index, removal } => return self.move_tree(index, removal),
             Step::Move { index, removal } => return self.move_file(index, removal),
             Step::MakeDirectory { index } => (index, self.twice(index, Self::make_directory)),
             Step::Make { index } => (index, self.twice(index, Self::make)),
             Step::Remove { index } => (index, self.twice(index, Self::remove)),
-            Step::Write { .. } => return,
+            Step::Write { .. } | Step::Patch { .. } => return,
         };
         self.report(index, outcome);
     }
@@ -414,7 +426,7 @@ impl Site {
             let Some((root, below)) = self.locate(&path) else { return };
             match root.stage(&below, file_size(self.receiver.op(index))) {
                 Ok(staged) => {
-                    self.applying.pieces.insert(index, (staged, blake3::Hasher::new()));
+                    self.applying.pieces.insert(index, (staged, NodeHasher::default()));
                 }
                 Err(error) => return self.receiver.skip(index, reason(&error)),
             }
@@ -430,9 +442,11 @@ impl Site {
         }
         let Some((staged, hasher)) = self.applying.pieces.remove(&index) else { return };
         let wanted = content_of(self.receiver.op(index).change.new.as_ref());
-        if Some(Digest::from(hasher.finalize())) != wanted {
+        let (digest, nodes) = hasher.finish();
+        if Some(digest) != wanted {
             return self.receiver.skip(index, Reason::Unstable);
         }
+        self.parts.keep(digest, nodes);
         self.applying.staged.insert(index, staged);
         self.place(index);
     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
-use super::apply::Applying;
+use super::apply::{Applying, Parts};
 use super::root::{Found, FoundKind, RootErrorKind, Settings, TargetRoot, WriteMode};
 use super::site::Site;
 use super::store::{Claim, ClaimError, Loaded, Owner, Registry, Store, StoreError};
@@ -57,6 +57,8 @@ impl Site {
             process,
             store: None,
             applying: Applying::default(),
+            in_place: open.write != wire::WriteMode::Rename,
+            parts: Parts::default(),
             epoch: 0,
             populated: false,
             drifted: Vec::new(),
@@ -87,6 +89,7 @@ impl Site {
             warn!("the record of this target was damaged; it is made anew");
         }
         self.keep_journal(&store, &loaded.staged);
+        self.finish_patches(&store.redo_folder());
         let staged = loaded.staged.clone();
         let (generation, rebooted) = (loaded.generation, loaded.rebooted);
         self.epoch = loaded.owner.as_ref().map_or(1, |owner| owner.epoch + 1);

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use tracing::info;
 
-use super::apply::Applying;
+use super::apply::{Applying, Parts};
 use super::root::TargetRoot;
 use super::store::{Claim, Owner, Store};
 use super::target::Target;
@@ -26,6 +26,10 @@ pub(super) struct Site {
     pub(super) store: Option<Store>,
     pub(super) receiver: Receiver,
     pub(super) applying: Applying,
+    /// Large files may be patched where they stand.
+    pub(super) in_place: bool,
+    /// Of large files that were written.
+    pub(super) parts: Parts,
     /// Where the command runs: the first root.
     pub(super) directory: PathBuf,
     pub(super) epoch: u64,

@@ -199,6 +199,12 @@ impl Store {
         &self.marker
     }
 
+    /// Where patches in place are written down before they are made.
+    #[must_use]
+    pub fn redo_folder(&self) -> PathBuf {
+        self.dir.join("redo")
+    }
+
     /// Says who writes from now on, here and to a hub that finds the store locked. One write each.
     ///
     /// # Errors

@@ -50,6 +50,8 @@ pub enum InPlace {
     Directory,
     /// [`WriteMode::InPlace`].
     Asked,
+    /// It is large and little of it changed ([`TargetRoot::patch_in_place`]).
+    Patch,
 }
 
 /// How one file gets to its place.

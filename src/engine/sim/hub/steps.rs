@@ -69,6 +69,17 @@ impl Hub {
                     self.put(index, entry);
                 }
             }
+            Step::MoveTree { index, .. } => {
+                for step in self.receiver.scattered(index) {
+                    self.perform_one(step);
+                }
+            }
+            // The model's contents are names of contents: a patch is as good as the whole.
+            Step::Patch { index, .. } => {
+                if let Some(entry) = self.wanted(index) {
+                    self.put(index, entry);
+                }
+            }
             Step::Move { index, removal } => self.move_file(index, removal),
             Step::Ask { index } => match self.look(index) {
                 Ok(Look::Equal) => self.done(index),
