@@ -146,7 +146,9 @@ impl Signals {
 pub async fn run(kind: Kind, config: Config, reporter: Reporter) -> Result<u8, Error> {
     // Taken before anything is started: a signal from here on ends well.
     let signals = Signals::new().map_err(|error| Error::failure(&error))?;
-    Daemon::open(kind, config, reporter)?.run(signals).await
+    // As a task: what wakes it stays within the runtime, and costs no system call.
+    let daemon = tokio::spawn(Daemon::open(kind, config, reporter)?.run(signals));
+    daemon.await.map_err(|error| Error::failure(&error))?
 }
 
 impl Daemon {

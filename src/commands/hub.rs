@@ -36,7 +36,11 @@ pub(super) fn run(args: &HubArgs) -> Result<u8, Error> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime
         .and_then(|runtime| {
-            runtime.block_on(async { listen::serve_link(settings, input, output, asked()?).await })
+            runtime.block_on(async {
+                // As a task: what wakes it stays within the loop, and costs no system call.
+                let hub = listen::serve_link(settings, input, output, asked()?);
+                tokio::spawn(hub).await.map_err(io::Error::other)?
+            })
         })
         .map_err(failed)?;
     Ok(0)

@@ -1,9 +1,10 @@
-//! Owns the thread that reads inotify, and what each event means.
+//! Owns the thread that watches, and what each event means.
 //!
-//! One thread does everything, so that a save costs one wake-up. The table of directories changes
-//! in the order of the kernel's queue, except that a walk may be ahead of it: the last event about a
-//! name always opens what stands there now, which repairs that, and where it cannot, all
-//! directories are gone through again.
+//! The thread does everything while there is much to do. In quiet times it lends its place to the
+//! waiting task ([`super::lent`]), so that a save wakes one thread and not two. The table of
+//! directories changes in the order of the kernel's queue, except that a walk may be ahead of it:
+//! the last event about a name always opens what stands there now, which repairs that, and where it
+//! cannot, all directories are gone through again.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -11,13 +12,14 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
 use rustix::fs::inotify::ReadFlags;
 
 use super::directories::{Id, ROOT};
+use super::lent::Lent;
 use super::out::Out;
 use super::queue::{Event, Queue};
 use super::shared::{Closing, Command, Shared};
@@ -40,6 +42,13 @@ impl Waker {
         let _ = rustix::io::write(&*self.0, &1u64.to_ne_bytes());
     }
 
+    /// Waits until woken.
+    pub(super) fn wait(&self) {
+        // An interrupted wait is a wait that ended.
+        let _ = poll(&mut [PollFd::from_borrowed_fd(self.0.as_fd(), PollFlags::IN)], None);
+        self.clear();
+    }
+
     fn clear(&self) {
         // Fails only when there is nothing to clear.
         let _ = rustix::io::read(&*self.0, &mut [0; 8]);
@@ -52,17 +61,17 @@ pub(super) fn spawn(
     cookies: PathBuf,
     wanted: Wanted,
     shared: Arc<Shared>,
-    waker: Waker,
+    lent: Arc<Lent>,
 ) -> io::Result<JoinHandle<()>> {
     std::thread::Builder::new().name("watch".into()).spawn(move || {
         let _closing = Closing(Arc::clone(&shared));
         let out = Out::new();
-        let mut watcher = Watcher {
+        let watcher = Watcher {
             root,
             cookies,
             wanted,
             shared,
-            waker,
+            waker: lent.waker().clone(),
             out,
             queue: None,
             tree: None,
@@ -72,14 +81,19 @@ pub(super) fn spawn(
             root_suspect: false,
             next_poll: None,
         };
-        watcher.run();
+        watcher.run(&lent);
     })
 }
 
 /// How long a write without its close is kept from the daemon, once.
-const LINGER: Timespec = Timespec { tv_sec: 0, tv_nsec: 1_000_000 };
+pub(super) const LINGER: Duration = Duration::from_millis(1);
+/// After this long without an event the thread lends its place.
+const CALM: Duration = Duration::from_millis(20);
+/// More events than this at once are worth a thread.
+const FEW: usize = 64;
 
-struct Watcher {
+/// All that is known of one watched root; held by whoever reads its events.
+pub(super) struct Watcher {
     root: PathBuf,
     cookies: PathBuf,
     wanted: Wanted,
@@ -102,12 +116,14 @@ struct Watcher {
 }
 
 impl Watcher {
-    fn run(&mut self) {
+    fn run(mut self, lent: &Lent) {
         self.establish();
         self.finish_batch();
-        let mut lingered = false;
+        let (mut lingered, mut lendable) = (false, true);
         while !self.shared.stopping() {
-            self.wait();
+            if self.wait(lendable) {
+                (self, lendable) = lent.lend(self);
+            }
             self.out.now = Instant::now();
             self.obey();
             if let Some(queue) = &mut self.queue {
@@ -130,8 +146,46 @@ impl Watcher {
         }
     }
 
+    /// Reads what has come, and works off what takes neither a walk nor much time. Whether that was
+    /// all; if not, the rest is the thread's.
+    pub(super) fn read_plain(&mut self) -> bool {
+        self.out.now = Instant::now();
+        let Some(queue) = &mut self.queue else { return false };
+        if queue.fetch() > FEW {
+            return false;
+        }
+        while let Some(event) = self.queue.as_mut().and_then(Queue::pop) {
+            if !self.is_plain(&event) {
+                self.queue.as_mut().expect("popped from just now").put_back(event);
+                return false;
+            }
+            self.handle(&event);
+        }
+        self.queue.as_ref().is_some_and(|queue| !queue.has_overflowed())
+    }
+
+    /// Whether an event tells of a file in a directory that is watched, or of a cookie.
+    fn is_plain(&self, event: &Event) -> bool {
+        let other = ReadFlags::IGNORED | ReadFlags::UNMOUNT | ReadFlags::ISDIR;
+        let known = || self.tree.as_ref().is_some_and(|t| t.dirs.by_watch(event.watch).is_some());
+        !event.mask.intersects(other)
+            && !event.name.is_empty()
+            && (Some(event.watch) == self.cookie_watch || known())
+    }
+
+    /// Whether only events can bring something new: nothing is polled, nothing half done.
+    fn is_lendable(&self) -> bool {
+        let whole = |tree: &Tree| tree.moving.is_empty() && tree.polled.is_empty();
+        self.queue.is_some() && self.next_poll.is_none() && self.tree.as_ref().is_some_and(whole)
+    }
+
+    /// What to wait for events on.
+    pub(super) fn events(&self) -> Option<Arc<OwnedFd>> {
+        self.queue.as_ref().map(Queue::descriptor)
+    }
+
     /// Whether nothing was observed but what is held back anyway until its close comes.
-    fn is_patient(&self) -> bool {
+    pub(super) fn is_patient(&self) -> bool {
         !self.out.observed.is_empty()
             && self.out.answers.is_empty()
             && self.out.observed.iter().all(|observed| {
@@ -146,29 +200,27 @@ impl Watcher {
     fn more_comes(&self) -> bool {
         let Some(queue) = &self.queue else { return false };
         let mut fds = [PollFd::new(queue, PollFlags::IN)];
-        poll(&mut fds, Some(&LINGER)).is_ok_and(|ready| ready > 0)
+        poll(&mut fds, Some(&timespec(LINGER))).is_ok_and(|ready| ready > 0)
     }
 
-    /// Waits for an event, a command or the next poll.
-    fn wait(&self) {
+    /// Waits for an event, a command or the next poll. Whether it has become calm instead.
+    fn wait(&self, lendable: bool) -> bool {
+        let calm = (lendable && self.is_lendable()).then(|| Instant::now() + CALM);
         let moving = self.tree.as_ref().is_some_and(|tree| !tree.moving.is_empty());
         let moved = moving.then(|| Instant::now() + SHORT_HOLD);
-        let until = [self.next_poll, moved].into_iter().flatten().min();
-        let left = until.map(|at| at.saturating_duration_since(Instant::now()));
-        let left = left.map(|left| Timespec {
-            tv_sec: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
-            tv_nsec: i64::from(left.subsec_nanos()),
-        });
+        let until = [self.next_poll, moved, calm].into_iter().flatten().min();
+        let left = until.map(|at| timespec(at.saturating_duration_since(Instant::now())));
         let waker: BorrowedFd<'_> = self.waker.0.as_fd();
         let mut fds = vec![PollFd::from_borrowed_fd(waker, PollFlags::IN)];
         if let Some(queue) = &self.queue {
             fds.push(PollFd::new(queue, PollFlags::IN));
         }
         // An interrupted wait is a wait that ended: all that follows finds nothing to do.
-        let _ = poll(&mut fds, left.as_ref());
+        let waited = poll(&mut fds, left.as_ref());
         if !fds[0].revents().is_empty() {
             self.waker.clear();
         }
+        calm.is_some() && waited == Ok(0)
     }
 
     /// Does what the owner of the watch asked for.
@@ -419,12 +471,24 @@ impl Watcher {
         }
     }
 
+    /// Posts what was gathered, then answers sync points.
+    pub(super) fn post(&mut self) {
+        self.out.finish(&self.root, &self.shared);
+    }
+
     /// Brings the figures up to date, posts what was gathered, then answers sync points.
     fn finish_batch(&mut self) {
         let polled = self.tree.iter().flat_map(|tree| tree.polled.values());
         let directories = self.tree.as_ref().map_or(0, |tree| tree.dirs.len());
         self.shared.tell(directories, polled.chain(&self.without_root).copied());
-        self.out.finish(&self.root, &self.shared);
+        self.post();
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: i64::from(duration.subsec_nanos()),
     }
 }
 

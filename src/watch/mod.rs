@@ -31,6 +31,8 @@
 mod directories;
 #[cfg(target_os = "linux")]
 mod inotify;
+#[cfg(target_os = "linux")]
+mod lent;
 mod mailbox;
 mod out;
 mod portable;
@@ -124,24 +126,24 @@ pub struct Stats {
 #[derive(Debug)]
 pub struct Watch {
     shared: Arc<Shared>,
-    waker: Waker,
+    backend: Backend,
     cookies: PathBuf,
     thread: Option<JoinHandle<()>>,
 }
 
-/// Wakes the watching thread of either backend.
+/// The watching thread of either backend, as its owner sees it.
 #[derive(Debug)]
-enum Waker {
+enum Backend {
     #[cfg(target_os = "linux")]
-    Inotify(inotify::Waker),
+    Inotify(Arc<lent::Lent>),
     Portable(portable::Waker),
 }
 
-impl Waker {
+impl Backend {
     fn wake(&self) {
         match self {
             #[cfg(target_os = "linux")]
-            Self::Inotify(waker) => waker.wake(),
+            Self::Inotify(lent) => lent.waker().wake(),
             Self::Portable(waker) => waker.wake(),
         }
     }
@@ -158,10 +160,10 @@ impl Watch {
     #[cfg(target_os = "linux")]
     pub fn start(root: PathBuf, cookies: PathBuf, wanted: Wanted) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
-        let waker = inotify::Waker::new()?;
+        let lent = Arc::new(lent::Lent::new(inotify::Waker::new()?));
         let thread =
-            inotify::spawn(root, cookies.clone(), wanted, Arc::clone(&shared), waker.clone())?;
-        Ok(Self { shared, waker: Waker::Inotify(waker), cookies, thread: Some(thread) })
+            inotify::spawn(root, cookies.clone(), wanted, Arc::clone(&shared), Arc::clone(&lent))?;
+        Ok(Self { shared, backend: Backend::Inotify(lent), cookies, thread: Some(thread) })
     }
 
     /// As [`Watch::start_portable`], which is the only way here.
@@ -184,15 +186,20 @@ impl Watch {
         let cookies = cookies.canonicalize().unwrap_or(cookies);
         let thread =
             portable::spawn(root, cookies.clone(), wanted, Arc::clone(&shared), waker.clone())?;
-        Ok(Self { shared, waker: Waker::Portable(waker), cookies, thread: Some(thread) })
+        Ok(Self { shared, backend: Backend::Portable(waker), cookies, thread: Some(thread) })
     }
 
-    /// Waits for observations and takes all there are; `None` when the watch has ended.
+    /// Waits for observations and takes all there are; `None` when the watch has ended. To be called
+    /// within a runtime with its drivers of time and I/O.
     ///
     /// # Cancel safety
     /// Nothing is lost when dropped early.
     pub async fn next(&self) -> Option<Vec<Observed>> {
-        self.shared.mailbox.take().await
+        match &self.backend {
+            #[cfg(target_os = "linux")]
+            Backend::Inotify(lent) => lent.next(&self.shared).await,
+            Backend::Portable(_) => self.shared.mailbox.take().await,
+        }
     }
 
     /// The observations that wait now.
@@ -211,6 +218,8 @@ impl Watch {
     pub async fn sync_point(&self) {
         let (answer, answered) = oneshot::channel();
         if let Some(_cookie) = self.place_cookie(answer) {
+            // Whether or not somebody waits in `next`.
+            self.backend.wake();
             // An error means that the watch has ended: nobody will ever answer.
             let _ = answered.await;
         } else {
@@ -263,14 +272,14 @@ impl Watch {
             state.commands.push(command);
         }
         drop(state);
-        self.waker.wake();
+        self.backend.wake();
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::Relaxed);
-        self.waker.wake();
+        self.backend.wake();
         if let Some(thread) = self.thread.take() {
             // It stops at the next directory at the latest; a panic there was told by closing.
             let _ = thread.join();

@@ -4,12 +4,15 @@ use std::collections::VecDeque;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
+use std::sync::Arc;
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
 
-/// One read takes this much of the kernel's queue: at least 900 events.
+/// One read takes this much of the kernel's queue: at least [`FULL`] events.
 const READ_BYTES: usize = 256 * 1024;
+/// A read that gave fewer events than fit, the longest names assumed, has emptied the queue.
+const FULL: usize = READ_BYTES / (16 + 256) - 1;
 /// Most events read ahead while watches are added (about 20 MB); more is an overflow.
 const MAX_AHEAD: usize = 1 << 18;
 
@@ -50,7 +53,7 @@ pub(super) struct Event {
 /// An inotify descriptor with all its watches, and what was read from it but not worked off.
 #[derive(Debug)]
 pub(super) struct Queue {
-    inotify: OwnedFd,
+    inotify: Arc<OwnedFd>,
     ahead: VecDeque<Event>,
     /// Events were lost since this was last taken.
     overflowed: bool,
@@ -61,7 +64,7 @@ impl Queue {
     /// A new descriptor without watches. EMFILE when all instances, or descriptors, are used up.
     pub(super) fn new() -> Result<Self, Errno> {
         Ok(Self {
-            inotify: inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?,
+            inotify: Arc::new(inotify::init(CreateFlags::CLOEXEC | CreateFlags::NONBLOCK)?),
             ahead: VecDeque::new(),
             overflowed: false,
             buffer: vec![MaybeUninit::uninit(); READ_BYTES],
@@ -96,10 +99,16 @@ impl Queue {
         inotify::remove_watch(&self.inotify, watch).is_ok()
     }
 
-    /// Reads all that the kernel has, without waiting. What does not fit is an overflow.
-    pub(super) fn fetch(&mut self) {
+    /// Reads all that the kernel has, without waiting. What does not fit is an overflow. Returns how
+    /// many events wait now.
+    pub(super) fn fetch(&mut self) -> usize {
         let mut reader = inotify::Reader::new(&self.inotify, &mut self.buffer);
+        let mut of_this_read = 0;
         loop {
+            if reader.is_buffer_empty() && (1..FULL).contains(&std::mem::take(&mut of_this_read)) {
+                return self.ahead.len();
+            }
+            of_this_read += 1;
             match reader.next() {
                 Ok(event) if event.events().contains(ReadFlags::QUEUE_OVERFLOW) => {
                     self.overflowed = true;
@@ -111,12 +120,12 @@ impl Queue {
                     cookie: event.cookie(),
                     name: event.file_name().map_or(&b""[..], |name| name.to_bytes()).into(),
                 }),
-                Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => return,
+                Err(Errno::INTR) => of_this_read = 0,
+                Err(Errno::AGAIN) => return self.ahead.len(),
                 Err(_) => {
                     // Not known to happen (inotify(7)); nothing may be lost silently.
                     self.overflowed = true;
-                    return;
+                    return self.ahead.len();
                 }
             }
         }
@@ -125,6 +134,21 @@ impl Queue {
     /// The oldest event that was read.
     pub(super) fn pop(&mut self) -> Option<Event> {
         self.ahead.pop_front()
+    }
+
+    /// Makes an event the oldest again.
+    pub(super) fn put_back(&mut self, event: Event) {
+        self.ahead.push_front(event);
+    }
+
+    /// The descriptor, to wait on.
+    pub(super) fn descriptor(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.inotify)
+    }
+
+    /// Whether events were lost since the last [`Queue::take_overflow`].
+    pub(super) fn has_overflowed(&self) -> bool {
+        self.overflowed
     }
 
     /// Whether events were lost since the last call.

@@ -14,9 +14,9 @@ use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
-use super::look::{Look, content_of, is_as_written, look, reason};
+use super::look::{Look, content_of, is_as_written, look, reason, whose};
 use super::root::{
-    FoundKind, InPlace, Put, PutMeta, Removed, RootError, RootErrorKind, Staged, TargetRoot,
+    Found, FoundKind, InPlace, Put, PutMeta, Removed, RootError, RootErrorKind, Staged,
 };
 use super::site::Site;
 use crate::path::SyncPath;
@@ -312,14 +312,42 @@ impl Site {
         if Some(Digest::of(content)) != content_of(op.change.new.as_ref()) {
             return Outcome::Skip(Reason::Unstable);
         }
+        self.fill(index, content)
+    }
+
+    /// Stages content and puts it in place.
+    fn fill(&self, index: u32, content: &[u8]) -> Outcome {
+        let Some((root, below)) = self.locate(&self.receiver.op(index).change.path) else {
+            return Outcome::Skip(Reason::Name);
+        };
+        let mut staged = match root.stage(&below, content.len() as u64) {
+            Ok(staged) => staged,
+            Err(error) => return error.into(),
+        };
+        if let Err(error) = staged.write_all(content) {
+            return Outcome::Skip(Reason::from(&error));
+        }
+        self.put(index, staged)
+    }
+
+    /// Puts staged content in place, if what stands there may be replaced.
+    fn put(&self, index: u32, staged: Staged) -> Outcome {
+        let op = self.receiver.op(index);
         let Some((root, below)) = self.locate(&op.change.path) else {
             return Outcome::Skip(Reason::Name);
         };
-        match self.look(index) {
-            Err(reason) => reason.into(),
-            Ok(Look::Equal(stamp)) => Outcome::Done(stamp),
-            Ok(Look::Foreign) => Outcome::Foreign,
-            Ok(Look::Free) => put(root, &below, op, content),
+        let held = self.receiver.held().get(&op.change.path);
+        let kept = self.applying.kept.get(&index).copied();
+        let may = |found: Option<&Found>| match whose(root, &below, found, held, kept, op) {
+            Ok(Look::Free) => Ok(()),
+            Ok(Look::Equal(stamp)) => Err(Outcome::Done(stamp)),
+            Ok(Look::Foreign) => Err(Outcome::Foreign),
+            Err(reason) => Err(reason.into()),
+        };
+        match root.put_if(&below, staged, &meta(op), may) {
+            Ok(Ok(put)) => Ok(put).into(),
+            Ok(Err(outcome)) => outcome,
+            Err(error) => error.into(),
         }
     }
 
@@ -495,7 +523,7 @@ impl Site {
             }
             (Look::Foreign, _) => return Outcome::Foreign,
             (Look::Free, Some(Entry::Symlink { target })) => root.make_symlink(&below, target),
-            (Look::Free, Some(Entry::File { .. })) => return put(root, &below, op, &[]),
+            (Look::Free, Some(Entry::File { .. })) => return self.fill(index, &[]),
             (Look::Free, _) => return Outcome::Skip(Reason::Special),
         };
         made.map_or_else(Outcome::from, Outcome::Done)
@@ -523,17 +551,6 @@ impl Site {
             Err(error) => error.into(),
         }
     }
-}
-
-fn put(root: &TargetRoot, below: &SyncPath, op: &Op, content: &[u8]) -> Outcome {
-    let mut staged = match root.stage(below, content.len() as u64) {
-        Ok(staged) => staged,
-        Err(error) => return error.into(),
-    };
-    if let Err(error) = staged.write_all(content) {
-        return Outcome::Skip(Reason::from(&error));
-    }
-    root.put(below, staged, &meta(op)).into()
 }
 
 fn meta(op: &Op) -> PutMeta {

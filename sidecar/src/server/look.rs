@@ -34,6 +34,21 @@ pub(super) fn look(
         Err(error) if error.kind == RootErrorKind::NotFound => None,
         found => found.map_err(|error| reason(&error))?,
     };
+    whose(root, below, found.as_ref(), held, kept, op)
+}
+
+/// As [`look`], for who has just looked and `found` this.
+///
+/// # Errors
+/// As there.
+pub(super) fn whose(
+    root: &TargetRoot,
+    below: &SyncPath,
+    found: Option<&Found>,
+    held: Option<&Node>,
+    kept: Option<Stamp>,
+    op: &Op,
+) -> Result<Look, Reason> {
     let Some(found) = found else { return Ok(Look::Free) };
     let wanted = op.change.new.as_ref();
     match (&found.kind, wanted) {
@@ -60,7 +75,7 @@ pub(super) fn look(
             let ours = matches!(held, Some(Node::Symlink(link)) if link == target);
             Ok(if ours || kept == Some(found.stamp) { Look::Free } else { Look::Foreign })
         }
-        (FoundKind::File, _) if kept == Some(found.stamp) || is_as_written(held, &found) => {
+        (FoundKind::File, _) if kept == Some(found.stamp) || is_as_written(held, found) => {
             Ok(Look::Free)
         }
         (FoundKind::File, _) => look_inside(root, below, held, wanted),

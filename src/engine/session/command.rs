@@ -72,6 +72,8 @@ pub(super) struct Command {
     /// `Run` was sent on this link.
     started: bool,
     ever_started: bool,
+    /// The newest generation that the hub was sent, or has.
+    newest: u64,
     pub(super) restarts: u64,
     /// The newest generation for which the command was restarted, or needs no restart.
     pub(super) restarted: u64,
@@ -89,6 +91,7 @@ impl Command {
         paths: impl Iterator<Item = &'a SyncPath>,
         settings: &Settings,
     ) {
+        self.newest = self.newest.max(generation);
         let mut build = Vec::new();
         let mut actions = ActionSet::default();
         for path in paths {
@@ -142,6 +145,7 @@ impl Command {
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
+        self.newest = self.newest.max(generation);
         self.ready = true;
         self.was_current = true;
         // The first start waits for nothing; after a reconnect changes may still be coming.
@@ -212,7 +216,12 @@ impl Command {
         if let Some(command) = &settings.command
             && !std::mem::replace(&mut self.started, true)
         {
-            self.ever_started = true;
+            if std::mem::replace(&mut self.ever_started, true) {
+                // What the lost link left open is asked for by now. A daemon that was started anew
+                // does not know, and the hub restarts a command that was owed it.
+                let (generation, actions) = (self.newest, ActionSet::default());
+                effects.push(Effect::Send(id, ToHub::Act { generation, actions }));
+            }
             self.run_open = true;
             effects.push(Effect::Send(id, ToHub::Run(command.clone())));
         }

@@ -1,5 +1,6 @@
 //! Owns the moment a file becomes visible: owner, mode and time first, then one rename.
 
+use std::convert::Infallible;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::fs::{
@@ -59,25 +60,47 @@ enum Way {
 
 impl TargetRoot {
     /// Makes the staged content the file at `path`, whatever file or link stood there; an empty
-    /// directory makes room. Eleven system calls for a new small file, staging included.
+    /// directory makes room.
     ///
     /// # Errors
     /// [`RootErrorKind::NotEmpty`], [`RootErrorKind::MountPoint`] (a directory) or
     /// [`RootErrorKind::NotRegular`] when what stands there must stay; else what the kernel says.
     /// After an error the old file is whole, save one that was being written in place.
     pub fn put(&self, path: &SyncPath, staged: Staged, meta: &PutMeta) -> Result<Put, RootError> {
-        self.put_staged(path, staged, meta).map_err(|fault| fault.at("write", path))
+        let put = self.put_if(path, staged, meta, |_| Ok::<(), Infallible>(()))?;
+        Ok(put.unwrap_or_else(|never| match never {}))
+    }
+
+    /// As [`TargetRoot::put`], if `may` agrees to what is found at `path` right before. Twelve
+    /// system calls for a new small file, staging included.
+    ///
+    /// # Errors
+    /// As there. Inside: why `may` did not agree; then nothing was changed.
+    pub fn put_if<No>(
+        &self,
+        path: &SyncPath,
+        staged: Staged,
+        meta: &PutMeta,
+        may: impl FnOnce(Option<&Found>) -> Result<(), No>,
+    ) -> Result<Result<Put, No>, RootError> {
+        let put = || {
+            let (directory, name) = self.parent(path)?;
+            let old = look(directory.as_fd(), name)?;
+            if let Err(no) = may(old.as_ref()) {
+                return Ok(Err(no));
+            }
+            self.put_staged((path, directory.as_fd(), name), old, staged, meta).map(Ok)
+        };
+        put().map_err(|fault: Fault| fault.at("write", path))
     }
 
     fn put_staged(
         &self,
-        path: &SyncPath,
+        (path, directory, name): (&SyncPath, BorrowedFd<'_>, &[u8]),
+        old: Option<Found>,
         mut staged: Staged,
         meta: &PutMeta,
     ) -> Result<Put, Fault> {
-        let (directory, name) = self.parent(path)?;
-        let directory = directory.as_fd();
-        let old = look(directory, name)?;
         let reason = match self.way(old.as_ref(), &staged)? {
             Way::InPlace(reason) => reason,
             Way::Rename => {
