@@ -159,8 +159,8 @@ impl World {
 
     /// What is only ignored now stays at the target.
     fn i4_ignored_stays(&self, ops: &[Op]) {
-        let ignored = ops.iter().filter(|op| self.source.ignores(&op.change.path));
-        for op in ignored {
+        let gone = ops.iter().filter(|op| op.change.new.is_none());
+        for op in gone.filter(|op| self.source.ignores(&op.change.path)) {
             assert_eq!(op.how, How::Forget, "i4: {} is only ignored", op.change.path);
         }
     }

@@ -11,6 +11,7 @@ use std::time::Instant;
 use e2ek_sidecar::lease::Leases;
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::receive::Receiver;
+use e2ek_sidecar::restart::ActionSet;
 use e2ek_sidecar::tree::{Edit, Node, Reason, Snapshot, Stamp, TreeId};
 use e2ek_sidecar::wire::{Blob, ChildEvent, FromHub, Listed, Op, WireError};
 
@@ -45,6 +46,10 @@ pub(super) struct Hub {
     /// The tree that the command has loaded.
     pub(super) loaded: Option<Snapshot>,
     pub(super) starting: bool,
+    /// The tree that the session has asked for all it wants of.
+    settled: Option<TreeId>,
+    /// A session was lost before it asked for what its last files need.
+    owed: bool,
 }
 
 impl Hub {
@@ -68,6 +73,8 @@ impl Hub {
             pids: 0,
             loaded: None,
             starting: false,
+            settled: None,
+            owed: false,
         }
     }
 
@@ -143,6 +150,7 @@ impl Hub {
         let held = self.receiver.held();
         let populated = held.root().is_empty() && self.disk.len() > 1;
         let (tree, generation) = (held.id(), self.receiver.generation());
+        self.owed |= self.pid.is_some() && Some(tree) != self.settled;
         let mut answers = Vec::new();
         if !drifted.is_empty() {
             answers.push(FromHub::Drifted { paths: drifted });
@@ -294,17 +302,26 @@ impl Hub {
         FromHub::ForeignRemoved { removed, problems }
     }
 
-    /// Starts the command, unless it runs. One that has no process just now does not answer.
-    pub(super) fn run(&mut self) -> Option<FromHub> {
-        if self.starting {
-            return None;
-        }
+    /// Starts the command, unless it runs; then says whether a restart is owed to it. One that has no
+    /// process just now does not answer.
+    pub(super) fn run(&mut self) -> (Option<FromHub>, bool) {
+        self.settled = Some(self.receiver.held().id());
+        let owed = std::mem::take(&mut self.owed) && self.pid.is_some();
         if self.pid.is_none() {
             self.pids += 1;
             self.pid = Some(self.pids);
             self.loaded = Some(self.receiver.held().clone());
         }
-        Some(FromHub::Child(ChildEvent::Started { pid: self.pid.unwrap_or_default() }))
+        let pid = self.pid.filter(|_| !self.starting);
+        (pid.map(|pid| FromHub::Child(ChildEvent::Started { pid })), owed)
+    }
+
+    /// Takes what the session asks of the command; nothing at all says that nothing is owed. Returns
+    /// whether it is to be restarted.
+    pub(super) fn act(&mut self, actions: &ActionSet) -> bool {
+        self.settled = Some(self.receiver.held().id());
+        self.owed &= !actions.restart && !actions.is_empty();
+        actions.restart && self.pid.is_some()
     }
 
     /// A restart that was begun is done, if the command is still the same.

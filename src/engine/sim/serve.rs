@@ -134,10 +134,18 @@ impl World {
             }
             ToHub::Run(_) => {
                 self.i9_starts_between_generations(target);
-                self.hubs[target].run().into_iter().collect()
+                let (answer, owed) = self.hubs[target].run();
+                if owed {
+                    let generation = self.hubs[target].receiver.generation();
+                    self.restart_begins(target, generation);
+                }
+                answer.into_iter().collect()
             }
             ToHub::Act { generation, actions } => {
-                self.act(target, generation, actions.restart);
+                self.i9_acts_after_its_files(target, generation);
+                if self.hubs[target].act(&actions) {
+                    self.restart_begins(target, generation);
+                }
                 Vec::new()
             }
             other => panic!("not sent by a session: {other:?}"),
@@ -148,10 +156,9 @@ impl World {
         Ok(())
     }
 
-    fn act(&mut self, target: TargetId, generation: u64, restart: bool) {
-        self.i9_acts_after_its_files(target, generation);
+    fn restart_begins(&mut self, target: TargetId, generation: u64) {
         let hub = &mut self.hubs[target];
-        if restart && hub.pid.is_some() && !std::mem::replace(&mut hub.starting, true) {
+        if !std::mem::replace(&mut hub.starting, true) {
             let pid = hub.pids;
             let after = 1000 + self.rng.below(60_000);
             self.clock.after(after, Event::Restarted { target, generation, pid });
