@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use e2ek_sidecar::restart::{ActionSet, OnExit, Policy, Signal, Status};
-use e2ek_sidecar::server::run::{Request, RunEvent, Runner, Spec, Stdio};
+use e2ek_sidecar::server::run::{COMMANDS_WITHIN, Request, RunEvent, Runner, Spec, Stdio};
 use e2ek_sidecar::server::until;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -126,6 +126,10 @@ pub async fn run(options: Options, mut tell: impl FnMut(SuperviseEvent)) -> Resu
                     tell(SuperviseEvent::Run(event));
                     return Ok(ending.code(status));
                 }
+                RunEvent::Interrupted => {
+                    runner.request(ending.stop(Signal::INT));
+                    tell(SuperviseEvent::Stopping(Signal::INT));
+                }
                 event => {
                     if matches!(event, RunEvent::Exited { interrupted: true, .. }) {
                         runner.request(ending.stop(Signal::INT));
@@ -176,6 +180,7 @@ fn spec(options: Options) -> Spec {
             on_exit,
         },
         stdio: Stdio::Inherit,
+        commands_within: COMMANDS_WITHIN,
     }
 }
 

@@ -7,9 +7,10 @@
 
 mod supervise {
     pub(crate) mod run;
-    mod terminal;
+    pub(crate) mod terminal;
 
     mod events;
+    mod keys;
     mod leftovers;
     mod lines;
     mod processes;

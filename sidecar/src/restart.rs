@@ -29,6 +29,8 @@ const BACKOFF_MAX: Duration = Duration::from_secs(10);
 const KILL_AGAIN_FIRST: Duration = Duration::from_millis(50);
 /// The longest wait between two looks.
 const KILL_AGAIN_MAX: Duration = Duration::from_secs(2);
+/// A second Ctrl-C within this is meant for us, whatever the command makes of it.
+const INSIST: Duration = Duration::from_secs(2);
 /// No wait is longer, whatever a policy from the wire says: the clock must not overflow.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
@@ -114,9 +116,11 @@ pub enum Input {
     Exited {
         /// How it ended.
         status: Status,
-        /// Do not start again by yourself, whatever the policy says (the user's Ctrl-C).
+        /// Do not start again by yourself, whatever the policy says (it died as of Ctrl-C).
         hold: bool,
     },
+    /// The terminal's user pressed Ctrl-C: the command has had the signal from the kernel.
+    Interrupted,
     /// No descendant of ours is left.
     AllGone,
     /// [`Effect::Spawn`] could not be done: there is no process.
@@ -159,6 +163,8 @@ pub enum Note {
         /// Short runs in a row, from 1.
         failures: u32,
     },
+    /// The user wants an end: Ctrl-C while the command is being ended, or twice in two seconds.
+    Interrupted,
     /// Everything has ended as asked; None when the command never ran.
     Stopped(Option<Status>),
 }
@@ -201,6 +207,8 @@ pub struct RestartMachine {
     failures: u32,
     /// How the last run ended.
     last: Option<Status>,
+    /// The last Ctrl-C of this run.
+    interrupted: Option<Instant>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -247,6 +255,7 @@ impl RestartMachine {
             due: None,
             failures: 0,
             last: None,
+            interrupted: None,
         }
     }
 
@@ -261,6 +270,7 @@ impl RestartMachine {
             Input::Visible { generation } => self.generation = self.generation.max(generation),
             Input::Restart => self.restart(now, out),
             Input::Exited { status, hold } => self.exited(now, status, hold, out),
+            Input::Interrupted => self.interrupted(now, out),
             Input::AllGone => self.all_gone(now, out),
             Input::SpawnFailed => self.spawn_failed(now, out),
             Input::Stop => self.stop(now, false, out),
@@ -298,6 +308,15 @@ impl RestartMachine {
     #[must_use]
     pub fn last(&self) -> Option<Status> {
         self.last
+    }
+
+    /// Whether an end of the command now is the answer to Ctrl-C, however it ends: it has as long for
+    /// that as it would have after our own signal. What goes on for longer (a debugger, a shell)
+    /// has taken Ctrl-C for itself.
+    #[must_use]
+    pub fn is_interrupted(&self, now: Instant) -> bool {
+        let patience = self.policy.kill_after.max(INSIST);
+        self.interrupted.is_some_and(|at| now.saturating_duration_since(at) <= patience)
     }
 
     /// The newest generation heard of.
@@ -347,6 +366,7 @@ impl RestartMachine {
         let generation = self.generation;
         self.phase = Phase::Running { since: now, generation };
         self.lives = true;
+        self.interrupted = None;
         self.due = None;
         out.push(Effect::Spawn { generation });
     }
@@ -357,12 +377,22 @@ impl RestartMachine {
             return;
         };
         match self.policy.on_exit {
-            OnExit::Restart { pause } if !hold => {
+            OnExit::Restart { pause } if !hold && !self.is_interrupted(now) => {
                 let short = now.saturating_duration_since(since) < STABLE;
                 let wait = self.count_failure(short).max(pause);
                 self.end(now, Then::StartAfter(after(now, wait)), out);
             }
             _ => self.hold(out),
+        }
+    }
+
+    fn interrupted(&mut self, now: Instant, out: &mut Vec<Effect>) {
+        let before = self.interrupted.replace(now);
+        let again = before.is_some_and(|at| now.saturating_duration_since(at) <= INSIST);
+        match self.phase {
+            Phase::Ending { .. } => out.push(Effect::Note(Note::Interrupted)),
+            Phase::Running { .. } if again => out.push(Effect::Note(Note::Interrupted)),
+            _ => {}
         }
     }
 

@@ -246,7 +246,8 @@ pub enum ToHub {
     ListForeign,
     /// Runs this command from now on.
     Run(CommandSpec),
-    /// Do what the rules say for what was applied up to a generation.
+    /// Do what the rules say for what was applied up to a generation. Without any action: nothing is
+    /// owed for it, also when an earlier link was lost before this was said.
     Act {
         /// The newest generation it is for.
         generation: u64,
@@ -377,7 +378,7 @@ pub enum ChildEvent {
         /// Exit code, or 128 + the signal.
         status: i32,
     },
-    /// It ended because the terminal's user pressed Ctrl-C.
+    /// The terminal's user pressed Ctrl-C: it ended, or he insists.
     Interrupted,
     /// Crashed at once several times; it is started again after this long.
     Backoff {

@@ -8,7 +8,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::restart::{Action, ActionSet, OnExit, Policy, Signal, State, Status};
-use e2ek_sidecar::server::run::{Request, RunEvent, Runner, Spec, Stdio, Stream};
+use e2ek_sidecar::server::run::{COMMANDS_WITHIN, Request, RunEvent, Runner, Spec, Stdio, Stream};
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
@@ -22,6 +22,7 @@ fn spec(script: &str) -> Spec {
         env: vec![("NAME".into(), "value".into())],
         policy: Policy::default(),
         stdio: Stdio::Piped,
+        commands_within: COMMANDS_WITHIN,
         marker: "test".to_owned(),
     }
 }
@@ -352,6 +353,25 @@ fn a_command_that_cannot_be_started_has_failed() {
         let event = app.event().await;
         assert!(matches!(event, RunEvent::CommandFailed { status: None, .. }), "{event:?}");
         app.quiet().await;
+    });
+}
+
+#[test]
+fn a_command_that_hangs_is_killed_and_has_failed() {
+    let commands_within = Duration::from_millis(100);
+    with_spec(Spec { commands_within, ..spec(SLEEP) }, async |app| {
+        let RunEvent::Started { pid, .. } = app.event().await else { panic!() };
+        app.apply(2, [run("setsid sleep 1000; :"), run("echo never"), Action::Restart]);
+        let failed = |event: &RunEvent| matches!(event, RunEvent::CommandFailed { .. });
+        let RunEvent::CommandFailed { status, output, .. } = app.until(failed).await else {
+            panic!()
+        };
+        assert_eq!(status, Some(Status::Signal(Signal::KILL)));
+        let said = "sh -c setsid sleep 1000; : did not end within 100ms: killed\n";
+        assert_eq!(String::from_utf8(output).unwrap(), said);
+        app.quiet().await;
+        assert_eq!(app.runner.state().pid, Some(pid));
+        assert_eq!(app.printed, format!("start\ncommand:{said}"));
     });
 }
 

@@ -145,6 +145,7 @@ impl Teller {
                 warning(format!("killed what an earlier run left: {} ({name})", process.pid))
             }
             RunEvent::Stopped { .. }
+            | RunEvent::Interrupted
             | RunEvent::CommandStarted { .. }
             | RunEvent::CommandDone { .. }
             | RunEvent::CommandFailed { .. }

@@ -101,7 +101,7 @@ pub(super) async fn serve(
 ) {
     let distance = match transport {
         Transport::Embedded { .. } => Distance::Here,
-        Transport::Program(_) => Distance::Far,
+        Transport::Program { .. } => Distance::Far,
     };
     let down = match transport.connect() {
         Err(error) => LinkError::NotStarted(error),

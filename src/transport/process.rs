@@ -7,7 +7,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -28,8 +28,13 @@ pub enum Transport {
         /// Its standard streams are ours, for the command.
         terminal: bool,
     },
-    /// A program and its arguments.
-    Program(Vec<OsString>),
+    /// A program that the user names.
+    Program {
+        /// It and its arguments.
+        argv: Vec<OsString>,
+        /// Where it is started; here without one.
+        directory: Option<PathBuf>,
+    },
 }
 
 /// The program behind a link. Killed when dropped, unless it ended by itself before.
@@ -56,7 +61,7 @@ impl Transport {
     pub fn program(&self) -> OsString {
         match self {
             Self::Embedded { program, .. } => program.clone().into_os_string(),
-            Self::Program(argv) => argv.first().cloned().unwrap_or_default(),
+            Self::Program { argv, .. } => argv.first().cloned().unwrap_or_default(),
         }
     }
 
@@ -67,7 +72,7 @@ impl Transport {
     pub fn connect(&self) -> io::Result<Link> {
         match self {
             Self::Embedded { program, state, terminal } => embedded(program, state, *terminal),
-            Self::Program(argv) => named(argv),
+            Self::Program { argv, directory } => named(argv, directory.as_deref()),
         }
     }
 }
@@ -94,10 +99,13 @@ fn embedded(program: &PathBuf, state: &PathBuf, terminal: bool) -> io::Result<Li
     Ok(Link { reader, writer, carrier: Carrier { child: child? } })
 }
 
-fn named(argv: &[OsString]) -> io::Result<Link> {
+fn named(argv: &[OsString], directory: Option<&Path>) -> io::Result<Link> {
     let (program, arguments) = argv.split_first().ok_or(io::ErrorKind::InvalidInput)?;
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).kill_on_drop(true);
+    if let Some(directory) = directory {
+        command.current_dir(directory);
+    }
     // A Ctrl-C on our terminal is for us to pass on, not for the carrier to die of.
     command.process_group(0);
     let mut child = command.spawn()?;

@@ -6,7 +6,10 @@ use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use crate::place::{Place, until};
+use rustix::process::Signal;
+
+use crate::daemon::Daemon;
+use crate::place::{Link, Place, until};
 use crate::processes;
 
 over_each_link! {
@@ -130,13 +133,55 @@ fn the_command_goes_with_its_hub(place: &Place) {
     let mut daemon = place.watch(&["--", "sh", "-c", "echo pid=$$; exec sleep 1000"]);
     let first = daemon.line(&["pid="]);
     let pid = |line: &str| -> u32 { line.split('=').next_back().unwrap().parse().unwrap() };
+    // Nobody is there to start the next hub, which would make away with what the first one left.
+    processes::signal(daemon.pid(), Signal::STOP);
     processes::kill(daemon.hub());
+    until("the first command is gone", || !processes::is_alive(pid(&first)));
+    processes::signal(daemon.pid(), Signal::CONT);
     let second = daemon.line(&["pid="]);
     assert_ne!(first, second);
-    until("the first command is gone", || !processes::is_alive(pid(&first)));
     daemon.kill();
     until("the second command is gone", || !processes::is_alive(pid(&second)));
     until("the hub is gone", || processes::of_place(&place.top).is_empty());
+}
+
+/// A hub that outlives the daemon keeps the command for a while: the next daemon finds equal trees.
+#[test]
+fn i8_a_restart_that_a_killed_daemon_owed_is_done_for_the_next_one() {
+    let place = Place::new(Link::Served);
+    let rules = "[[restart.rule]]\npaths = ['*.html']\naction = 'nothing'\n";
+    place.write("e2ek.toml", rules);
+    place.write("app", "echo runs one; exec sleep 1000");
+    // The restart is still waited for when the daemon is killed.
+    let words = ["--debounce", "1h", "--", "sh", "app"];
+    let mut first = place.watch(&words);
+    first.line(&["runs one"]);
+    place.write("app", "echo runs two; exec sleep 1000");
+    until("it is there", || place.read("app").is_some_and(|text| text.contains("two")));
+    first.kill();
+    let mut second = place.watch(&words);
+    second.event("restart end").contains("status=ok").then_some(()).unwrap();
+    second.line(&["runs two"]);
+    place.control_retried(&["wait", "--synced", "--timeout", "30s"]).ends_with(0);
+    let pid = |daemon: &Daemon| daemon.status()["targets"][0]["child"]["pid"].as_i64().unwrap();
+    let running = pid(&second);
+    // Nothing is owed: the command goes on.
+    second.kill();
+    let mut third = place.watch(&words);
+    third.event("connected");
+    until("it is told", || third.status()["targets"][0]["child"]["pid"].is_i64());
+    assert_eq!(pid(&third), running);
+    // Nor is it after a cut, of which the daemon knows that the page asked for nothing.
+    place.write("page.html", "new");
+    place.control(&["flush", "--timeout", "30s"]).ends_with(0);
+    processes::kill(third.hub());
+    third.event("disconnected");
+    third.event("connected");
+    place.control_retried(&["wait", "--synced", "--timeout", "30s"]).ends_with(0);
+    place.write("other.html", "new");
+    place.control(&["flush", "--timeout", "30s"]).ends_with(0);
+    assert_eq!(pid(&third), running);
+    third.stop();
 }
 
 fn copy_example(place: &Place, name: &str) {

@@ -20,9 +20,9 @@ fn the_signal_by_name_or_number_goes_to_the_whole_group() {
         let mut app = supervise(
             &["--signal", signal],
             "
-            sh -c 'trap \"echo child; exit\" USR1; echo ready; while :; do sleep 0.01; done' &
             trap 'wait; echo parent; exit 0' USR1
-            wait; wait",
+            sh -c 'trap \"echo child; exit\" USR1; echo ready; while :; do sleep 0.01; done' &
+            wait; wait; sleep 1000",
         );
         app.expect("ready");
         app.save("a.py");

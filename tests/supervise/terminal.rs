@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
+use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
 use std::thread;
@@ -12,14 +13,16 @@ use std::time::Instant;
 use rustix::fs::{Mode, OFlags, open};
 use rustix::process::{Pid, Signal, ioctl_tiocsctty, kill_process, setsid};
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
-use rustix::termios::{LocalModes, tcgetattr};
+use rustix::termios::{LocalModes, tcgetattr, tcgetpgrp};
 use tempfile::TempDir;
 
 use super::run::{PATIENCE, command, eventually};
 
-struct Terminal {
-    directory: TempDir,
-    child: Child,
+pub(crate) struct Terminal {
+    _directory: TempDir,
+    /// Where it is saved, below that.
+    pub(crate) source: PathBuf,
+    pub(crate) child: Child,
     /// The user's side.
     user: File,
     /// The program's side.
@@ -30,7 +33,7 @@ struct Terminal {
 }
 
 /// Runs a command as the leader of a session on a new terminal.
-fn on_terminal(directory: TempDir, mut command: Command) -> Terminal {
+pub(crate) fn on_terminal(directory: TempDir, mut command: Command) -> Terminal {
     let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
     grantpt(&user).unwrap();
     unlockpt(&user).unwrap();
@@ -54,10 +57,19 @@ fn on_terminal(directory: TempDir, mut command: Command) -> Terminal {
             let _ = sender.send(bytes[..length].to_vec());
         }
     });
-    Terminal { directory, child, user: user.into(), terminal, output, seen: String::new() }
+    let source = directory.path().to_owned();
+    Terminal {
+        _directory: directory,
+        source,
+        child,
+        user: user.into(),
+        terminal,
+        output,
+        seen: String::new(),
+    }
 }
 
-fn supervised(flags: &[&str], script: &str) -> Terminal {
+pub(crate) fn supervised(flags: &[&str], script: &str) -> Terminal {
     let directory = tempfile::tempdir().unwrap();
     let command = command(&directory, flags, script);
     on_terminal(directory, command)
@@ -66,7 +78,7 @@ fn supervised(flags: &[&str], script: &str) -> Terminal {
 impl Terminal {
     /// Waits until this is printed, and forgets everything up to there.
     #[track_caller]
-    fn expect(&mut self, text: &str) {
+    pub(crate) fn expect(&mut self, text: &str) {
         let until = Instant::now() + PATIENCE;
         loop {
             if let Some(at) = self.seen.find(text) {
@@ -81,17 +93,31 @@ impl Terminal {
         }
     }
 
-    fn keys(&mut self, keys: &str) {
+    /// Not since what was expected last. To be called when it has ended.
+    #[track_caller]
+    pub(crate) fn never_said(&mut self, text: &str) {
+        while let Ok(bytes) = self.output.try_recv() {
+            self.seen.push_str(&String::from_utf8_lossy(&bytes));
+        }
+        assert!(!self.seen.contains(text), "{:?}", self.seen);
+    }
+
+    pub(crate) fn keys(&mut self, keys: &str) {
         self.user.write_all(keys.as_bytes()).unwrap();
     }
 
-    fn save(&self, name: &str) {
-        std::fs::write(self.directory.path().join(name), name).unwrap();
+    pub(crate) fn save(&self, name: &str) {
+        std::fs::write(self.source.join(name), name).unwrap();
     }
 
     #[track_caller]
-    fn wait(&mut self) -> Option<i32> {
+    pub(crate) fn wait(&mut self) -> Option<i32> {
         eventually(|| self.child.try_wait().unwrap()).code()
+    }
+
+    /// The group that has the terminal.
+    pub(crate) fn foreground(&self) -> Option<Pid> {
+        tcgetpgrp(&self.user).ok()
     }
 
     fn has_mode(&self, mode: LocalModes) -> bool {
@@ -110,7 +136,7 @@ impl Drop for Terminal {
     }
 }
 
-const READER: &str = "
+pub(crate) const READER: &str = "
     test $(ps -o tpgid= -p $$) -eq $$ && echo foreground
     while read line; do echo got-$line-$PPID; done";
 
@@ -128,26 +154,6 @@ fn the_command_reads_the_terminal_from_its_foreground_also_after_a_restart() {
 }
 
 #[test]
-fn ctrl_c_ends_the_command_and_then_us_with_130() {
-    let mut terminal = supervised(&[], READER);
-    terminal.expect("foreground");
-    terminal.keys("\x03");
-    assert_eq!(terminal.wait(), Some(130));
-}
-
-#[test]
-fn ctrl_c_reaches_us_when_the_command_has_ended() {
-    let mut terminal = supervised(&["--no-restart-on-command-exit"], "echo ended-$((1 + 1))");
-    terminal.expect("ended-2");
-    // The terminal is ours again once the command is reaped; until then nobody reads the key.
-    eventually(|| {
-        terminal.keys("\x03");
-        terminal.child.try_wait().unwrap()
-    });
-    assert_eq!(terminal.wait(), Some(130));
-}
-
-#[test]
 fn the_modes_of_the_terminal_come_back_when_the_command_is_killed() {
     let script = "trap '' INT; stty -echo -icanon; echo raw-$((1 + 1)); while :; do sleep 9; done";
     let mut terminal = supervised(&["--kill-after", "0.1"], script);
@@ -157,35 +163,4 @@ fn the_modes_of_the_terminal_come_back_when_the_command_is_killed() {
     kill_process(pid, Signal::TERM).unwrap();
     assert_eq!(terminal.wait(), Some(143));
     assert!(terminal.has_mode(LocalModes::ECHO | LocalModes::ICANON));
-}
-
-#[test]
-fn ctrl_z_gives_the_terminal_to_the_shell_and_fg_gives_it_back() {
-    let directory = tempfile::tempdir().unwrap();
-    let inner = command(&directory, &[], READER);
-    let mut shell = Command::new("bash");
-    shell.args(["--norc", "--noprofile", "-i"]).env("PS1", "prompt> ");
-    shell.current_dir(directory.path());
-    let mut words = vec![inner.get_program().to_str().unwrap().to_owned()];
-    words.extend(inner.get_args().map(|word| format!("'{}'", word.to_str().unwrap())));
-    std::fs::write(directory.path().join("line"), words.join(" ")).unwrap();
-    let mut terminal = on_terminal(directory, shell);
-    terminal.expect("prompt> ");
-    terminal.keys(". ./line\n");
-    terminal.expect("foreground");
-    terminal.keys("one\n");
-    terminal.expect("got-one");
-    terminal.keys("\x1a");
-    terminal.expect("Stopped");
-    terminal.keys("echo shell-$((1 + 1))\n");
-    terminal.expect("shell-2");
-    terminal.keys("fg\n");
-    terminal.keys("two\n");
-    terminal.expect("got-two");
-    terminal.keys("\x03");
-    terminal.expect("prompt> ");
-    terminal.keys("echo code-$?\n");
-    terminal.expect("code-130");
-    terminal.keys("exit\n");
-    terminal.wait();
 }

@@ -278,6 +278,51 @@ fn the_users_interrupt_is_not_undone_by_a_restart() {
 }
 
 #[test]
+fn an_end_soon_after_ctrl_c_is_its_answer_and_a_later_one_is_not() {
+    for (wait, starts) in [(10_000 * MS, 1), (10_001 * MS, 2)] {
+        let mut world = World::started(restarting());
+        world.input(Input::Interrupted);
+        assert_eq!(world.notes, [], "the command may have it for itself");
+        world.advance(wait);
+        assert_eq!(world.machine.is_interrupted(world.now), starts == 1);
+        world.child_ends(Status::Code(0));
+        world.advance(60_000 * MS);
+        assert_eq!(world.spawns.len(), starts);
+    }
+}
+
+#[test]
+fn ctrl_c_twice_in_a_short_time_or_while_it_ends_is_ours() {
+    let mut world = World::started(policy());
+    world.obedient = false;
+    world.input(Input::Interrupted);
+    world.advance(2_001 * MS);
+    world.input(Input::Interrupted);
+    assert_eq!(world.notes, []);
+    world.advance(2_000 * MS);
+    world.input(Input::Interrupted);
+    assert_eq!(world.notes, [Note::Interrupted]);
+
+    let mut world = World::started(policy());
+    world.obedient = false;
+    world.trigger(2);
+    world.input(Input::Interrupted);
+    assert_eq!(world.notes, [Note::Interrupted]);
+}
+
+#[test]
+fn ctrl_c_of_one_run_says_nothing_about_the_next() {
+    let mut world = World::started(restarting());
+    world.input(Input::Interrupted);
+    world.trigger(2);
+    world.input(Input::Interrupted);
+    assert_eq!(world.notes, []);
+    world.trigger(3);
+    world.child_ends(Status::Code(1));
+    assert_eq!(world.spawns, [1, 2, 3, 3]);
+}
+
+#[test]
 fn a_failed_start_holds_or_backs_off() {
     let mut world = World::new(policy());
     world.broken = true;
@@ -321,6 +366,7 @@ enum Op {
     Start,
     Trigger,
     Restart,
+    Interrupted,
     ChildEnds(u8),
     Strays,
     StraysEnd,
@@ -336,6 +382,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Start),
         6 => Just(Op::Trigger),
         1 => Just(Op::Restart),
+        1 => Just(Op::Interrupted),
         3 => any::<u8>().prop_map(Op::ChildEnds),
         2 => Just(Op::Strays),
         2 => Just(Op::StraysEnd),
@@ -359,6 +406,7 @@ fn apply(world: &mut World, generation: u64, op: &Op) {
         Op::Start => world.input(Input::Start { generation }),
         Op::Trigger => world.trigger(generation),
         Op::Restart => world.input(Input::Restart),
+        Op::Interrupted => world.input(Input::Interrupted),
         Op::ChildEnds(code) if world.child => world.child_ends(Status::Code(code)),
         Op::Strays if world.child => world.strays = true,
         Op::StraysEnd if world.strays && !world.child => world.all_end(Status::Code(0)),

@@ -8,8 +8,10 @@ use std::path::Path;
 
 use tracing::{info, warn};
 
-use super::run::{Request, RunEvent, Runner, Spec, Stdio, Stream};
-use crate::restart::{ActionSet, Status};
+use super::run::{COMMANDS_WITHIN, Request, RunEvent, Runner, Spec, Stdio, Stream};
+use super::site::Site;
+use crate::restart::{Action, ActionSet, Status};
+use crate::tree::TreeId;
 use crate::wire::{
     Blob, ChildEvent, CommandSpec, FromHub, INPUT_WINDOW_BYTES, OUTPUT_WINDOW_BYTES,
 };
@@ -26,6 +28,11 @@ pub(super) struct Command {
     /// To be started when the one before is gone.
     next: Option<(CommandSpec, std::path::PathBuf, String, u64)>,
     stopping: bool,
+    /// The tree that the session has asked for all it wants of.
+    settled: Option<TreeId>,
+    /// A session was lost before it asked for what its last files need: the command runs with others
+    /// than are there.
+    owed: bool,
     credit: u64,
     kept: VecDeque<(u8, Vec<u8>)>,
     kept_bytes: usize,
@@ -37,6 +44,8 @@ impl Default for Command {
             running: None,
             next: None,
             stopping: false,
+            settled: None,
+            owed: false,
             credit: OUTPUT_WINDOW_BYTES,
             kept: VecDeque::new(),
             kept_bytes: 0,
@@ -55,18 +64,23 @@ impl Command {
         !self.kept.is_empty()
     }
 
-    /// Runs a command in place of the one before. The same one goes on as it is.
-    pub(super) fn run(
-        &mut self,
-        spec: CommandSpec,
-        directory: &Path,
-        marker: &str,
-        generation: u64,
-    ) -> Option<FromHub> {
+    /// Runs a command in place of the one before. The same one goes on as it is, or is restarted
+    /// when a session that was lost owed it that. `site` holds the files of `generation`.
+    pub(super) fn run(&mut self, spec: CommandSpec, site: &Site) -> Option<FromHub> {
+        let generation = site.receiver.generation();
+        let marker = site.store.as_ref().map_or("", |store| store.marker());
+        let directory = site.directory();
         self.credit = OUTPUT_WINDOW_BYTES;
-        if let Some((before, runner)) = &self.running {
+        self.settled = Some(site.receiver.held().id());
+        let owed = std::mem::take(&mut self.owed);
+        if let Some((before, runner)) = &mut self.running {
             if *before == spec && !self.stopping {
                 let pid = runner.state().pid.and_then(|pid| i32::try_from(pid).ok());
+                if owed {
+                    info!(generation, "restarting: the session that was lost had not asked for it");
+                    let actions = [Action::Restart].into_iter().collect();
+                    runner.request(Request::Apply { generation, actions });
+                }
                 return pid.map(|pid| FromHub::Child(ChildEvent::Started { pid }));
             }
             self.next = Some((spec, directory.to_owned(), marker.to_owned(), generation));
@@ -93,6 +107,7 @@ impl Command {
             policy: spec.policy,
             stdio: if spec.inherit { Stdio::Inherit } else { Stdio::Piped },
             marker: marker.to_owned(),
+            commands_within: COMMANDS_WITHIN,
         });
         match runner {
             Ok(mut runner) => {
@@ -117,8 +132,19 @@ impl Command {
         }
     }
 
-    pub(super) fn act(&mut self, generation: u64, actions: ActionSet) {
-        self.request(Request::Apply { generation, actions });
+    /// Does what the session asks for; no action at all says that nothing is owed for the files
+    /// so far, `held`.
+    pub(super) fn act(&mut self, generation: u64, actions: ActionSet, held: TreeId) {
+        self.settled = Some(held);
+        self.owed &= !actions.restart && !actions.is_empty();
+        if !actions.is_empty() {
+            self.request(Request::Apply { generation, actions });
+        }
+    }
+
+    /// A session comes to where the command runs, and finds these files.
+    pub(super) fn found(&mut self, held: TreeId) {
+        self.owed |= self.running.is_some() && Some(held) != self.settled;
     }
 
     /// Hands input on. What exceeds the window by far is dropped: the other end did not keep to it.
@@ -176,7 +202,9 @@ impl Command {
                 ChildEvent::Restarted { generation, micros, pid: pid.cast_signed() }
             }
             RunEvent::StartFailed { error } => ChildEvent::Failed { error: error.to_string() },
-            RunEvent::Exited { interrupted: true, .. } => ChildEvent::Interrupted,
+            RunEvent::Exited { interrupted: true, .. } | RunEvent::Interrupted => {
+                ChildEvent::Interrupted
+            }
             RunEvent::Exited { status, held, .. } => exited(status, held),
             RunEvent::Backoff { until, .. } => {
                 let wait = until.saturating_duration_since(std::time::Instant::now());

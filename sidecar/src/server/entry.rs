@@ -81,6 +81,7 @@ impl Hub {
         let ours = self.charge.as_mut().filter(|charge| same_site(&charge.open, &serving.open));
         if let Some(charge) = ours.filter(|charge| !charge.leaving) {
             charge.peer = Some(id);
+            self.command.found(serving.site.receiver.held().id());
         }
         for answer in serving.site.opened() {
             self.links.send(id, &answer);

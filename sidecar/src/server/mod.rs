@@ -341,10 +341,7 @@ impl Hub {
             return;
         }
         self.charge = Some(Charge { open: serving.open.clone(), peer: Some(id), leaving: false });
-        let marker = serving.site.store.as_ref().map_or("", |store| store.marker());
-        let generation = serving.site.receiver.generation();
-        let directory = serving.site.directory();
-        if let Some(event) = self.command.run(spec, directory, marker, generation) {
+        if let Some(event) = self.command.run(spec, &serving.site) {
             self.links.send(id, &event);
         }
     }
@@ -355,7 +352,10 @@ impl Hub {
             return;
         }
         match message {
-            ToHub::Act { generation, actions } => self.command.act(generation, actions),
+            ToHub::Act { generation, actions } => {
+                let held = self.sites[at].site.receiver.held().id();
+                self.command.act(generation, actions, held);
+            }
             ToHub::Stdin(bytes) => self.command.stdin(bytes.0),
             ToHub::StdinEnd => self.command.stdin_end(),
             ToHub::StopCommand => self.command.stop(),

@@ -19,6 +19,7 @@ mod descendants;
 mod event;
 mod pipes;
 mod request;
+mod sentinel;
 mod sweep;
 mod terminal;
 
@@ -37,7 +38,8 @@ use self::commands::{Commands, Next, succeeded};
 use self::descendants::{raw, signal_all};
 pub use self::event::{RunEvent, RunState, Stream};
 use self::pipes::{Pipes, Ready};
-pub use self::request::{Request, Spec, Stdio};
+pub use self::request::{COMMANDS_WITHIN, Request, Spec, Stdio};
+use self::sentinel::{Line, Sentinel};
 pub use self::sweep::{Leftover, sweep};
 use self::terminal::Terminal;
 use super::until;
@@ -51,6 +53,10 @@ pub struct Runner {
     /// SIGCHLD; several may come as one.
     children: tokio::signal::unix::Signal,
     child: Option<Child>,
+    /// Beside a child in the foreground.
+    sentinel: Option<Sentinel>,
+    /// The child was reaped; it is told when the sentinel has said all it saw.
+    ended: Option<Ended>,
     /// The last known group; may outlive its leader.
     group: Option<Pid>,
     /// The last wait found no child at all.
@@ -77,6 +83,14 @@ struct Child {
     foreground: bool,
 }
 
+/// The direct child, reaped.
+#[derive(Clone, Copy, Debug)]
+struct Ended {
+    status: Status,
+    foreground: bool,
+    at: Instant,
+}
+
 impl Runner {
     /// Takes over all children of this process, and kills what an earlier run left behind. Starts
     /// nothing. Needs a tokio runtime.
@@ -98,6 +112,8 @@ impl Runner {
             spec,
             children,
             child: None,
+            sentinel: None,
+            ended: None,
             group: None,
             alone: true,
             commands: Commands::default(),
@@ -115,6 +131,9 @@ impl Runner {
     /// Asks for something; never waits for processes, except that a start returns when the new
     /// program runs. What comes of it is told by [`Runner::next`].
     pub fn request(&mut self, request: Request) {
+        // A key that came before the request is not one that comes while it is carried out.
+        let count = self.sentinel.as_mut().map_or(0, Sentinel::heard);
+        self.interrupted(count);
         match request {
             Request::Start { generation } => self.handle(Input::Start { generation }),
             Request::Apply { generation, actions } => self.apply(generation, actions),
@@ -137,12 +156,14 @@ impl Runner {
             if let Some(event) = self.events.pop_front() {
                 return event;
             }
-            let deadline = self.machine.deadline();
+            let deadline = [self.machine.deadline(), self.commands.deadline()];
+            let deadline = deadline.into_iter().flatten().min();
             tokio::select! {
                 // Ends before output: what the dead wrote is fetched when they are reaped.
                 biased;
                 _ = self.children.recv() => self.reap(),
-                () = until(deadline) => self.handle(Input::Timer),
+                () = until(deadline) => self.timer(),
+                count = interrupted(self.sentinel.as_mut()) => self.interrupted(count),
                 ready = pipes_ready(self.pipes.as_mut()) => self.pump(ready),
                 ready = command_ready(&mut self.commands) => self.pump(ready),
             }
@@ -268,6 +289,14 @@ impl Runner {
         }
     }
 
+    fn timer(&mut self) {
+        if let Some(bytes) = self.commands.kill_late(Instant::now()) {
+            let stream = Stream::Command;
+            self.events.push_back(RunEvent::Output { stream, bytes });
+        }
+        self.handle(Input::Timer);
+    }
+
     fn note(&mut self, note: Note) {
         match note {
             Note::Killing => self.events.push_back(RunEvent::Killing),
@@ -276,6 +305,7 @@ impl Runner {
             Note::Backoff { until, failures } => {
                 self.events.push_back(RunEvent::Backoff { until, failures });
             }
+            Note::Interrupted => self.events.push_back(RunEvent::Interrupted),
             Note::Stopped(status) => self.events.push_back(RunEvent::Stopped { status }),
         }
     }
@@ -308,22 +338,29 @@ impl Runner {
         self.gone = None;
     }
 
-    fn start(&self) -> io::Result<Child> {
-        let terminal = self.terminal.as_ref();
-        let place = match terminal {
+    fn start(&mut self) -> io::Result<Child> {
+        let ours = self.terminal.as_ref().map(Terminal::is_ours);
+        // Without a line there is no sentinel, and still a command.
+        let line = if ours == Some(true) { Line::new().ok() } else { None };
+        let place = match ours {
             None => Place::Session,
-            Some(terminal) if terminal.is_ours() => Place::Foreground,
-            Some(_) => Place::Background,
+            Some(true) => Place::Foreground(line.as_ref().map(Line::number)),
+            Some(false) => Place::Background,
         };
         let streams = self.pipes.as_ref().map_or_else(|| Ok(Streams::default()), Pipes::streams)?;
-        let pid = start(Start {
+        let started = start(Start {
             argv: &self.spec.argv,
             cwd: self.spec.cwd.as_deref(),
             env: &self.spec.env,
             place,
             streams,
-        })?;
-        let foreground = place == Place::Foreground;
+        });
+        let foreground = ours == Some(true);
+        if let (Err(_), true, Some(terminal)) = (&started, foreground, &self.terminal) {
+            terminal.take_back_from_the_dead();
+        }
+        let pid = started?;
+        self.sentinel = line.and_then(|line| line.sentinel().ok().flatten());
         Ok(Child { pid, foreground })
     }
 
@@ -345,18 +382,17 @@ impl Runner {
 
     /// Waits for everybody who has ended, then tells the machine.
     fn reap(&mut self) {
-        let mut exited = None;
         self.alone = loop {
             match wait(WaitOptions::NOHANG | WaitOptions::UNTRACED) {
-                Ok(Some((pid, status))) => exited = exited.or(self.reaped(pid, status)),
+                Ok(Some((pid, status))) => self.reaped(pid, status),
                 Ok(None) => break false,
                 Err(Errno::INTR) => {}
                 Err(_) => break true,
             }
         };
         let mut effects = Vec::new();
-        if let Some(status) = exited {
-            effects.extend(self.child_exited(status));
+        if let Some(ended) = self.ended.take_if(|_| self.sentinel.is_none()) {
+            effects.extend(self.child_exited(ended));
         }
         if self.alone {
             let now = Instant::now();
@@ -375,8 +411,8 @@ impl Runner {
         }
     }
 
-    /// One process; the status when it is the command's own.
-    fn reaped(&mut self, pid: Pid, wait: WaitStatus) -> Option<Status> {
+    /// One process has ended, or was stopped.
+    fn reaped(&mut self, pid: Pid, wait: WaitStatus) {
         let own = self.child.filter(|child| child.pid == pid);
         let Some(status) = status(wait) else {
             if let (Some(child), Some(terminal)) = (own, &self.terminal)
@@ -384,30 +420,49 @@ impl Runner {
             {
                 terminal.stop_with(pid);
             }
-            return None;
+            return;
         };
         if let Some(running) = self.commands.reaped(pid) {
             self.command_ended(running, status);
         }
-        own.map(|_| status)
+        if let Some(mut sentinel) = self.sentinel.take_if(|sentinel| sentinel.pid == pid) {
+            self.interrupted(sentinel.heard());
+        }
+        if let Some(child) = own {
+            self.child = None;
+            self.leave_terminal(child);
+            let foreground = child.foreground;
+            self.ended = Some(Ended { status, foreground, at: Instant::now() });
+        }
     }
 
-    fn child_exited(&mut self, status: Status) -> Vec<Effect> {
-        let child = self.child.take();
-        let foreground = child.is_some_and(|child| child.foreground);
-        if let (Some(child), Some(terminal)) = (child, &self.terminal) {
+    /// From here on Ctrl-C reaches our own group; what the command's had until now the sentinel says.
+    fn leave_terminal(&mut self, child: Child) {
+        if let Some(terminal) = &self.terminal {
             terminal.take_back(child.pid);
         }
+        if let Some(sentinel) = &self.sentinel {
+            sentinel.dismiss();
+        }
+    }
+
+    fn interrupted(&mut self, count: usize) {
+        for _ in 0..count {
+            self.handle(Input::Interrupted);
+        }
+    }
+
+    fn child_exited(&mut self, ended: Ended) -> Vec<Effect> {
+        let Ended { status, foreground, at } = ended;
         let ready = self.pipes.as_mut().map(Pipes::drain).unwrap_or_default();
         ready.into_iter().for_each(|ready| self.pump(ready));
 
         let by_itself = matches!(self.machine.state(), State::Running { .. });
-        let interrupt = matches!(status, Status::Signal(Signal::INT) | Status::Code(130));
-        let interrupted = foreground && by_itself && interrupt;
-        let hold = interrupted;
-        let now = Instant::now();
-        self.began.get_or_insert(now);
-        let effects = self.machine.handle(now, Input::Exited { status, hold });
+        let of_interrupt = matches!(status, Status::Signal(Signal::INT) | Status::Code(130));
+        let hold = foreground && by_itself && of_interrupt;
+        let interrupted = hold || (by_itself && self.machine.is_interrupted(at));
+        self.began.get_or_insert(at);
+        let effects = self.machine.handle(Instant::now(), Input::Exited { status, hold });
         if by_itself {
             let held = self.machine.state() == State::Held;
             self.events.push_back(RunEvent::Exited { status, held, interrupted });
@@ -451,6 +506,13 @@ impl Runner {
 async fn pipes_ready(pipes: Option<&mut Pipes>) -> Ready {
     match pipes {
         Some(pipes) => pipes.ready().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn interrupted(sentinel: Option<&mut Sentinel>) -> usize {
+    match sentinel {
+        Some(sentinel) => sentinel.interrupted().await,
         None => std::future::pending().await,
     }
 }

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::restart::{Action, ActionSet};
-use e2ek_sidecar::wire::{ChildEvent, ToHub};
+use e2ek_sidecar::wire::{ChildEvent, CommandSpec, ToHub};
 
 use super::{Effect, Notice, Settings, TargetId};
 
@@ -52,6 +52,8 @@ impl Settling {
 /// new image.
 #[derive(Default)]
 pub(super) struct Command {
+    /// What is run; none where rules only tell.
+    spec: Option<CommandSpec>,
     settling: Option<Settling>,
     /// A restart asked for on this link, up to this generation, that the hub has not told of yet.
     unconfirmed: Option<(u64, ActionSet)>,
@@ -62,6 +64,8 @@ pub(super) struct Command {
     /// `Run` was sent on this link.
     started: bool,
     ever_started: bool,
+    /// The newest generation that the hub was sent, or has.
+    newest: u64,
     pub(super) restarts: u64,
     /// The newest generation for which the command was restarted, or needs no restart.
     pub(super) restarted: u64,
@@ -71,6 +75,10 @@ pub(super) struct Command {
 }
 
 impl Command {
+    pub(super) fn new(spec: Option<CommandSpec>) -> Self {
+        Self { spec, ..Self::default() }
+    }
+
     /// Adds what changed paths ask for; the wait for quiet begins anew.
     pub(super) fn settle<'a>(
         &mut self,
@@ -79,6 +87,7 @@ impl Command {
         paths: impl Iterator<Item = &'a SyncPath>,
         settings: &Settings,
     ) {
+        self.newest = self.newest.max(generation);
         let mut build = Vec::new();
         let mut actions = ActionSet::default();
         for path in paths {
@@ -114,7 +123,7 @@ impl Command {
 
     /// Restarts without a wait, with all that waits. A command that is still to be started needs none.
     pub(super) fn restart_now(&mut self, now: Instant, generation: u64, settings: &Settings) {
-        if settings.command.is_none() || !self.ever_started {
+        if self.spec.is_none() || !self.ever_started {
             return;
         }
         let settling =
@@ -125,18 +134,13 @@ impl Command {
     }
 
     /// The target has all of the source up to this generation.
-    pub(super) fn current(
-        &mut self,
-        id: TargetId,
-        generation: u64,
-        settings: &Settings,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(super) fn current(&mut self, id: TargetId, generation: u64, effects: &mut Vec<Effect>) {
+        self.newest = self.newest.max(generation);
         self.ready = true;
         self.was_current = true;
         // The first start waits for nothing; after a reconnect changes may still be coming.
         if !self.started && (self.settling.is_none() || !self.ever_started) {
-            self.act(id, settings, effects);
+            self.act(id, effects);
         }
         if self.settling.is_none() && self.unconfirmed.is_none() {
             self.restarted = generation;
@@ -153,7 +157,7 @@ impl Command {
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
-        let may_act = can_send && self.may_act(settings);
+        let may_act = can_send && self.may_act();
         let Some(settling) = self.settling.as_mut().filter(|s| may_act && s.due() <= now) else {
             return;
         };
@@ -163,21 +167,21 @@ impl Command {
             settling.latest = settling.latest.min(settling.latest_git.max(settling.quiet_at));
             return;
         }
-        self.act(id, settings, effects);
+        self.act(id, effects);
     }
 
     /// Nothing is asked of a command that is not there yet: its start comes first.
-    fn may_act(&self, settings: &Settings) -> bool {
-        self.started || self.ready || settings.command.is_none()
+    fn may_act(&self) -> bool {
+        self.started || self.ready || self.spec.is_none()
     }
 
-    fn act(&mut self, id: TargetId, settings: &Settings, effects: &mut Vec<Effect>) {
+    fn act(&mut self, id: TargetId, effects: &mut Vec<Effect>) {
         let Settling { mut actions, generation, build, .. } = match self.settling.take() {
             Some(settling) => settling,
-            None => return self.start(id, settings, effects),
+            None => return self.start(id, effects),
         };
         let work = actions.restart || !actions.commands.is_empty() || !actions.signals.is_empty();
-        if work && settings.command.is_some() {
+        if work && self.spec.is_some() {
             let message = ToHub::Act { generation, actions: actions.clone() };
             effects.push(Effect::Send(id, message));
             if actions.restart {
@@ -187,21 +191,26 @@ impl Command {
         if self.unconfirmed.is_none() {
             self.restarted = self.restarted.max(generation);
         }
-        if settings.command.is_none() || !self.ever_started {
+        if self.spec.is_none() || !self.ever_started {
             // What people see is the start; without a command nothing is restarted.
             actions = ActionSet { needs_build: actions.needs_build, ..ActionSet::default() };
         }
         if !actions.is_empty() || self.started {
             effects.push(Effect::Say(Notice::Acted { target: id, generation, actions, build }));
         }
-        self.start(id, settings, effects);
+        self.start(id, effects);
     }
 
-    fn start(&mut self, id: TargetId, settings: &Settings, effects: &mut Vec<Effect>) {
-        if let Some(command) = &settings.command
+    fn start(&mut self, id: TargetId, effects: &mut Vec<Effect>) {
+        if let Some(command) = &self.spec
             && !std::mem::replace(&mut self.started, true)
         {
-            self.ever_started = true;
+            if std::mem::replace(&mut self.ever_started, true) {
+                // What the lost link left open is asked for by now. A daemon that was started anew
+                // does not know, and the hub restarts a command that was owed it.
+                let (generation, actions) = (self.newest, ActionSet::default());
+                effects.push(Effect::Send(id, ToHub::Act { generation, actions }));
+            }
             effects.push(Effect::Send(id, ToHub::Run(command.clone())));
         }
     }
@@ -251,8 +260,8 @@ impl Command {
     }
 
     /// When [`Self::tick`] is due, if it can do anything then.
-    pub(super) fn deadline(&self, can_send: bool, settings: &Settings) -> Option<Instant> {
-        let settling = self.settling.as_ref().filter(|_| can_send && self.may_act(settings));
+    pub(super) fn deadline(&self, can_send: bool) -> Option<Instant> {
+        let settling = self.settling.as_ref().filter(|_| can_send && self.may_act());
         settling.map(Settling::due)
     }
 }

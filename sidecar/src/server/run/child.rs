@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -13,6 +13,8 @@ use rustix::process::{
 use rustix::stdio::stdin;
 use rustix::termios::tcsetpgrp;
 
+use super::sentinel;
+
 /// Where a new process stands among sessions and groups. It always leads its own group.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Place {
@@ -20,8 +22,9 @@ pub(super) enum Place {
     Session,
     /// A group in the background of our terminal.
     Background,
-    /// A group in the foreground of our terminal (standard input).
-    Foreground,
+    /// A group in the foreground of our terminal (standard input), with a [`sentinel`] that speaks
+    /// on this descriptor, if any.
+    Foreground(Option<RawFd>),
 }
 
 /// Standard streams for a new process; None: ours.
@@ -82,8 +85,12 @@ fn prepare(parent: Pid, place: Place) -> io::Result<()> {
     match place {
         Place::Session => drop(setsid()?),
         Place::Background => setpgid(None, None)?,
-        Place::Foreground => {
+        Place::Foreground(line) => {
             setpgid(None, None)?;
+            // Before the terminal can send anything to this group.
+            if let Some(line) = line {
+                sentinel::fork(line);
+            }
             // SAFETY: SIG_IGN is a valid disposition; undone below. A background group that takes
             // the terminal would be stopped otherwise.
             unsafe { libc::signal(libc::SIGTTOU, libc::SIG_IGN) };

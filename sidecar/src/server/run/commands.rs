@@ -34,6 +34,8 @@ pub(super) struct Running {
     pub(super) pid: Pid,
     pub(super) argv: Vec<String>,
     pub(super) since: Instant,
+    /// Killed then; None once it was.
+    pub(super) until: Option<Instant>,
     pub(super) pipe: CommandPipe,
     tail: VecDeque<u8>,
 }
@@ -93,8 +95,9 @@ impl Commands {
             place: Place::Session,
             streams,
         })?;
-        self.running =
-            Some(Running { pid, argv, since: Instant::now(), pipe, tail: VecDeque::new() });
+        let since = Instant::now();
+        let until = since.checked_add(spec.commands_within);
+        self.running = Some(Running { pid, argv, since, until, pipe, tail: VecDeque::new() });
         Ok(())
     }
 
@@ -109,6 +112,22 @@ impl Commands {
     pub(super) fn clear(&mut self) {
         self.wanted = ActionSet::default();
         self.asked = false;
+    }
+
+    /// When [`Self::kill_late`] is due.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        self.running.as_ref()?.until
+    }
+
+    /// Kills the running command when it has run for too long; what is to be said of it then.
+    pub(super) fn kill_late(&mut self, now: Instant) -> Option<Vec<u8>> {
+        let running = self.running.as_mut()?;
+        let until = running.until.take_if(|until| *until <= now)?;
+        running.kill();
+        let within = until.saturating_duration_since(running.since);
+        let text = format!("{} did not end within {within:?}: killed\n", running.argv.join(" "));
+        running.keep(text.as_bytes());
+        Some(text.into_bytes())
     }
 
     pub(super) fn running(&self) -> Option<&Running> {

@@ -49,9 +49,12 @@ pub enum RunEvent {
         status: Status,
         /// It waits for the next change; otherwise it is started again.
         held: bool,
-        /// Ctrl-C on its terminal: the owner should stop, with 130.
+        /// Of Ctrl-C on its terminal, or soon after it: the owner should stop, with 130.
         interrupted: bool,
     },
+    /// Ctrl-C on its terminal, and it is no answer that the command goes on: it is being ended anyway,
+    /// or this is the second in a short time. The owner should stop, with 130; the second time now.
+    Interrupted,
     /// It keeps ending; it is started again then.
     Backoff {
         /// When.

@@ -2,8 +2,13 @@
 
 use std::ffi::OsString;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use crate::restart::{ActionSet, Policy};
+
+/// For [`Spec::commands_within`]: longer than any install or migration that somebody waits for in
+/// front of a terminal, and short enough that one that hangs is told on the same day.
+pub const COMMANDS_WITHIN: Duration = Duration::from_secs(30 * 60);
 
 /// What to run, and how.
 #[derive(Clone, Debug)]
@@ -18,6 +23,8 @@ pub struct Spec {
     pub policy: Policy,
     /// Its standard streams.
     pub stdio: Stdio,
+    /// A command that runs first is killed, and has failed, after so long.
+    pub commands_within: Duration,
     /// Names this command between two lives of ours, so that leftovers of a killed supervisor are
     /// known: the same text for the same command in the same place, no NUL.
     pub marker: String,

@@ -43,6 +43,11 @@ impl Terminal {
         }
     }
 
+    /// Takes it back after a start that failed: whoever was to be started has it, and is dead.
+    pub(super) fn take_back_from_the_dead(&self) {
+        let _ = tcsetpgrp(stdin(), getpgrp());
+    }
+
     /// The foreground command was stopped by Ctrl-Z: stops our own job too, so that the shell gets
     /// the terminal; returns when the shell lets us go on, after the command goes on too.
     pub(super) fn stop_with(&self, group: Pid) {
