@@ -68,12 +68,19 @@ fn report(receiver: &mut Receiver, steps: &[Step]) {
                 receiver.done(index, Stamp::default());
                 receiver.done(removal, Stamp::default());
             }
+            Step::MoveTree { index, .. } if index % 2 == 0 => receiver.moved(index),
+            Step::MoveTree { index, .. } => {
+                let steps = receiver.scattered(index);
+                report(receiver, &steps);
+            }
             Step::Ask { index } => receiver.need(index),
             Step::MakeDirectory { index } | Step::Copy { index } | Step::Place { index } => {
                 receiver.done(index, Stamp::default());
             }
             Step::Remove { index } => receiver.gone(index),
-            Step::Make { index } | Step::Write { index, complete: true, .. } => {
+            Step::Make { index }
+            | Step::Patch { index, .. }
+            | Step::Write { index, complete: true, .. } => {
                 receiver.done(index, Stamp::default());
             }
             Step::Stage { .. } | Step::Write { .. } => {}
