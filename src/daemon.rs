@@ -14,6 +14,7 @@ mod say;
 mod settings;
 mod source;
 mod stdin;
+mod syncs;
 mod target;
 
 use std::collections::{BTreeMap, VecDeque};

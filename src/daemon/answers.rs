@@ -312,7 +312,7 @@ impl super::Daemon {
             generations: Generations { local, acked },
             targets: targets.collect(),
             watch,
-            latency_ms: self.teller.latencies.summary(),
+            latency_ms: self.teller.syncs.latencies.summary(),
         };
         let unsettled = looking || self.session.local().is_none();
         status.honest(Outstanding { overflow: self.source.is_looking(), conflicts: 0, unsettled })

@@ -1,6 +1,6 @@
 //! Turns what the session notices into what people are told.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
@@ -8,31 +8,20 @@ use e2ek_sidecar::receive::root_index;
 use e2ek_sidecar::tree::Entry;
 use e2ek_sidecar::wire::{ChildEvent, How, Op, Refusal};
 
+use super::syncs::{Begin, Syncs};
 use crate::engine::plan::Hold;
 use crate::engine::session::{Applied, Notice, TargetId};
 use crate::error::Error;
-use crate::report::{Event, Exit, Latencies, Outcome, Stamps, Text};
-
-/// Where a generation stands with the targets it went to.
-#[derive(Default)]
-struct Begun {
-    /// Those that have not answered.
-    open: BTreeSet<TargetId>,
-    acked: u32,
-    failed: bool,
-    /// The newest answer.
-    last: Option<Applied>,
-}
+use crate::report::{Event, Exit, Outcome, Text};
 
 /// The words for targets, and what must be remembered between two events.
 pub(super) struct Teller {
     names: BTreeMap<TargetId, Text>,
     /// Whether paths are shown with their pair's number.
     several: bool,
-    begun: BTreeMap<u64, Begun>,
+    pub(super) syncs: Syncs,
     /// When the restart that is under way was decided.
     restarting: BTreeMap<TargetId, (u64, Instant)>,
-    pub(super) latencies: Latencies,
 }
 
 impl Teller {
@@ -40,9 +29,8 @@ impl Teller {
         Self {
             names: BTreeMap::new(),
             several: pairs > 1,
-            begun: BTreeMap::new(),
+            syncs: Syncs::default(),
             restarting: BTreeMap::new(),
-            latencies: Latencies::default(),
         }
     }
 
@@ -60,12 +48,7 @@ impl Teller {
     pub(super) fn remove(&mut self, target: TargetId) -> Vec<Event> {
         self.names.remove(&target);
         self.restarting.remove(&target);
-        let waited = self
-            .begun
-            .iter_mut()
-            .filter_map(|(generation, begun)| begun.open.remove(&target).then_some(*generation));
-        let waited: Vec<u64> = waited.collect();
-        waited.into_iter().filter_map(|generation| self.sync_end(generation)).collect()
+        self.syncs.remove(target)
     }
 
     pub(super) fn name(&self, target: TargetId) -> Text {
@@ -86,7 +69,11 @@ impl Teller {
             Notice::Opened { target, equal } => {
                 vec![Event::Connected { target: self.name(*target), equal: *equal }]
             }
-            Notice::Begin { target, generation, files } => self.begin(*target, *generation, *files),
+            &Notice::Begin { target, generation, amount, first, all } => {
+                let begin = Begin { generation, amount, first, all };
+                self.syncs.begin(now, target, &begin).into_iter().collect()
+            }
+            Notice::Level { target } => self.syncs.level(now, *target),
             Notice::Applied { target, report } => self.applied(*target, report),
             Notice::Problem { target, problem } => vec![Event::Problem {
                 target: Some(self.name(*target)),
@@ -169,12 +156,6 @@ impl Teller {
         events
     }
 
-    fn begin(&mut self, target: TargetId, generation: u64, files: u64) -> Vec<Event> {
-        let first = !self.begun.contains_key(&generation);
-        self.begun.entry(generation).or_default().open.insert(target);
-        if first { vec![Event::SyncBegin { generation, files }] } else { Vec::new() }
-    }
-
     fn applied(&mut self, target: TargetId, report: &Applied) -> Vec<Event> {
         let overwritten = |path: &SyncPath| Event::Overwritten {
             target: self.name(target),
@@ -182,33 +163,8 @@ impl Teller {
             kept: Some("the hub's trash".into()),
         };
         let mut events: Vec<Event> = report.overwritten.iter().map(overwritten).collect();
-        self.latencies.add(report.acked.saturating_duration_since(report.seen));
-        if let Some(begun) = self.begun.get_mut(&report.generation) {
-            begun.open.remove(&target);
-            begun.acked += 1;
-            begun.failed |= report.skipped > 0;
-            begun.last = Some(report.clone());
-            events.extend(self.sync_end(report.generation));
-        }
+        events.extend(self.syncs.applied(target, report));
         events
-    }
-
-    /// The end of a generation, once nobody's answer is open; nothing to say where nobody gave one.
-    fn sync_end(&mut self, generation: u64) -> Option<Event> {
-        let begun = self.begun.get(&generation).filter(|begun| begun.open.is_empty())?;
-        let (acked, failed) = (begun.acked, begun.failed);
-        let report = self.begun.remove(&generation)?.last?;
-        Some(Event::SyncEnd {
-            generation,
-            status: if failed { Outcome::Partial } else { Outcome::Ok },
-            files: report.files,
-            bytes: report.bytes,
-            took: report.acked.saturating_duration_since(report.seen),
-            acked,
-            targets: acked,
-            restarting: false,
-            stamps: stamps(&report),
-        })
     }
 
     fn child(&mut self, now: Instant, target: TargetId, event: &ChildEvent) -> Vec<Event> {
@@ -290,20 +246,6 @@ fn planned(op: &Op) -> (&'static str, u64, String) {
 
 fn exit(status: i32, signal: i32) -> Exit {
     if signal > 0 { Exit::Signal(signal) } else { Exit::Code(status) }
-}
-
-/// When each stage was over, counted from the first event.
-fn stamps(report: &Applied) -> Stamps {
-    let since = |at: Instant| Some(at.saturating_duration_since(report.seen).as_micros() as u64);
-    let sent = report.sent.saturating_duration_since(report.seen);
-    Stamps {
-        seen_epoch_us: None,
-        hashed_us: since(report.hashed),
-        sent_us: since(report.sent),
-        written_us: Some((sent + report.written).as_micros() as u64),
-        acked_us: since(report.acked),
-        restarted_us: None,
-    }
 }
 
 /// Why nothing is sent, for people.

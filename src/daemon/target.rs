@@ -15,7 +15,7 @@ use super::{Daemon, Kind, say, settings};
 use crate::control::Wanted;
 use crate::engine::session::{Input, TargetId};
 use crate::error::Error;
-use crate::report::{Event, Phase, Stream, Text};
+use crate::report::{Event, Stream, Text};
 use crate::transport::process::Transport;
 
 /// One target as the daemon knows it.
@@ -113,14 +113,7 @@ impl Daemon {
         };
         match event {
             LinkEvent::Up => {}
-            LinkEvent::Progress(progress) => self.say(Event::Progress {
-                generation: Some(progress.generation),
-                phase: Phase::Send,
-                files: progress.files,
-                bytes: progress.bytes,
-                total_files: Some(progress.total_files),
-                total_bytes: Some(progress.total_bytes),
-            }),
+            LinkEvent::Progress(progress) => self.say(self.teller.syncs.progress(target, progress)),
             LinkEvent::Changed(path) => self.source.hint(Instant::now(), path),
             LinkEvent::Down(error) => self.link_down(target, &error),
             LinkEvent::Message(FromHub::Credit { bytes }) => {

@@ -8,6 +8,8 @@ use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::tree::{Change, Digest, Entry, Node, Reason, Snapshot};
 use e2ek_sidecar::wire::{How, Meta, Op};
 
+use super::session::Amount;
+
 /// What becomes of files that others made at the target.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Mode {
@@ -299,6 +301,18 @@ pub fn deletes(ops: &[Op]) -> u64 {
                 && !moved.contains(&op.change.path)
         })
         .count() as u64
+}
+
+/// All files and links of a tree. Costs a walk.
+#[must_use]
+pub fn amount(tree: &Snapshot) -> Amount {
+    let mut amount = Amount::default();
+    tree.walk(&mut |_, node| match node {
+        Node::File { size, .. } => amount = amount.and(Amount { files: 1, bytes: *size }),
+        Node::Symlink(_) => amount.files += 1,
+        Node::Directory(_) => {}
+    });
+    amount
 }
 
 fn files(tree: &Snapshot) -> u64 {

@@ -167,8 +167,12 @@ pub enum Notice {
         target: TargetId,
         /// Number.
         generation: u64,
-        /// Ops on files and links.
-        files: u64,
+        /// What it changes.
+        amount: Amount,
+        /// The target is not yet level with the source on this link.
+        first: bool,
+        /// With the first of a first sync in several generations: all of it, as far as known.
+        all: Option<Amount>,
     },
     /// A generation is visible at the target.
     Applied {
@@ -176,6 +180,12 @@ pub enum Notice {
         target: TargetId,
         /// What and when.
         report: Applied,
+    },
+    /// The target is level with the source although the end of something begun was not told: its
+    /// acknowledgement was lost with a link, or the source went back before all of it was sent.
+    Level {
+        /// Where.
+        target: TargetId,
     },
     /// A path could not be applied.
     Problem {
@@ -244,11 +254,37 @@ pub enum Notice {
     },
 }
 
+/// How much there is to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Amount {
+    /// Files and links.
+    pub files: u64,
+    /// Their sizes together, in bytes.
+    pub bytes: u64,
+}
+
+impl Amount {
+    /// Both together.
+    #[must_use]
+    pub fn and(self, other: Self) -> Self {
+        Self { files: self.files + other.files, bytes: self.bytes + other.bytes }
+    }
+
+    /// What is left without `other`.
+    #[must_use]
+    pub fn without(self, other: Self) -> Self {
+        let files = self.files.saturating_sub(other.files);
+        Self { files, bytes: self.bytes.saturating_sub(other.bytes) }
+    }
+}
+
 /// What a generation did and how long each stage took.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Applied {
     /// Number.
     pub generation: u64,
+    /// Part of a first sync of which more is to come.
+    pub more: bool,
     /// Files and links changed, made or removed.
     pub files: u64,
     /// Content that was not at the target before, in bytes.

@@ -89,12 +89,13 @@ pub enum Event {
         /// Names that ignore rules left out; an ignored directory counts once.
         ignored: u64,
     },
-    /// A generation is about to be sent.
+    /// A generation is about to be sent. Many new files go out in several, which are one sync:
+    /// said once, with the first.
     SyncBegin {
         /// Its number.
         #[serde(rename = "gen")]
         generation: u64,
-        /// Paths that it changes.
+        /// Paths that it changes, as far as known.
         files: u64,
     },
     /// How far something long has come. May be said as often as is handy: `report` decides what
@@ -114,7 +115,8 @@ pub enum Event {
         /// Bytes in all, once that is known.
         total_bytes: Option<u64>,
     },
-    /// A generation was answered by every target that can be reached.
+    /// A generation, or the last of several that are one sync, was answered by every target that
+    /// it went to.
     SyncEnd {
         /// Its number.
         #[serde(rename = "gen")]

@@ -281,3 +281,29 @@ fn i7_an_emptied_root_is_held_until_it_is_accepted(place: &Place) {
     assert_eq!(place.read("d/79").unwrap(), "back");
     daemon.stop();
 }
+
+/// As many files as several generations take.
+fn much(place: &Place) {
+    for n in 0..41_000 {
+        if n % 1000 == 0 {
+            fs::create_dir_all(place.source.join(format!("{}", n / 1000))).unwrap();
+        }
+        place.write(&format!("{}/{n}", n / 1000), "");
+    }
+}
+
+#[test]
+fn a_first_sync_in_several_generations_is_one_sync() {
+    let place = Place::new(Link::Local);
+    much(&place);
+    let mut daemon = place.watch(&[]);
+    let end = daemon.event("sync end");
+    assert!(end.contains("gen=3 status=ok files=41000 "), "{end}");
+    place.assert_equal();
+    let said = daemon.rest();
+    assert_eq!(said.matches("[e2ek] sync begin gen=1 files=41000").count(), 1, "{said}");
+    assert_eq!(said.matches("[e2ek] sync ").count(), 2, "{said}");
+    place.write("0/0", "saved");
+    daemon.event("sync end gen=4 status=ok files=1");
+    daemon.stop();
+}

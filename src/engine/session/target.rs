@@ -100,6 +100,12 @@ pub(super) struct Target {
     ask: bool,
     /// Not yet level with the source on this link: much that is new comes in several generations.
     filling: bool,
+    /// A first sync in several generations was begun on this link.
+    in_parts: bool,
+    /// Something was begun whose end was not told.
+    begun: bool,
+    /// As above, on a link before.
+    begun_before: bool,
     /// Newest generation used on this link.
     last_used: u64,
     /// Newest generation of the source that is fully there.
@@ -138,6 +144,9 @@ impl Target {
             in_flight: VecDeque::new(),
             ask: false,
             filling: false,
+            in_parts: false,
+            begun: false,
+            begun_before: false,
             last_used: 0,
             reached: 0,
             refused: Refused::new(),
@@ -183,6 +192,7 @@ impl Target {
         self.connect_wait = (self.connect_wait * 2).clamp(RETRY_FIRST, CONNECT_RETRY_MAX);
         self.link = Link::Down;
         self.in_flight.clear();
+        self.begun_before |= std::mem::take(&mut self.begun);
         self.sent = self.acked.clone();
         self.unsure = None;
         self.mirror.link_down();
@@ -303,6 +313,7 @@ impl Target {
         self.acked = tree;
         self.unsure = None;
         self.filling = true;
+        self.in_parts = false;
         self.link = Link::Ready;
         self.ever_ready = true;
     }
@@ -433,6 +444,9 @@ impl Target {
             }
         }
         self.release(effects);
+        if std::mem::take(&mut self.begun) | std::mem::take(&mut self.begun_before) {
+            effects.push(Effect::Say(Notice::Level { target: self.id }));
+        }
         self.reached = generation;
         self.seen = None;
         if self.refused.is_empty() {

@@ -518,8 +518,18 @@ fn much_that_is_new_comes_in_generations_of_bounded_size() {
     let mut held = nothing;
     let mut on_the_way = std::collections::VecDeque::new();
     let mut sent = 0;
+    let (mut begins, mut ends) = (Vec::new(), Vec::new());
     loop {
         assert!(!ran(&effects), "the command waits for the last");
+        for effect in &effects {
+            match effect {
+                Effect::Say(Notice::Begin { first, all, .. }) => begins.push((*first, *all)),
+                Effect::Say(Notice::Applied { report, .. }) => ends.push(report.more),
+                Effect::Say(Notice::Level { .. }) => panic!("every end was told"),
+                _ => {}
+            }
+        }
+        assert_eq!(bench.status().generation, 0, "nobody who waits is told that it has all");
         for effect in &effects {
             if let Effect::SendData { generation, ops, commit, .. } = effect {
                 let changes: Vec<_> = ops.iter().map(|op| op.change.clone()).collect();
@@ -535,11 +545,43 @@ fn much_that_is_new_comes_in_generations_of_bounded_size() {
         effects = bench.applied(generation, &tree, &[]);
         if generation == 4 {
             assert!(ran(&effects));
+            assert!(matches!(&effects[0], Effect::Say(Notice::Applied { report, .. })
+                if !report.more));
             break;
         }
     }
     assert_eq!((sent, bench.state()), (70_001, TargetState::Synced));
     assert_eq!(held, tree(&files));
+    let all = Amount { files: 70_000, bytes: 70_000 };
+    assert_eq!(begins, [(true, Some(all)), (true, None), (true, None), (true, None)]);
+    assert_eq!(ends, [true; 3]);
     // From then on a generation is the whole way.
     assert_eq!(ops(&bench.scan(&files[..40_000])), Some((5, 30_000)));
+}
+
+#[test]
+fn a_sync_whose_answer_was_lost_is_over_when_the_target_is_level() {
+    let level = |effects: &[Effect]| {
+        effects.iter().any(|effect| matches!(effect, Effect::Say(Notice::Level { target: 0 })))
+    };
+    let mut bench = Bench::synced(&[]);
+    bench.scan(&[("a", 1)]);
+    bench.input(Input::LinkDown(0));
+    bench.after(0);
+    let effects = bench.opened(&tree(&[("a", 1)]), 8);
+    assert!(level(&effects), "{effects:?}");
+    bench.scan(&[("a", 2)]);
+    assert!(!level(&bench.applied(9, &tree(&[("a", 2)]), &[])), "that end was told");
+}
+
+#[test]
+fn a_target_that_lost_its_files_has_not_the_generation_it_had() {
+    let mut bench = Bench::synced(&[("a", 1)]);
+    assert_eq!(bench.status().generation, 7);
+    bench.input(Input::LinkDown(0));
+    bench.after(0);
+    let (generation, _) = ops(&bench.opened(&Snapshot::empty(), 0)).expect("sent anew");
+    assert_eq!((generation, bench.status().generation), (7, 6), "flush waits");
+    bench.applied(7, &tree(&[("a", 1)]), &[]);
+    assert_eq!(bench.status().generation, 7);
 }

@@ -9,8 +9,9 @@ use e2ek_sidecar::receive::leave_out_stayers;
 use e2ek_sidecar::tree::{Change, Entry, Problem, Reason, Snapshot, TreeId};
 use e2ek_sidecar::wire::{How, Op, Skipped, WireError};
 
-use super::super::{Applied, Closing, Effect, Local, Notice, Settings, is_race};
+use super::super::{Amount, Applied, Closing, Effect, Local, Notice, Settings, is_race};
 use super::Target;
+use crate::engine::plan;
 
 /// What the hub says of a generation.
 pub(in crate::engine::session) struct Report {
@@ -27,6 +28,8 @@ pub(super) struct InFlight {
     ops: Arc<[Op]>,
     /// What the hub will hold; the Commit carries its hash.
     reached: Snapshot,
+    /// Part of a first sync of which more is to come.
+    more: bool,
     /// `Need` is unanswered: neither data nor Commit was sent.
     pub(super) asking: bool,
     /// What came of `Need` so far; afterwards, sorted, all whose content was sent for it.
@@ -49,8 +52,9 @@ impl Target {
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
+        let (first, more) = (self.filling, part.is_some());
         // With nothing left out the ops lead to the source itself: no need to build it again.
-        self.filling &= part.is_some();
+        self.filling &= more;
         let reached = if let Some(part) = part {
             part
         } else if self.refused.is_empty() {
@@ -74,8 +78,14 @@ impl Target {
         self.command.settle(now, number, fresh, settings);
         let ops: Arc<[Op]> = ops.into();
         let asking = ops.iter().any(|op| matches!(op.how, How::Ask | How::Copy { .. }));
-        let files = ops.iter().filter(|op| is_file(&op.change)).count() as u64;
-        effects.push(Effect::Say(Notice::Begin { target: self.id, generation: number, files }));
+        // Until it is applied the target has not all of this generation, whatever it had before.
+        self.reached = self.reached.min(number.saturating_sub(1));
+        let all = (more && !self.in_parts)
+            .then(|| plan::amount(&local.tree).without(plan::amount(&self.sent)));
+        self.in_parts |= more;
+        self.begun = true;
+        let (target, amount) = (self.id, amount(&ops));
+        effects.push(Effect::Say(Notice::Begin { target, generation: number, amount, first, all }));
         effects.push(Effect::SendOps(self.id, number, ops.clone()));
         if !asking {
             effects.push(Effect::SendData {
@@ -90,6 +100,7 @@ impl Target {
             generation: number,
             ops,
             reached: reached.clone(),
+            more,
             asking,
             needed: Vec::new(),
             part: Default::default(),
@@ -190,11 +201,13 @@ impl Target {
         self.unsure = (self.acked.id() != report.tree).then_some(report.tree);
         if self.in_flight.is_empty() {
             self.sent = self.acked.clone();
+            self.begun = flight.more;
         }
         effects.push(Effect::Say(Notice::Applied {
             target: self.id,
             report: Applied {
                 generation: report.generation,
+                more: flight.more,
                 files: done.iter().filter(|change| is_file(change)).count() as u64,
                 bytes: new_bytes(&flight.ops, &flight.needed, &skipped),
                 skipped: problems,
@@ -277,6 +290,18 @@ fn is_file(change: &Change) -> bool {
     let file =
         |entry: &Option<Entry>| matches!(entry, Some(Entry::File { .. } | Entry::Symlink { .. }));
     file(&change.new) || change.new.is_none() && file(&change.old)
+}
+
+fn amount(ops: &[Op]) -> Amount {
+    let mut amount = Amount::default();
+    for op in ops.iter().filter(|op| is_file(&op.change)) {
+        let bytes = match op.change.new {
+            Some(Entry::File { size, .. }) => size,
+            _ => 0,
+        };
+        amount = amount.and(Amount { files: 1, bytes });
+    }
+    amount
 }
 
 fn new_bytes(ops: &[Op], needed: &[u32], skipped: &BTreeMap<u32, Option<Reason>>) -> u64 {
