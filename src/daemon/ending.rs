@@ -8,7 +8,7 @@ use e2ek_sidecar::wire::ToHub;
 use super::link::Outgoing;
 use super::target::Target;
 use super::{Daemon, Kind, LAST_WORDS, say};
-use crate::engine::session::TargetState;
+use crate::engine::session::{Input, TargetState};
 use crate::error::Error;
 use crate::report::Event;
 
@@ -83,6 +83,7 @@ impl Daemon {
         }
         let patience = self.targets.values().map(Target::patience).max().unwrap_or(HUB_ENDS_WITHIN);
         self.ending = Some(Ending { exit, at: Instant::now() + patience });
+        self.input_to_session(Input::End);
         for &target in self.targets.keys() {
             self.send(target, Outgoing::Message(ToHub::Bye));
         }

@@ -87,6 +87,8 @@ pub enum Input {
     Foreign(TargetId, Vec<(SyncPath, Listed)>),
     /// A link ended or could not be made.
     LinkDown(TargetId),
+    /// The daemon ends: nothing new is begun from now on. What is on its way is left to its answer.
+    End,
     /// Send nothing until [`Input::Resume`].
     Pause,
     /// Go on; with `accept`, make the deletes that are held.
@@ -314,6 +316,7 @@ pub struct Session {
     generation: u64,
     source_gone: bool,
     paused: bool,
+    ending: bool,
     targets: BTreeMap<TargetId, target::Target>,
 }
 
@@ -330,7 +333,15 @@ impl Session {
     pub fn new(settings: Settings, targets: usize, generation: u64) -> Self {
         let new = |id| (id, target::Target::new(id, settings.command.clone()));
         let targets = (0..targets).map(new).collect();
-        Self { settings, local: None, generation, source_gone: false, paused: false, targets }
+        Self {
+            settings,
+            local: None,
+            generation,
+            source_gone: false,
+            paused: false,
+            ending: false,
+            targets,
+        }
     }
 
     /// Takes one input. Called with the same inputs it has the same effects.
@@ -345,11 +356,13 @@ impl Session {
             Input::Message(id, message) => self.message(now, id, message, &mut effects),
             Input::Foreign(id, paths) => self.foreign(id, paths, &mut effects),
             Input::LinkDown(id) => self.link_down(now, id),
+            Input::End => self.ending = true,
             Input::Pause => self.paused = true,
             Input::Resume { accept } => self.resume(accept),
             Input::Retry => self.targets.values_mut().for_each(|t| t.retry(&mut effects)),
             Input::Restart => self.restart(now, |_| true),
             Input::RestartOne(target) => self.restart(now, |id| id == target),
+            Input::Tick { .. } if self.ending => {}
             Input::Tick { git_busy } => self.tick(now, git_busy, &mut effects),
         }
         self.pump(now, &mut effects);
@@ -359,6 +372,9 @@ impl Session {
     /// When [`Input::Tick`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
+        if self.ending {
+            return None;
+        }
         self.targets.values().filter_map(target::Target::deadline).min()
     }
 
@@ -526,7 +542,7 @@ impl Session {
     /// Gives every target what it lacks and may have now.
     fn pump(&mut self, now: Instant, effects: &mut Vec<Effect>) {
         let Some(local) = &self.local else { return };
-        if self.paused || self.source_gone {
+        if self.paused || self.source_gone || self.ending {
             return;
         }
         // A target whose hub is ahead moves the number on: those before it hear of it, too.

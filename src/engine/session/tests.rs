@@ -585,3 +585,24 @@ fn a_target_that_lost_its_files_has_not_the_generation_it_had() {
     bench.applied(7, &tree(&[("a", 1)]), &[]);
     assert_eq!(bench.status().generation, 7);
 }
+
+#[test]
+fn nothing_new_is_begun_once_the_end_has_begun() {
+    let names: Vec<String> = (0..50_000).map(|n| format!("{n:05}")).collect();
+    let files: Vec<(&str, u8)> = names.iter().map(|name| (&**name, 1)).collect();
+    let mut bench = Bench::new(Mode::Keep, DeleteBudget::default());
+    bench.input(Input::Start);
+    bench.scan(&files);
+    let effects = bench.opened(&Snapshot::empty(), 0);
+    let first = effects.iter().find_map(|effect| match effect {
+        Effect::SendData { ops, .. } => Some(ops.clone()),
+        _ => None,
+    });
+    let changes: Vec<_> = first.unwrap().iter().map(|op| op.change.clone()).collect();
+    let reached = Snapshot::empty().apply_changes(&changes).unwrap();
+    assert!(bench.input(Input::End).is_empty());
+    let effects = bench.applied(1, &reached, &[]);
+    assert!(matches!(effects[..], [Effect::Say(Notice::Applied { .. })]), "{}", effects.len());
+    assert!(bench.scan(&files[1..]).is_empty() && bench.after(60_000).is_empty());
+    assert_eq!(bench.wait(), None);
+}
