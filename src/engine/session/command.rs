@@ -112,6 +112,10 @@ impl Command {
             }
         }
         self.needs_build += u64::from(actions.needs_build);
+        if !actions.is_empty() && self.spec.is_some() {
+            // Also of a number that it had already: files that were lost at the target come again.
+            self.restarted = self.restarted.min(generation.saturating_sub(1));
+        }
         if actions.is_empty() && self.settling.is_none() {
             return;
         }
@@ -190,6 +194,8 @@ impl Command {
             Some(settling) => settling,
             None => return self.start(id, effects),
         };
+        // What was asked for on a link that is lost was of older files than those that came since.
+        let generation = generation.max(self.newest);
         let work = actions.restart || !actions.commands.is_empty() || !actions.signals.is_empty();
         if work && self.spec.is_some() {
             let message = ToHub::Act { generation, actions: actions.clone() };

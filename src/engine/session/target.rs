@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::tree::{Problem, Reason, Snapshot, TreeId};
+use e2ek_sidecar::tree::{Entry, Problem, Reason, Snapshot, TreeId};
 use e2ek_sidecar::wire::{Blob, ChildEvent, CommandSpec, Listed, Op, ToHub, WireError, batches};
 
 use self::flight::InFlight;
@@ -114,8 +114,8 @@ pub(super) struct Target {
     refused: Refused,
     /// Lost a race at their last try.
     raced: BTreeSet<SyncPath>,
-    /// Problems people were told of.
-    told: BTreeMap<SyncPath, Reason>,
+    /// Problems people were told of, with what was there in place of the source's.
+    told: BTreeMap<SyncPath, (Reason, Option<Entry>)>,
     retry_at: Option<Instant>,
     retry_wait: Duration,
     hold: Option<Hold>,
@@ -341,7 +341,7 @@ impl Target {
                 return;
             }
         }
-        self.forget_settled(&local.tree, effects);
+        self.forget_settled(now, &local.tree, settings, effects);
         let accepted = self.accepted == Some(local.tree.id());
         let (mut ops, part) = match self.filling {
             true => plan::first(&self.sent, &local.tree, &self.refused, self.ask),
@@ -378,24 +378,33 @@ impl Target {
         self.in_flight.back().is_some_and(|flight| flight.asking)
     }
 
-    /// Problems of paths that need nothing any more are over: the source went back, or the path is
-    /// gone from it.
-    fn forget_settled(&mut self, local: &Snapshot, effects: &mut Vec<Effect>) {
+    /// Problems of paths that need nothing any more are over: the source went back, the path is gone
+    /// from it, or a retry succeeded whose answer was lost with its link.
+    fn forget_settled(
+        &mut self,
+        now: Instant,
+        local: &Snapshot,
+        settings: &Settings,
+        effects: &mut Vec<Effect>,
+    ) {
         if !self.in_flight.is_empty() || self.told.is_empty() && self.refused.is_empty() {
             return;
         }
         let acked = &self.acked;
         let differs = |path: &SyncPath| acked.entry(path) != local.entry(path);
         self.refused.retain(|path, _| differs(path));
-        let id = self.id;
-        self.told.retain(|path, _| {
-            let stays = differs(path);
-            if !stays {
-                let path = path.clone();
-                effects.push(Effect::Say(Notice::ProblemGone { target: id, path }));
+        let over = self.told.extract_if(.., |path, _| !differs(path));
+        let mut healed = Vec::new();
+        for (path, (_, before)) in over {
+            if acked.entry(&path) != before {
+                healed.push(path.clone());
             }
-            stays
-        });
+            effects.push(Effect::Say(Notice::ProblemGone { target: self.id, path }));
+        }
+        // The wishes of what is told do not count before it is there.
+        if !healed.is_empty() {
+            self.command.settle(now, self.last_used, healed.iter(), settings);
+        }
         if self.refused.is_empty() && self.told.is_empty() {
             self.retry_at = None;
             self.retry_wait = RETRY_FIRST;
@@ -547,7 +556,7 @@ impl Target {
             Link::Ready => TargetState::Syncing,
         };
         let problems = (self.told.iter())
-            .map(|(path, reason)| Problem { path: path.clone(), reason: reason.clone() })
+            .map(|(path, (reason, _))| Problem { path: path.clone(), reason: reason.clone() })
             .chain(self.mirror.problems.iter().cloned())
             .collect();
         TargetStatus {

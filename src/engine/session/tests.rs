@@ -606,3 +606,49 @@ fn nothing_new_is_begun_once_the_end_has_begun() {
     assert!(bench.scan(&files[1..]).is_empty() && bench.after(60_000).is_empty());
     assert_eq!(bench.wait(), None);
 }
+
+/// The acknowledgement of a retry was lost with its link: what the command was owed for it, too, and
+/// an empty `Act` told the hub that nothing is.
+#[test]
+fn i9_a_problem_that_ends_with_a_lost_answer_is_restarted_for() {
+    let mut bench = Bench::synced(&[]);
+    bench.scan(&[("a", 1)]);
+    bench.applied(8, &tree(&[]), &[0]);
+    assert_eq!(acted(&bench.after(50)), Some((8, true)), "once for the change");
+    let event = ChildEvent::Restarted { generation: 8, micros: 1, pid: 2 };
+    bench.input(Input::Message(0, FromHub::Child(event)));
+    let (generation, _) = ops(&bench.after(50)).expect("tried again");
+    bench.input(Input::LinkDown(0));
+    bench.after(0);
+    let effects = bench.opened(&tree(&[("a", 1)]), generation);
+    assert_eq!((acted(&effects), ran(&effects)), (None, false), "{effects:?}");
+    assert_eq!(bench.state(), TargetState::Synced);
+    assert!(bench.status().restarted < generation);
+    let effects = bench.after(50);
+    assert_eq!((acted(&effects), ran(&effects)), (Some((generation, true)), true));
+}
+
+#[test]
+fn a_problem_whose_source_went_back_restarts_nothing() {
+    let mut bench = Bench::synced(&[]);
+    bench.scan(&[("a", 1)]);
+    bench.applied(8, &tree(&[]), &[0]);
+    assert!(acted(&bench.after(50)).is_some(), "once for the change");
+    bench.scan(&[]);
+    assert!(bench.status().problems.is_empty());
+    assert_eq!(acted(&bench.after(5000)), None);
+}
+
+/// Asked for again on the next link, a restart is one for what the hub holds by now.
+#[test]
+fn i9_a_restart_is_never_for_older_files_than_the_hubs() {
+    let mut bench = Bench::synced(&[]);
+    bench.scan(&[("a", 1)]);
+    bench.applied(8, &tree(&[("a", 1)]), &[]);
+    assert_eq!(acted(&bench.after(50)), Some((8, true)));
+    assert_eq!(ops(&bench.scan(&[("a", 1), ("quiet", 1)])), Some((9, 1)));
+    bench.input(Input::LinkDown(0));
+    bench.after(0);
+    bench.opened(&tree(&[("a", 1), ("quiet", 1)]), 9);
+    assert_eq!(acted(&bench.after(50)), Some((9, true)));
+}

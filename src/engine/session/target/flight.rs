@@ -253,8 +253,13 @@ impl Target {
                 Some(reason) => {
                     self.refuse(path.clone(), op, reason.clone(), now);
                     count += 1;
-                    if self.told.get(&path) != Some(reason) {
-                        self.told.insert(path.clone(), reason.clone());
+                    let known = self.told.get(&path);
+                    if known.is_none_or(|(known, _)| known != reason) {
+                        let before = match known {
+                            Some((_, before)) => before.clone(),
+                            None => self.acked.entry(&path),
+                        };
+                        self.told.insert(path.clone(), (reason.clone(), before));
                         let problem = Problem { path, reason: reason.clone() };
                         effects.push(Effect::Say(Notice::Problem { target: self.id, problem }));
                     }
