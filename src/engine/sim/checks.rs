@@ -1,6 +1,6 @@
 //! What must hold at every step and at the end: each check begins with the number of its invariant.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::tree::{Entry, Snapshot, TreeId};
@@ -29,6 +29,8 @@ struct Known {
     deleted: VecDeque<(u64, u64)>,
     /// Generations sent and not acknowledged.
     in_flight: usize,
+    /// Generations that people were told of, and not of their end.
+    begun: BTreeSet<u64>,
     /// When it was last asked to restart, on which link, and whether the user asked since.
     acted: Option<u64>,
     acted_on: Option<u64>,
@@ -138,9 +140,15 @@ impl World {
                 known.in_flight += 1;
                 assert!(known.in_flight <= MAX_IN_FLIGHT, "i10: generations without end");
             }
-            Effect::Say(Notice::Applied { target, .. }) => {
-                self.checks.known[*target].in_flight -= 1;
+            Effect::Say(Notice::Begin { target, generation, .. }) => {
+                self.checks.known[*target].begun.insert(*generation);
             }
+            Effect::Say(Notice::Applied { target, report }) => {
+                let known = &mut self.checks.known[*target];
+                known.in_flight -= 1;
+                known.begun.remove(&report.generation);
+            }
+            Effect::Say(Notice::Level { target }) => self.checks.known[*target].begun.clear(),
             Effect::Send(target, ToHub::RemoveForeign { paths }) => {
                 self.i7_mirrored_within_the_budget(*target, paths);
             }
@@ -288,6 +296,9 @@ impl World {
             let excused = outlives || self.checks.tampered;
             assert!(fresh || excused, "i9: the command never saw the last files");
             assert!(hub.pid.is_some(), "i9: the command does not run");
+        }
+        for known in &self.checks.known {
+            assert_eq!(known.begun, BTreeSet::new(), "i12: begun, and never said to be over");
         }
         assert_eq!(self.session.deadline(), None, "i3: nothing is left to wait for");
         assert!(self.clock.is_empty(), "i3: silent");
