@@ -299,7 +299,8 @@ pub enum Refusal {
     Forbidden(String),
     /// Not a directory, or anything else that is wrong with the path.
     Unusable(String),
-    /// A newer session of the same workspace writes now.
+    /// Another link of the same workspace and writer writes now: a newer session of it, or a link
+    /// that was given up and came late.
     Superseded,
 }
 

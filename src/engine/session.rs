@@ -144,6 +144,8 @@ pub enum Closing {
     Protocol(WireError),
     /// The two records differ; the next link begins with a comparison.
     Desync,
+    /// The hub listens to another link of ours by now: one that was given up, and came late.
+    Superseded,
 }
 
 /// Something worth telling.
@@ -496,6 +498,9 @@ impl Session {
             FromHub::Opened { tree, generation, epoch: _, populated } => {
                 self.generation = self.generation.max(generation);
                 target.opened(now, tree, generation, populated)
+            }
+            FromHub::Refused(Refusal::Superseded) if target.superseded(now) => {
+                Err(Closing::Superseded)
             }
             FromHub::Refused(refusal) => {
                 effects.push(Effect::Say(Notice::Refused { target: id, refusal }));

@@ -112,11 +112,7 @@ impl Hub {
             let (stays, peer) = (serving.epoch == epoch, serving.peer.take());
             serving.site.abandon();
             if let Some(peer) = peer {
-                let refusal = if serving.open.workspace == open.workspace {
-                    Refusal::Superseded
-                } else {
-                    Refusal::Owned { by: open.writer.clone(), active: true }
-                };
+                let refusal = to_replaced(&serving.open, open);
                 self.links.send(peer, &FromHub::Refused(refusal));
                 self.unlink(peer);
             }
@@ -132,6 +128,16 @@ impl Hub {
             }
         }
         Ok(())
+    }
+}
+
+/// What a session is told that has to make room for another. One of the same writer may be its own:
+/// a link that was given up and whose first message came late. It tries again then.
+fn to_replaced(before: &Open, after: &Open) -> Refusal {
+    if before.workspace == after.workspace && before.writer == after.writer {
+        Refusal::Superseded
+    } else {
+        Refusal::Owned { by: after.writer.clone(), active: true }
     }
 }
 

@@ -85,3 +85,16 @@ fn i14_the_same_workspace_re_enters_at_once_and_its_old_link_writes_nothing() {
     assert_eq!(listing(&root), texts(&[("f", "2")]));
     assert!(fs::read_dir(&root).unwrap().count() == 1);
 }
+
+#[test]
+fn another_writer_of_the_same_workspace_is_named() {
+    let served = Served::new();
+    let root = served.folder.path().join("target");
+    let (mut old, mut new) = (served.client(), served.client());
+    old.enter(ANN, &root);
+    let mut other = open(ANN, &root);
+    other.writer = "another host".to_owned();
+    assert!(matches!(new.open(other).1, FromHub::Opened { .. }));
+    let told = refusal(old.next().unwrap());
+    assert_eq!(told, Refusal::Owned { by: "another host".to_owned(), active: true });
+}

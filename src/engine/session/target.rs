@@ -25,6 +25,10 @@ const FILLING: usize = 2;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest wait between two tries to connect.
 const CONNECT_RETRY_MAX: Duration = Duration::from_secs(5);
+/// So often in a row a link may be superseded by one of the same writer. A link of ours that was given
+/// up and comes late does it once; who goes on is another daemon, and of two the newer one stays, as
+/// it was superseded once less.
+const SUPERSEDED_MAX: u32 = 5;
 /// Longest wait between two tries of refused paths.
 const REFUSED_RETRY_MAX: Duration = Duration::from_secs(60);
 
@@ -98,6 +102,8 @@ pub(super) struct Target {
     in_flight: VecDeque<InFlight>,
     /// The hub manages nothing yet and something lies there: ask before sending.
     ask: bool,
+    /// Links in a row that did not last because the hub listened to another.
+    superseded: u32,
     /// Not yet level with the source on this link: much that is new comes in several generations.
     filling: bool,
     /// A first sync in several generations was begun on this link.
@@ -143,6 +149,7 @@ impl Target {
             unsure: None,
             in_flight: VecDeque::new(),
             ask: false,
+            superseded: 0,
             filling: false,
             in_parts: false,
             begun: false,
@@ -184,9 +191,10 @@ impl Target {
         if matches!(self.link, Link::Refused) {
             return;
         }
-        if self.opened_at.take().is_some_and(|at| at + CONNECT_RETRY_MAX <= now) {
+        if self.has_lasted(now) {
             self.connect_wait = Duration::ZERO;
         }
+        self.opened_at = None;
         // The first try after a good link is made at once.
         self.connect_at = Some(now + self.connect_wait);
         self.connect_wait = (self.connect_wait * 2).clamp(RETRY_FIRST, CONNECT_RETRY_MAX);
@@ -206,6 +214,20 @@ impl Target {
             self.link = Link::Down;
             effects.push(Effect::Close(self.id, why));
         }
+    }
+
+    /// Whether the link was good.
+    fn has_lasted(&self, now: Instant) -> bool {
+        self.opened_at.is_some_and(|at| at + CONNECT_RETRY_MAX <= now)
+    }
+
+    /// The hub listens to another link of this writer. Whether to try again.
+    pub(super) fn superseded(&mut self, now: Instant) -> bool {
+        if self.has_lasted(now) {
+            self.superseded = 0;
+        }
+        self.superseded += 1;
+        self.superseded <= SUPERSEDED_MAX
     }
 
     pub(super) fn refused(&mut self) {

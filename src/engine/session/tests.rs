@@ -652,3 +652,33 @@ fn i9_a_restart_is_never_for_older_files_than_the_hubs() {
     bench.opened(&tree(&[("a", 1), ("quiet", 1)]), 9);
     assert_eq!(acted(&bench.after(50)), Some((9, true)));
 }
+
+#[test]
+fn i14_a_link_that_one_given_up_before_cuts_off_is_made_again() {
+    let superseded = || Input::Message(0, FromHub::Refused(Refusal::Superseded));
+    let closed = |effects: &[Effect]| {
+        assert_eq!(effects.len(), 1, "{effects:?}");
+        matches!(effects[0], Effect::Close(0, Closing::Superseded))
+    };
+    let mut bench = Bench::synced(&[]);
+    bench.now += Duration::from_secs(60);
+    assert!(closed(&bench.input(superseded())));
+    assert!(bench.scan(&[("a", 1)]).is_empty(), "nothing more is said on it");
+    bench.input(Input::LinkDown(0));
+    assert!(matches!(bench.after(0)[..], [Effect::Connect(0)]));
+    assert!(ops(&bench.opened(&tree(&[]), 7)).is_some());
+    // Another daemon that was started twice: the older one gives up.
+    let mut waits = Vec::new();
+    for _ in 1..5 {
+        assert!(closed(&bench.input(superseded())));
+        bench.input(Input::LinkDown(0));
+        let wait = bench.wait().unwrap();
+        waits.push(wait);
+        bench.after(wait as u64);
+        bench.opened(&tree(&[]), 7);
+    }
+    assert_eq!(waits, [100, 200, 400, 800]);
+    let effects = bench.input(superseded());
+    assert!(matches!(&effects[..], [Effect::Say(Notice::Refused { target: 0, .. })]));
+    assert_eq!((bench.state(), bench.wait()), (TargetState::Refused, None));
+}
