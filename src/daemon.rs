@@ -10,6 +10,7 @@ mod ending;
 mod join;
 mod link;
 mod members;
+mod restarts;
 mod say;
 mod settings;
 mod source;

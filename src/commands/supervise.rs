@@ -7,7 +7,7 @@ use e2ek_sidecar::server::run::RunEvent;
 
 use crate::cli::SuperviseArgs;
 use crate::error::Error;
-use crate::report::{Desk, Event, Exit, Failure, Outcome, Reporter, Text};
+use crate::report::{Desk, Event, Exit, Failure, Outcome, Reporter, Stamps, Text};
 use crate::supervise::{self, Options, SuperviseEvent};
 
 /// How long a stopped terminal may keep us from our end.
@@ -166,7 +166,8 @@ impl Teller {
 
     fn end(&mut self, generation: u64, status: Outcome, took: Duration) -> Event {
         self.begun = None;
-        Event::RestartEnd { generation, target: self.target.clone(), status, took }
+        let (target, stamps) = (self.target.clone(), Stamps::default());
+        Event::RestartEnd { generation, target, status, took, stamps }
     }
 }
 

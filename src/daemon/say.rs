@@ -8,6 +8,7 @@ use e2ek_sidecar::receive::root_index;
 use e2ek_sidecar::tree::Entry;
 use e2ek_sidecar::wire::{ChildEvent, How, Op, Refusal};
 
+use super::restarts::Restarts;
 use super::syncs::{Begin, Syncs};
 use crate::engine::plan::Hold;
 use crate::engine::session::{Applied, Notice, TargetId};
@@ -20,8 +21,7 @@ pub(super) struct Teller {
     /// Whether paths are shown with their pair's number.
     several: bool,
     pub(super) syncs: Syncs,
-    /// When the restart that is under way was decided.
-    restarting: BTreeMap<TargetId, (u64, Instant)>,
+    restarts: Restarts,
 }
 
 impl Teller {
@@ -30,7 +30,7 @@ impl Teller {
             names: BTreeMap::new(),
             several: pairs > 1,
             syncs: Syncs::default(),
-            restarting: BTreeMap::new(),
+            restarts: Restarts::default(),
         }
     }
 
@@ -47,7 +47,7 @@ impl Teller {
     /// A target less. What waited for nothing but its answer is over.
     pub(super) fn remove(&mut self, target: TargetId) -> Vec<Event> {
         self.names.remove(&target);
-        self.restarting.remove(&target);
+        self.restarts.remove(target);
         self.syncs.remove(target)
     }
 
@@ -112,7 +112,7 @@ impl Teller {
                 let message = format!("{}: removed {removed} unmanaged paths", self.name(*target));
                 vec![Event::Warning { message: message.into() }]
             }
-            Notice::Acted { target, generation, actions, build } => {
+            Notice::Acted { target, generation, actions, saves, build } => {
                 let mut events = Vec::new();
                 if actions.needs_build > 0 {
                     let count = actions.needs_build.into();
@@ -123,7 +123,7 @@ impl Teller {
                     });
                 }
                 if actions.restart {
-                    self.restarting.insert(*target, (*generation, now));
+                    self.restarts.begin(now, *target, *generation, *saves);
                     let target = self.name(*target);
                     events.push(Event::RestartBegin { generation: *generation, target });
                 }
@@ -163,26 +163,29 @@ impl Teller {
             kept: Some("the hub's trash".into()),
         };
         let mut events: Vec<Event> = report.overwritten.iter().map(overwritten).collect();
+        self.restarts.applied(target, report);
         events.extend(self.syncs.applied(target, report));
         events
     }
 
     fn child(&mut self, now: Instant, target: TargetId, event: &ChildEvent) -> Vec<Event> {
         let name = self.name(target);
-        let (generation, began) = self.restarting.get(&target).copied().unwrap_or((0, now));
+        let under_way = self.restarts.under_way(target);
+        let (generation, began) = under_way.unwrap_or((0, now));
+        let status = Outcome::Ok;
         match event {
             ChildEvent::Restarted { generation, micros, .. } => {
-                self.restarting.remove(&target);
-                let took = Duration::from_micros(*micros);
-                let (generation, target) = (*generation, name);
-                vec![Event::RestartEnd { generation, target, status: Outcome::Ok, took }]
+                let stamps = self.restarts.end(now, target);
+                let (generation, took) = (*generation, Duration::from_micros(*micros));
+                vec![Event::RestartEnd { generation, target: name, status, took, stamps }]
             }
-            ChildEvent::Started { .. } if self.restarting.remove(&target).is_some() => {
+            ChildEvent::Started { .. } if under_way.is_some() => {
+                let stamps = self.restarts.end(now, target);
                 let took = now.saturating_duration_since(began);
-                vec![Event::RestartEnd { generation, target: name, status: Outcome::Ok, took }]
+                vec![Event::RestartEnd { generation, target: name, status, took, stamps }]
             }
             ChildEvent::Failed { error } => {
-                self.restarting.remove(&target);
+                self.restarts.failed(target);
                 vec![Event::Error {
                     target: Some(name),
                     class: "failure".into(),

@@ -234,7 +234,7 @@ fn together(before: Option<Applied>, report: &Applied) -> Applied {
 }
 
 /// When each stage was over, counted from the first event.
-fn stamps(report: &Applied) -> Stamps {
+pub(super) fn stamps(report: &Applied) -> Stamps {
     let since = |at: Instant| Some(at.saturating_duration_since(report.seen).as_micros() as u64);
     let sent = report.sent.saturating_duration_since(report.seen);
     Stamps {

@@ -246,6 +246,8 @@ pub enum Notice {
         generation: u64,
         /// What.
         actions: ActionSet,
+        /// Changed paths ask for the restart, not only a person.
+        saves: bool,
         /// Some of the paths that need a new image.
         build: Vec<SyncPath>,
     },

@@ -159,6 +159,10 @@ pub enum Event {
         /// From the decision to the new process.
         #[serde(rename = "ms", with = "millis")]
         took: Duration,
+        /// Where the time of the newest save that it is for went; all `None` for one that no save
+        /// asked for.
+        #[serde(default)]
+        stamps: Stamps,
     },
     /// A command that a rule asked for has ended.
     CommandRan {
@@ -430,7 +434,8 @@ pub struct Stamps {
     pub written_us: Option<u64>,
     /// The acknowledgement was read.
     pub acked_us: Option<u64>,
-    /// The app had been restarted.
+    /// The app had been restarted; told by the end of the restart, which comes after that of the
+    /// sync.
     pub restarted_us: Option<u64>,
 }
 

@@ -76,7 +76,7 @@ fn flow(event: &Event, paint: Paint) -> Option<Said> {
         Event::RestartBegin { generation, target } => {
             Said::detail(format!("gen {generation}: restarting {target}"))
         }
-        Event::RestartEnd { generation, target, status, took } => {
+        Event::RestartEnd { generation, target, status, took, .. } => {
             restart_end(*generation, target, *status, *took, paint)
         }
         Event::CommandRan { generation, target, argv, status, took } => {

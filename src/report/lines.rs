@@ -68,11 +68,16 @@ fn sync(event: &Event) -> Option<Line> {
         Event::RestartBegin { generation, target } => {
             Line::new("restart begin").key("gen", generation).key("target", target)
         }
-        Event::RestartEnd { generation, target, status, took } => Line::new("restart end")
+        Event::RestartEnd { generation, target, status, took, stamps } => Line::new("restart end")
             .key("gen", generation)
             .key("status", status.word())
             .ms(*took)
-            .key("target", target),
+            .key("target", target)
+            .maybe("hashed_us", stamps.hashed_us)
+            .maybe("sent_us", stamps.sent_us)
+            .maybe("written_us", stamps.written_us)
+            .maybe("acked_us", stamps.acked_us)
+            .maybe("restarted_us", stamps.restarted_us),
         Event::CommandRan { generation, target, argv, status, took } => Line::new("command end")
             .key("gen", generation)
             .exit(*status)

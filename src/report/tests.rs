@@ -84,7 +84,18 @@ fn sync_end(generation: u64, status: Outcome, restarting: bool) -> Event {
 
 fn restart_end(generation: u64, status: Outcome) -> Event {
     let took = Duration::from_millis(310);
-    Event::RestartEnd { generation, target: "api".into(), status, took }
+    let stamps = match status {
+        Outcome::Ok => Stamps {
+            seen_epoch_us: None,
+            hashed_us: Some(310),
+            sent_us: Some(420),
+            written_us: Some(8_800),
+            acked_us: Some(9_100),
+            restarted_us: Some(371_000),
+        },
+        _ => Stamps::default(),
+    };
+    Event::RestartEnd { generation, target: "api".into(), status, took, stamps }
 }
 
 /// A name that would set a terminal's title.
@@ -263,7 +274,8 @@ fn the_lines_of_the_contract_are_as_written_there() {
         "[e2ek] sync begin gen=42 files=3\n\
          [e2ek] sync end gen=42 status=ok files=3 bytes=2048 ms=9 targets=2/2\n\
          [e2ek] restart begin gen=42 target=api-7d78/app\n\
-         [e2ek] restart end gen=42 status=ok ms=310 target=api\n\
+         [e2ek] restart end gen=42 status=ok ms=310 target=api hashed_us=310 sent_us=420 \
+         written_us=8800 acked_us=9100 restarted_us=371000\n\
          [e2ek] error kind=forbidden message=\"...\" hint=\"...\"\n"
     );
 }

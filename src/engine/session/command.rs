@@ -24,6 +24,8 @@ struct Settling {
     latest: Instant,
     /// At the latest then although git is busy.
     latest_git: Instant,
+    /// Changed paths ask for a restart.
+    saves: bool,
     /// Some of the paths that need a new image.
     build: Vec<SyncPath>,
 }
@@ -33,6 +35,8 @@ struct Asked {
     /// For generations up to this.
     generation: u64,
     actions: ActionSet,
+    /// See [`Settling::saves`].
+    saves: bool,
     /// `Run` was asked for before and may be unanswered: the next `Started` is of that.
     after_run: bool,
 }
@@ -48,6 +52,7 @@ impl Settling {
             quiet_at: now,
             latest: now + settings.settle_at_most,
             latest_git: now + settings.git_at_most,
+            saves: false,
             build: Vec::new(),
         }
     }
@@ -121,6 +126,7 @@ impl Command {
         }
         let settling =
             self.settling.get_or_insert_with(|| Settling::new(now, generation, settings));
+        settling.saves |= actions.restart;
         settling.actions.merge(actions);
         settling.build.extend(build);
         settling.build.truncate(BUILD_PATHS);
@@ -190,7 +196,7 @@ impl Command {
     }
 
     fn act(&mut self, id: TargetId, effects: &mut Vec<Effect>) {
-        let Settling { mut actions, generation, build, .. } = match self.settling.take() {
+        let Settling { mut actions, generation, saves, build, .. } = match self.settling.take() {
             Some(settling) => settling,
             None => return self.start(id, effects),
         };
@@ -202,7 +208,7 @@ impl Command {
             effects.push(Effect::Send(id, message));
             if actions.restart {
                 let (actions, after_run) = (actions.clone(), self.run_open);
-                self.unconfirmed = Some(Asked { generation, actions, after_run });
+                self.unconfirmed = Some(Asked { generation, actions, saves, after_run });
             }
         }
         if self.unconfirmed.is_none() {
@@ -213,7 +219,8 @@ impl Command {
             actions = ActionSet { needs_build: actions.needs_build, ..ActionSet::default() };
         }
         if !actions.is_empty() || self.started {
-            effects.push(Effect::Say(Notice::Acted { target: id, generation, actions, build }));
+            let notice = Notice::Acted { target: id, generation, actions, saves, build };
+            effects.push(Effect::Say(notice));
         }
         self.start(id, effects);
     }
@@ -273,9 +280,10 @@ impl Command {
         self.started = false;
         self.ready = false;
         self.run_open = false;
-        if let Some(Asked { generation, actions, .. }) = self.unconfirmed.take() {
+        if let Some(Asked { generation, actions, saves, .. }) = self.unconfirmed.take() {
             let settling =
                 self.settling.get_or_insert_with(|| Settling::new(now, generation, settings));
+            settling.saves |= saves;
             let later = std::mem::replace(&mut settling.actions, actions);
             settling.actions.needs_build = 0;
             settling.actions.merge(later);
