@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::length::aside;
 use super::listen::PeerId;
 use super::opening::NotOpened;
 use super::site::Site;
@@ -25,25 +26,25 @@ pub(super) struct Waiting {
 
 impl Hub {
     /// Opens a session: takes up a site that waits for this workspace, or opens one.
-    pub(super) fn open(&mut self, id: PeerId, open: Open) -> Result<(), WireError> {
+    pub(super) async fn open(&mut self, id: PeerId, open: Open) -> Result<(), WireError> {
         let known = self.sites.iter().any(|serving| serving.peer == Some(id))
             || self.waiting.iter().any(|waiting| waiting.id == id)
             || self.is_leaving(id);
         if known {
             return Err(WireError::Order("opened twice"));
         }
-        self.enter(id, open, Instant::now() + HAND_OVER);
+        self.enter(id, open, Instant::now() + HAND_OVER).await;
         Ok(())
     }
 
-    pub(super) fn try_waiting(&mut self, now: Instant) {
+    pub(super) async fn try_waiting(&mut self, now: Instant) {
         let due: Vec<Waiting> = self.waiting.extract_if(.., |w| w.again <= now).collect();
         for Waiting { id, open, until, .. } in due {
-            self.enter(id, open, until);
+            self.enter(id, open, until).await;
         }
     }
 
-    fn enter(&mut self, id: PeerId, open: Open, until: Instant) {
+    async fn enter(&mut self, id: PeerId, open: Open, until: Instant) {
         let now = Instant::now();
         if !open.dry_run {
             if let Err(refusal) = self.make_room(&open, now) {
@@ -54,7 +55,9 @@ impl Hub {
                 return self.welcome(id, at);
             }
         }
-        match Site::open(&open, &self.settings.state) {
+        // What lies there may have to be read to know whether it is what was written.
+        let (asked, state) = (open.clone(), self.settings.state.clone());
+        match aside(move || Site::open(&asked, &state)).await {
             Ok(site) => self.admit(id, open, site, now),
             Err(NotOpened::Busy(_)) if now < until => {
                 let again = now + HAND_OVER_STEP;

@@ -11,6 +11,7 @@ mod command;
 mod entry;
 mod foreign;
 mod hands;
+mod length;
 mod link;
 pub mod listen;
 mod look;
@@ -125,10 +126,10 @@ impl Hub {
                 }
                 event = self.command.next() => self.command_event(&event),
                 incoming = self.incoming.recv() => match incoming {
-                    Some(incoming) => self.take(incoming),
+                    Some(incoming) => self.take(incoming).await,
                     None => self.end(),
                 },
-                () = until(deadline) => self.expire(),
+                () = until(deadline) => self.expire().await,
             }
             while let Some(id) = self.links.overrun() {
                 warn!("a link's other end does not read");
@@ -157,13 +158,13 @@ impl Hub {
         !self.command.has_output() || !heard || since.elapsed() >= LAST_OUTPUT
     }
 
-    fn take(&mut self, incoming: Incoming) {
+    async fn take(&mut self, incoming: Incoming) {
         match incoming {
             Incoming::Linked(peer) => self.links.insert(peer),
             Incoming::Message(id, message, len) => {
                 // A link that was let go may still have messages on the way: nothing comes of them.
                 if self.links.contains(id)
-                    && let Err(error) = self.message(id, message, len)
+                    && let Err(error) = self.message(id, message, len).await
                 {
                     self.refuse(id, &error);
                 }
@@ -204,9 +205,9 @@ impl Hub {
         }
     }
 
-    fn message(&mut self, id: PeerId, message: ToHub, len: usize) -> Result<(), WireError> {
+    async fn message(&mut self, id: PeerId, message: ToHub, len: usize) -> Result<(), WireError> {
         if let ToHub::Open(open) = message {
-            return self.open(id, open);
+            return self.open(id, open).await;
         }
         let Some(at) = self.sites.iter().position(|serving| serving.peer == Some(id)) else {
             return match message {
@@ -245,16 +246,17 @@ impl Hub {
             }
             ToHub::Ops { .. } | ToHub::Data { .. } | ToHub::Withdraw { .. } => {
                 self.links.consume(id, len);
-                self.content(id, at, message)
+                self.content(id, at, message).await
             }
-            ToHub::Commit { generation, target } => self.commit(id, at, generation, target),
+            ToHub::Commit { generation, target } => self.commit(id, at, generation, target).await,
             ToHub::Describe { paths } => self.describe(id, at, &paths),
             ToHub::ListForeign => {
-                let answers = self.sites[at].site.foreign();
+                let answers = self.at_site(at, true, |site| site.foreign()).await;
                 self.links.ask(id, answers.into_iter().map(Asked::Message))
             }
             ToHub::RemoveForeign { paths } => {
-                for answer in self.sites[at].site.remove_foreign(&paths) {
+                let work = move |site: &mut Site| site.remove_foreign(&paths);
+                for answer in self.at_site(at, true, work).await {
                     self.links.send(id, &answer);
                 }
                 Ok(())
@@ -275,11 +277,13 @@ impl Hub {
     }
 
     /// What a generation is made of.
-    fn content(&mut self, id: PeerId, at: usize, message: ToHub) -> Result<(), WireError> {
+    async fn content(&mut self, id: PeerId, at: usize, message: ToHub) -> Result<(), WireError> {
         let site = &mut self.sites[at].site;
         match message {
             ToHub::Ops { generation, ops, last } => {
-                for answer in site.take_ops(generation, ops, last)? {
+                let is_long = last && length::is_long(site.receiver.ops().iter().chain(&ops));
+                let work = move |site: &mut Site| site.take_ops(generation, ops, last);
+                for answer in self.at_site(at, is_long, work).await? {
                     self.links.send(id, &answer);
                 }
             }
@@ -293,16 +297,17 @@ impl Hub {
         Ok(())
     }
 
-    fn commit(
+    async fn commit(
         &mut self,
         id: PeerId,
         at: usize,
         generation: u64,
         target: TreeId,
     ) -> Result<(), WireError> {
-        let site = &mut self.sites[at].site;
-        let applied = site.commit(generation, target)?;
-        if site.is_visible() {
+        let is_long = length::is_long(self.sites[at].site.receiver.ops().iter());
+        let work = move |site: &mut Site| site.commit(generation, target);
+        let applied = self.at_site(at, is_long, work).await?;
+        if self.sites[at].site.is_visible() {
             applied.iter().for_each(|answer| self.links.send(id, answer));
             return Ok(());
         }
@@ -429,9 +434,9 @@ impl Hub {
         Some(self.idle_since + self.settings.idle.filter(|_| nobody && !self.ending)?)
     }
 
-    fn expire(&mut self) {
+    async fn expire(&mut self) {
         let now = Instant::now();
-        self.try_waiting(now);
+        self.try_waiting(now).await;
         let over = |serving: &Serving| self.kept_until(serving).is_some_and(|until| until <= now);
         if let Some(at) = self.sites.iter().position(over) {
             self.let_go(at);
