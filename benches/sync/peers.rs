@@ -22,6 +22,8 @@ const LOST: Duration = Duration::from_secs(60);
 /// The least time between two saves.
 const GAP: u64 = 20_000_000;
 const WARM_UP: usize = 5;
+/// Before a storm: longer than the whole seconds by which some tell a change.
+const PAUSE: Duration = Duration::from_millis(2500);
 
 /// What one of them took; empty where it is absent.
 #[derive(Default)]
@@ -47,6 +49,10 @@ pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
         };
         let mut found = Found::default();
         if let Err(error) = measure(settings, &way, &mut found) {
+            let said = settings.place.join("peers").join(way.name()).join("said");
+            let said = fs::read_to_string(said).unwrap_or_default();
+            let last = said.trim_end().rsplit('\n').take(5).collect::<Vec<_>>().join(" <- ");
+            let error = format!("{error}; said: {last}");
             complain(format_args!("peers: {way:?}: {error}"));
             found.failed = true;
             failures.push(format!("{way:?}: {error}"));
@@ -142,7 +148,7 @@ fn measure(settings: &Settings, way: &Way, found: &mut Found) -> Result<()> {
         clock::sleep_until(clock::now() + GAP + u64::try_from(wait)?);
     }
     for _ in 0..if settings.short { 2 } else { 5 } {
-        std::thread::sleep(storm::PAUSE);
+        std::thread::sleep(PAUSE);
         found.storms.push(pair.storm(storm::SAVES, LOST)?.0);
     }
     running.stop()

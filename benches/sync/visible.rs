@@ -3,7 +3,7 @@
 //! The moment is that of the last inotify event at the target's files concerned; that the contents
 //! are then those of the source is looked at afterwards, so that the looking costs nothing.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -25,6 +25,8 @@ pub(crate) struct Pair {
     arrivals: Events,
     dice: Dice,
     saves: u64,
+    /// Saved lately, by number.
+    lately: HashSet<usize>,
 }
 
 impl Pair {
@@ -33,7 +35,7 @@ impl Pair {
         let what = WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO | WatchFlags::DELETE;
         let arrivals = Events::watch(&source.at(target), what)?;
         let (source, target) = (source.clone(), target.to_owned());
-        Ok(Self { source, target, arrivals, dice: Dice(7), saves: 0 })
+        Ok(Self { source, target, arrivals, dice: Dice(7), saves: 0, lately: HashSet::new() })
     }
 
     /// Forgets what came to the target until now.
@@ -41,9 +43,18 @@ impl Pair {
         self.arrivals.forget();
     }
 
-    /// Saves one file: how long until the target has it, in nanoseconds.
+    /// Saves one file, not one that was saved lately: those that tell changes by size and whole
+    /// seconds would miss it. How long until the target has it, in nanoseconds.
     pub(crate) fn save(&mut self, within: Duration) -> Result<i64> {
-        let path = self.source.files[self.dice.below(self.source.files.len())].clone();
+        let files = self.source.files.len();
+        if self.lately.len() * 2 >= files {
+            self.lately.clear();
+        }
+        let mut number = self.dice.below(files);
+        while !self.lately.insert(number) {
+            number = self.dice.below(files);
+        }
+        let path = self.source.files[number].clone();
         self.saves += 1;
         self.arrivals.forget();
         let edit = Edit::prepare(&self.source.root.join(&path), self.saves)?;
