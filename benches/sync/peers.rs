@@ -139,7 +139,7 @@ fn measure(settings: &Settings, way: &Way, found: &mut Found) -> Result<()> {
     for _ in 0..WARM_UP {
         pair.save(LOST)?;
     }
-    let (most, seconds) = if settings.short { (30, 8) } else { (200, 60) };
+    let (most, seconds) = if settings.short { (30, 5) } else { (200, 60) };
     let end = clock::now() + seconds * 1_000_000_000;
     while found.saves.count() < most && clock::now() < end {
         let took = pair.save(LOST)?;
