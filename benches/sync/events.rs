@@ -19,7 +19,7 @@ use rustix::fs::inotify::{self, CreateFlags, ReadFlags, Reader, WatchFlags};
 use crate::tree::Tree;
 use crate::{Result, clock};
 
-/// Something happened to a file.
+/// Something happened to a file, or to a directory where those were asked for.
 pub(crate) struct Seen {
     /// Relative to the tree's root.
     pub(crate) path: PathBuf,
@@ -54,9 +54,10 @@ impl Watches {
 
     /// The file an event is about, relative to the root; `None` for what is about a directory.
     pub(crate) fn file(&self, event: &inotify::Event<'_>) -> Option<PathBuf> {
-        if event.events().contains(ReadFlags::ISDIR) {
-            return None;
-        }
+        if event.events().contains(ReadFlags::ISDIR) { None } else { self.entry(event) }
+    }
+
+    fn entry(&self, event: &inotify::Event<'_>) -> Option<PathBuf> {
         let name = event.file_name()?;
         Some(self.directories.get(&event.wd())?.join(OsStr::from_bytes(name.to_bytes())))
     }
@@ -64,12 +65,25 @@ impl Watches {
 
 impl Events {
     pub(crate) fn watch(tree: &Tree, what: WatchFlags) -> Result<Self> {
-        let watches = Watches::new(&tree.root, &tree.directories, what)?;
+        Self::start(Watches::new(&tree.root, &tree.directories, what)?, false)
+    }
+
+    /// What happens to the directories right below a root.
+    pub(crate) fn directories(root: &Path, what: WatchFlags) -> Result<Self> {
+        Self::start(Watches::new(root, &[PathBuf::new()], what)?, true)
+    }
+
+    fn start(watches: Watches, directories: bool) -> Result<Self> {
         let stop = Arc::new(eventfd(0, EventfdFlags::CLOEXEC)?);
         let (sender, seen) = channel();
         let stopped = stop.clone();
-        let thread = std::thread::spawn(move || follow(&watches, &stopped, &sender));
+        let thread = std::thread::spawn(move || follow(&watches, directories, &stopped, &sender));
         Ok(Self { seen, stop, thread: Some(thread) })
+    }
+
+    /// Forgets what was seen until now.
+    pub(crate) fn forget(&self) {
+        self.seen.try_iter().for_each(drop);
     }
 
     /// The next one, waited for until `deadline`.
@@ -88,7 +102,7 @@ impl Drop for Events {
     }
 }
 
-fn follow(watches: &Watches, stop: &OwnedFd, sender: &Sender<Seen>) {
+fn follow(watches: &Watches, directories: bool, stop: &OwnedFd, sender: &Sender<Seen>) {
     let mut buffer = [MaybeUninit::uninit(); 64 << 10];
     let mut reader = Reader::new(watches.inotify.as_fd(), &mut buffer);
     loop {
@@ -102,7 +116,10 @@ fn follow(watches: &Watches, stop: &OwnedFd, sender: &Sender<Seen>) {
         }
         let Ok(event) = reader.next() else { return };
         let at = clock::now();
-        let Some(path) = watches.file(&event) else { continue };
+        if event.events().contains(ReadFlags::ISDIR) != directories {
+            continue;
+        }
+        let Some(path) = watches.entry(&event) else { continue };
         if sender.send(Seen { path, at }).is_err() {
             return;
         }

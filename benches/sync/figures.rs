@@ -28,6 +28,10 @@ impl Samples {
         self.0.first().copied()
     }
 
+    pub(crate) fn median(&self) -> Option<i64> {
+        self.percentile(50)
+    }
+
     /// `min / median / max`.
     pub(crate) fn range(&self) -> String {
         let three = [self.min(), self.percentile(50), self.percentile(100)];
@@ -62,4 +66,10 @@ pub(crate) fn millis(nanos: i64) -> f64 {
 /// The signed distance of two moments.
 pub(crate) fn between(from: u64, to: u64) -> i64 {
     to.cast_signed().wrapping_sub(from.cast_signed())
+}
+
+/// Bytes in millions.
+#[expect(clippy::cast_precision_loss, reason = "for people")]
+pub(crate) fn megabytes(bytes: u64) -> f64 {
+    bytes as f64 / 1e6
 }

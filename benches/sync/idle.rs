@@ -5,13 +5,14 @@ use std::ffi::OsString;
 use std::fs;
 use std::time::Duration;
 
-use crate::product::Daemon;
+use crate::process::{descendants, stat};
+use crate::session::{Link, Session};
 use crate::table::Row;
 use crate::{Result, Settings, progress};
 
 /// From the first sync to the first look: what follows a sync is not idleness. Longer than tokio
 /// keeps the threads of its blocking pool without work (10 s).
-const CALM: Duration = Duration::from_secs(12);
+pub(crate) const CALM: Duration = Duration::from_secs(12);
 
 /// What a process has used since its start.
 struct Used {
@@ -43,27 +44,26 @@ pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let place = settings.place.join("idle");
     fs::create_dir(&place)?;
     progress("idle: first sync");
-    let source = settings.source()?;
+    let source = settings.large_source()?;
     let target = place.join("target");
     fs::create_dir(&target)?;
-    let mut command = settings.product.command(&place)?;
-    command.arg("watch").args([&source.root, &target]);
-    let mut daemon = Daemon::start(command, &place)?;
-    daemon.wait_synced()?;
+    let session =
+        Session::start(settings, &place, &source.root, &target, Link::Local, source.files.len())?;
     std::thread::sleep(CALM);
     let seconds = if settings.short { 10 } else { 60 };
     progress(format_args!("idle: {seconds} s"));
-    let mut processes = vec![("daemon", daemon.pid())];
-    processes.extend(children(daemon.pid())?.into_iter().map(|pid| ("hub", pid)));
+    let daemon = session.daemon.pid();
+    let mut processes = vec![("daemon", daemon)];
+    processes.extend(descendants(daemon)?.into_iter().map(|pid| ("hub", pid)));
     let look = || processes.iter().map(|&(_, pid)| used(pid)).collect::<Result<Vec<_>>>();
     let before = look()?;
     std::thread::sleep(Duration::from_secs(seconds));
     let after = look()?;
-    daemon.stop()?;
+    session.stop()?;
     for ((name, _), (before, after)) in processes.iter().zip(before.iter().zip(&after)) {
         let ticks = after.ticks - before.ticks;
         let (nanos, woken) = after.since(before);
-        let row = Row::new(format!("idle {seconds} s, {} files, {name}", settings.files))
+        let row = Row::new(format!("idle {seconds} s, {} files, {name}", settings.large))
             .ours(format!("{ticks} ticks ({} us of CPU, {woken} wake-ups)", nanos / 1000));
         rows.push(row.reach("0 ticks", Some(ticks == 0)));
     }
@@ -91,27 +91,4 @@ fn ticks(pid: u32) -> Result<u64> {
     // Fields 14 and 15 of proc_pid_stat(5); the first here is field 3.
     let field = |number: usize| fields.get(number - 3).ok_or("a short stat");
     Ok(field(14)?.parse::<u64>()? + field(15)?.parse::<u64>()?)
-}
-
-/// What stands after the name, which may hold anything.
-fn stat(pid: u32) -> Result<Vec<String>> {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat"))?;
-    let (_, rest) = stat.rsplit_once(')').ok_or("no name in stat")?;
-    Ok(rest.split_ascii_whitespace().map(str::to_owned).collect())
-}
-
-/// Field 4 of proc_pid_stat(5) is the parent.
-fn children(parent: u32) -> Result<Vec<u32>> {
-    let mut found = Vec::new();
-    for entry in fs::read_dir("/proc")? {
-        let Some(pid) = entry?.file_name().to_str().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        // It may have ended meanwhile.
-        let Ok(fields) = stat(pid) else { continue };
-        if fields.get(1).is_some_and(|field| *field == parent.to_string()) {
-            found.push(pid);
-        }
-    }
-    Ok(found)
 }

@@ -5,8 +5,8 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::Result;
 use crate::product::Product;
+use crate::{Result, peers};
 
 /// Date, machine, file system of `place`, versions, load: one `key: value` a line, then an empty one.
 pub(crate) fn describe(place: &Path, product: &Product) -> Result<String> {
@@ -27,14 +27,21 @@ pub(crate) fn describe(place: &Path, product: &Product) -> Result<String> {
         format!("file system: {}", file_system(place)?),
         format!("ours: {}", version(&product.binary, "version")),
         format!("rsync: {}", version(Path::new("rsync"), "--version")),
-        format!("load at the start: {}", load()),
     ];
-    Ok(lines.join("\n") + "\n\n")
+    let load = format!("load at the start: {}", load());
+    let lines = lines.into_iter().chain(peers::describe()).chain([load]);
+    Ok(lines.collect::<Vec<_>>().join("\n") + "\n\n")
 }
 
 /// Whether a peer can be started at all.
 pub(crate) fn has(program: &str) -> bool {
     Command::new(program).arg("--version").output().is_ok()
+}
+
+/// Whether a program of that name is there, without starting it.
+pub(crate) fn in_path(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).any(|directory| directory.join(program).is_file())
 }
 
 /// The load averages of 1, 5 and 15 minutes: other people's work shows in every figure.
@@ -43,7 +50,8 @@ pub(crate) fn load() -> String {
     load.split_ascii_whitespace().take(3).collect::<Vec<_>>().join(" ")
 }
 
-fn version(program: &Path, argument: &str) -> String {
+/// The first line of what a program says of itself.
+pub(crate) fn version(program: &Path, argument: &str) -> String {
     let Ok(output) = Command::new(program).arg(argument).output() else {
         return "absent".to_owned();
     };

@@ -1,4 +1,4 @@
-//! Measures the product against the floor and rsync: `cargo bench --bench sync -- --help`.
+//! Measures the product against the floor and its peers: `cargo bench --bench sync -- --help`.
 //!
 //! Prints one table and judges nothing: the exit code is 0 unless a job could not run. The program
 //! is also every bare process that the measurements need (see [`role`]): it starts itself again
@@ -6,23 +6,33 @@
 
 use std::fmt::Display;
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
 mod clock;
+mod delta;
 mod events;
 mod figures;
 mod floor;
+mod git;
 mod idle;
 mod machine;
+mod memory;
 mod once;
+mod peers;
+mod process;
 mod product;
 mod relay;
+mod rename;
 mod restart;
 mod save;
+mod scale;
+mod session;
+mod storm;
 mod table;
 mod tree;
+mod visible;
 
 use product::Product;
 use table::Row;
@@ -32,13 +42,18 @@ use tree::Tree;
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 const HELP: &str = "\
-Usage: cargo bench --bench sync -- [--short] [--only NAME] [--dir DIR] [--files N]
+Usage: cargo bench --bench sync -- [--short] [--only NAME] [--dir DIR] [--files N,...]
 
-  --short      Fewer rounds, for CI: the figures are coarse
-  --only NAME  One job: save, initial, nothing, idle or restart [repeatable]
+  --short      Fewer rounds and smaller trees, for CI: the figures are coarse
+  --only NAME  One job [repeatable]: save, initial, nothing, idle, restart, storm, rename, delta,
+               git, memory, peers, cold or scale; the last two are left out by --short unless named
   --dir DIR    Where the trees are made; its file system is what is measured
                [default: a directory below cargo's target directory]
-  --files N    Files in the tree [default: 10000]
+  --files N,.. Files in the tree. The first is for most jobs, the last for those that ask for a
+               large tree (git, memory, cold, idle; initial does both), all are for scale
+               [default: 10000,100000, for scale 1000000 too; with --short 10000]
+
+MUTAGEN=PROGRAM in the environment adds Mutagen to the job peers.
 ";
 
 /// What every job is told.
@@ -46,21 +61,38 @@ struct Settings {
     short: bool,
     /// An existing directory that the jobs may fill; removed at the end.
     place: PathBuf,
+    /// Files in the tree of most jobs.
     files: usize,
+    /// Files in the tree of those that ask for a large one; the same where only one size was given.
+    large: usize,
+    /// Sizes to compare.
+    sizes: Vec<usize>,
     product: Product,
     source: OnceLock<Tree>,
+    large_source: OnceLock<Tree>,
 }
 
 impl Settings {
     /// The source of all jobs that do not measure saves, made when first asked for.
     fn source(&self) -> Result<&Tree> {
-        if self.source.get().is_none() {
-            progress("source tree");
-            let tree = Tree::make(&self.place.join("source"), self.files)?;
-            let _ = self.source.set(tree);
-        }
-        self.source.get().ok_or_else(|| "it was just set".into())
+        made(&self.source, &self.place.join("source"), self.files)
     }
+
+    /// The same with so many files as a large tree has.
+    fn large_source(&self) -> Result<&Tree> {
+        if self.large == self.files {
+            return self.source();
+        }
+        made(&self.large_source, &self.place.join("large-source"), self.large)
+    }
+}
+
+fn made<'a>(once: &'a OnceLock<Tree>, root: &Path, files: usize) -> Result<&'a Tree> {
+    if once.get().is_none() {
+        progress(format_args!("source tree, {files} files"));
+        let _ = once.set(Tree::make(root, files)?);
+    }
+    once.get().ok_or_else(|| "it was just set".into())
 }
 
 /// What was typed.
@@ -68,19 +100,31 @@ struct Arguments {
     short: bool,
     only: Vec<String>,
     dir: PathBuf,
-    files: usize,
+    files: Vec<usize>,
+    typed_files: bool,
 }
 
 /// Adds its rows as they are known: those before a failure are shown all the same.
 type Job = fn(&Settings, &mut Vec<Row>) -> Result<()>;
 
-const JOBS: [(&str, Job); 5] = [
+const JOBS: [(&str, Job); 13] = [
     ("save", save::run),
     ("initial", once::initial),
     ("nothing", once::nothing),
     ("idle", idle::run),
     ("restart", restart::run),
+    ("storm", storm::run),
+    ("rename", rename::run),
+    ("delta", delta::run),
+    ("git", git::run),
+    ("memory", memory::run),
+    ("peers", peers::run),
+    ("cold", once::cold),
+    ("scale", scale::run),
 ];
+
+/// Those that `--short` leaves out unless they are named.
+const LONG: [&str; 2] = ["cold", "scale"];
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -119,14 +163,17 @@ fn bench(words: Vec<String>) -> Result<ExitCode> {
     let settings = Settings {
         short: arguments.short,
         place: place_path,
-        files: arguments.files,
+        files: *arguments.files.first().ok_or("--files is never empty")?,
+        large: *arguments.large().ok_or("--files is never empty")?,
+        sizes: arguments.sizes(),
         product,
         source: OnceLock::new(),
+        large_source: OnceLock::new(),
     };
     let mut rows = Vec::new();
     let mut failed = false;
     for (name, job) in JOBS {
-        if !arguments.only.is_empty() && !arguments.only.iter().any(|only| only == name) {
+        if !arguments.wants(name) {
             continue;
         }
         progress(name);
@@ -136,12 +183,37 @@ fn bench(words: Vec<String>) -> Result<ExitCode> {
             rows.push(Row::new(name).ours("could not run"));
         }
         // What is gone need not be written back while the next job is measured.
-        std::fs::remove_dir_all(settings.place.join(name))?;
+        let left = settings.place.join(name);
+        if left.exists() {
+            std::fs::remove_dir_all(left)?;
+        }
     }
     say(&table::render(&rows));
     say(&format!("\nload at the end: {}\n", machine::load()));
     place.close()?;
     Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+impl Arguments {
+    fn wants(&self, job: &str) -> bool {
+        if self.only.is_empty() {
+            return !(self.short && LONG.contains(&job));
+        }
+        self.only.iter().any(|only| only == job)
+    }
+
+    /// One size for all where that was asked for, or `--short`.
+    fn large(&self) -> Option<&usize> {
+        if self.short || self.typed_files { self.files.last() } else { Some(&100_000) }
+    }
+
+    fn sizes(&self) -> Vec<usize> {
+        match (self.typed_files, self.short) {
+            (true, _) => self.files.clone(),
+            (false, true) => vec![10_000, 100_000],
+            (false, false) => vec![10_000, 100_000, 1_000_000],
+        }
+    }
 }
 
 /// `None`: help is wanted.
@@ -150,7 +222,8 @@ fn parse(words: Vec<String>) -> Result<Option<Arguments>> {
         short: false,
         only: Vec::new(),
         dir: PathBuf::from(env!("CARGO_TARGET_TMPDIR")),
-        files: 10_000,
+        files: vec![10_000],
+        typed_files: false,
     };
     let mut words = words.into_iter();
     while let Some(word) = words.next() {
@@ -161,12 +234,17 @@ fn parse(words: Vec<String>) -> Result<Option<Arguments>> {
             "--short" => arguments.short = true,
             "--only" => arguments.only.push(job_name(value()?)?),
             "--dir" => arguments.dir = value()?.into(),
-            "--files" => arguments.files = value()?.parse().map_err(|_| "--files: a number")?,
+            "--files" => {
+                let sizes = value()?;
+                let sizes: std::result::Result<_, _> = sizes.split(',').map(str::parse).collect();
+                arguments.files = sizes.map_err(|_| "--files: numbers, with commas between")?;
+                arguments.typed_files = true;
+            }
             "--help" | "-h" => return Ok(None),
             _ => return Err(format!("unknown option {word}\n{HELP}").into()),
         }
     }
-    if arguments.files < 100 {
+    if arguments.files.iter().any(|&files| files < 100) {
         return Err("--files: at least 100".into());
     }
     Ok(Some(arguments))

@@ -13,6 +13,9 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::{Result, clock, complain};
 
+/// What a first sync may take for each file, beyond what any may take.
+const PER_FILE: Duration = Duration::from_millis(2);
+
 /// The built binaries.
 pub(crate) struct Product {
     pub(crate) binary: PathBuf,
@@ -146,10 +149,18 @@ impl Daemon {
         }
     }
 
-    /// Waits for the first generation that is complete at the target.
-    pub(crate) fn wait_synced(&mut self) -> Result<()> {
+    /// Waits for the generations of a first sync: until they have brought so many files.
+    pub(crate) fn wait_synced(&mut self, files: usize) -> Result<()> {
+        let end = Instant::now() + Duration::from_secs(120) + PER_FILE * u32::try_from(files)?;
         let ok = |line: &Line| line.value("sync end", "status") == Some("ok");
-        self.wait_for("initial sync", Duration::from_secs(120), ok).map(drop)
+        let mut brought = 0;
+        while brought < files {
+            let left = end.saturating_duration_since(Instant::now());
+            let line = self.wait_for("initial sync", left, ok)?;
+            let count = line.value("sync end", "files").ok_or("sync end without files")?;
+            brought += count.parse::<usize>()?;
+        }
+        Ok(())
     }
 
     /// What was said until now.

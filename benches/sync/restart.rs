@@ -55,7 +55,7 @@ pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     command.args(["--debounce", &format!("{}ms", WINDOW.as_millis())]).arg("--");
     command.arg(std::env::current_exe()?).arg(ROLE).arg(&notes.path);
     let mut daemon = Daemon::start(command, &place)?;
-    daemon.wait_synced()?;
+    daemon.wait_synced(source.files.len())?;
     notes.started()?;
     let arrivals =
         Events::watch(&source.at(&target), WatchFlags::CLOSE_WRITE | WatchFlags::MOVED_TO)?;

@@ -15,7 +15,8 @@ use rustix::fs::inotify::WatchFlags;
 use crate::events::Events;
 use crate::figures::{Samples, between, millis, ms, ratio};
 use crate::floor::{self, Floor};
-use crate::product::{Daemon, Line};
+use crate::product::Line;
+use crate::session::{Link, Session};
 use crate::table::Row;
 use crate::tree::{Dice, Edit, Tree};
 use crate::{Result, Settings, clock, progress};
@@ -24,29 +25,29 @@ const GAP: u64 = 20_000_000;
 /// A save that takes longer is a failure, not a sample.
 const LOST: Duration = Duration::from_secs(10);
 /// Saves before the first block, not counted.
-const WARM_UP: usize = 10;
+pub(crate) const WARM_UP: usize = 10;
 /// What the median may take beyond the floor's.
 const BEYOND: i64 = 250_000;
 
 /// One way from a source to a target, running.
-struct Subject {
+pub(crate) struct Subject {
     source: Tree,
     arrivals: Events,
     acknowledged: Acknowledged,
-    applied: Samples,
-    acked: Samples,
+    pub(crate) applied: Samples,
+    pub(crate) acked: Samples,
 }
 
 enum Acknowledged {
     Floor { _pair: Floor, moments: Receiver<u64> },
-    Product(Daemon),
+    Product(Session),
 }
 
 pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     std::fs::create_dir(settings.place.join("save"))?;
-    let mut subjects = vec![Ok(floor_pair(settings)?), product(settings, "local", false)];
+    let mut subjects = vec![Ok(floor_pair(settings)?), ours(settings, Link::Local)];
     if settings.product.sidecar.is_some() {
-        subjects.push(product(settings, "transport", true));
+        subjects.push(ours(settings, Link::Transport));
     }
     let (blocks, edits) = if settings.short { (3, 20) } else { (6, 50) };
     let mut dice = Dice(7);
@@ -122,37 +123,27 @@ fn floor_pair(settings: &Settings) -> Result<Subject> {
     Subject::new(source, &target.root, Acknowledged::Floor { _pair: pair, moments })
 }
 
-fn product(settings: &Settings, name: &str, by_transport: bool) -> Result<Subject> {
-    progress(format_args!("save: trees and first sync, {name}"));
-    let place = settings.place.join(format!("save/{name}"));
-    std::fs::create_dir(&place)?;
-    let source = Tree::make(&place.join("source"), settings.files)?;
-    let target = place.join("target");
-    std::fs::create_dir(&target)?;
-    let daemon = watch(settings, &place, &source.root, &target, by_transport)?;
-    Subject::new(source, &target, Acknowledged::Product(daemon))
-}
-
-/// Starts `watch` and waits until the target is complete.
-fn watch(
-    settings: &Settings,
-    place: &Path,
-    source: &Path,
-    target: &Path,
-    by_transport: bool,
-) -> Result<Daemon> {
-    let mut command = settings.product.command(place)?;
-    command.arg("watch").args([source, target]);
-    if by_transport {
-        let transport = settings.product.transport(place, &[]).ok_or("no e2ek-sidecar")?;
-        command.arg("--transport-cmd").arg(transport);
-    }
-    let mut daemon = Daemon::start(command, place)?;
-    daemon.wait_synced()?;
-    Ok(daemon)
+fn ours(settings: &Settings, link: Link) -> Result<Subject> {
+    let place = settings.place.join(format!("save/{link:?}"));
+    Subject::product(settings, &place, settings.files, link)
 }
 
 impl Subject {
+    /// A tree of its own and the product that follows it, with all that belongs to them in `place`.
+    pub(crate) fn product(
+        settings: &Settings,
+        place: &Path,
+        files: usize,
+        link: Link,
+    ) -> Result<Self> {
+        progress(format_args!("{files} files: tree and first sync, {link:?}"));
+        std::fs::create_dir(place)?;
+        let source = Tree::make(&place.join("source"), files)?;
+        let target = place.join("target");
+        let session = Session::start(settings, place, &source.root, &target, link, files)?;
+        Self::new(source, &target, Acknowledged::Product(session))
+    }
+
     fn new(source: Tree, target: &Path, acknowledged: Acknowledged) -> Result<Self> {
         if let Some(path) = source.differs(target) {
             return Err(format!("{} differs after the first sync", path.display()).into());
@@ -164,7 +155,7 @@ impl Subject {
     }
 
     /// Saves so many files, no file twice, and adds what they took to the samples.
-    fn block(&mut self, edits: usize, dice: &mut Dice, number: &mut u64) -> Result<()> {
+    pub(crate) fn block(&mut self, edits: usize, dice: &mut Dice, number: &mut u64) -> Result<()> {
         let begin = clock::now() + GAP;
         let mut saved: HashMap<PathBuf, u64> = HashMap::new();
         let mut moments = Vec::new();
@@ -203,10 +194,10 @@ impl Subject {
         Ok(())
     }
 
-    fn stop(self) -> Result<()> {
+    pub(crate) fn stop(self) -> Result<()> {
         match self.acknowledged {
             Acknowledged::Floor { .. } => Ok(()),
-            Acknowledged::Product(daemon) => daemon.stop(),
+            Acknowledged::Product(session) => session.stop(),
         }
     }
 }
@@ -218,9 +209,9 @@ impl Acknowledged {
         while found.len() < edits {
             match self {
                 Self::Floor { moments, .. } => found.push(moments.recv_timeout(LOST)?),
-                Self::Product(daemon) => {
+                Self::Product(session) => {
                     let ended = |line: &Line| line.value("sync end", "status") == Some("ok");
-                    let line = daemon.wait_for("a save's acknowledgement", LOST, ended)?;
+                    let line = session.daemon.wait_for("a save's acknowledgement", LOST, ended)?;
                     let files = line.value("sync end", "files").ok_or("sync end without files")?;
                     // A generation of several saves acknowledges all of them.
                     found.extend(std::iter::repeat_n(line.at, files.parse()?));

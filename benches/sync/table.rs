@@ -3,11 +3,23 @@
 /// One figure. What does not apply stays empty and is shown as `-`.
 #[derive(Default)]
 pub(crate) struct Row {
-    cells: [String; 6],
+    cells: [String; CELLS],
     met: Option<bool>,
 }
 
-const HEAD: [&str; 7] = ["job", "floor", "ours", "peer (rsync)", "ratio", "reach", "met"];
+/// Those that stand beside ours, each with a column of its own.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(crate) enum Peer {
+    Rsync,
+    Lsyncd,
+    Unison,
+    Mutagen,
+}
+
+/// All but the last, which is what [`Row::reach`] was told.
+const CELLS: usize = 9;
+const HEAD: [&str; CELLS + 1] =
+    ["job", "floor", "ours", "rsync", "lsyncd", "Unison", "Mutagen", "ratio", "reach", "met"];
 
 impl Row {
     pub(crate) fn new(job: impl Into<String>) -> Self {
@@ -22,17 +34,24 @@ impl Row {
         self.set(2, text.into())
     }
 
-    pub(crate) fn peer(self, text: impl Into<String>) -> Self {
-        self.set(3, text.into())
+    pub(crate) fn peer(self, peer: Peer, text: impl Into<String>) -> Self {
+        let column = match peer {
+            Peer::Rsync => 3,
+            Peer::Lsyncd => 4,
+            Peer::Unison => 5,
+            Peer::Mutagen => 6,
+        };
+        self.set(column, text.into())
     }
 
+    /// Ours by the floor where there is one, else by rsync, unless the reach says by what.
     pub(crate) fn ratio(self, text: impl Into<String>) -> Self {
-        self.set(4, text.into())
+        self.set(7, text.into())
     }
 
     /// What is aimed at, and whether it was met; `None`: there is nothing to judge by.
     pub(crate) fn reach(self, text: impl Into<String>, met: Option<bool>) -> Self {
-        Self { met, ..self.set(5, text.into()) }
+        Self { met, ..self.set(8, text.into()) }
     }
 
     fn set(mut self, column: usize, text: String) -> Self {
@@ -40,13 +59,13 @@ impl Row {
         self
     }
 
-    fn words(&self) -> [String; 7] {
+    fn words(&self) -> [String; CELLS + 1] {
         let met = match self.met {
             Some(true) => "yes",
             Some(false) => "**no**",
             None => "",
         };
-        let mut words: [String; 7] = Default::default();
+        let mut words: [String; CELLS + 1] = Default::default();
         for (word, cell) in words.iter_mut().zip(self.cells.iter().map(String::as_str).chain([met]))
         {
             *word = if cell.is_empty() { "-".to_owned() } else { cell.to_owned() };
@@ -58,14 +77,14 @@ impl Row {
 /// The whole table, columns aligned.
 pub(crate) fn render(rows: &[Row]) -> String {
     let head = HEAD.map(str::to_owned);
-    let body: Vec<[String; 7]> = rows.iter().map(Row::words).collect();
+    let body: Vec<[String; CELLS + 1]> = rows.iter().map(Row::words).collect();
     let mut widths = HEAD.map(str::len);
     for row in &body {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());
         }
     }
-    let line = |cells: &[String; 7]| {
+    let line = |cells: &[String; CELLS + 1]| {
         let cells = cells.iter().zip(widths).map(|(cell, width)| format!(" {cell:width$} |"));
         format!("|{}\n", cells.collect::<String>())
     };

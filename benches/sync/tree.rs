@@ -12,7 +12,10 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use crate::Result;
+use crate::visible::same_content;
 
+/// Files of a tree that is compared in whole.
+const ALL_READ: usize = 100_000;
 const PER_DIRECTORY: usize = 20;
 const FAN_OUT: usize = 10;
 const MEDIAN_BYTES: f64 = 1800.0;
@@ -100,17 +103,34 @@ impl Tree {
         Self { root: root.to_owned(), ..self.clone() }
     }
 
-    /// The first file that `root` has not with the same content, mode and time of modification.
+    /// The first file that `root` has not with the same content, mode and time of modification. In
+    /// a tree of more than [`ALL_READ`] files, content is looked at in some only.
     pub(crate) fn differs(&self, root: &Path) -> Option<PathBuf> {
+        let step = self.files.len().div_ceil(ALL_READ).max(1);
         let look = |path: PathBuf| -> std::io::Result<_> {
             let meta = fs::metadata(&path)?;
-            Ok((meta.mode(), meta.mtime(), meta.mtime_nsec(), fs::read(path)?))
+            Ok((meta.mode(), meta.len(), meta.mtime(), meta.mtime_nsec()))
         };
-        let same = |path: &PathBuf| {
-            let (here, there) = (look(self.root.join(path)), look(root.join(path)));
-            matches!((here, there), (Ok(here), Ok(there)) if here == there)
+        let same = |(number, path): &(usize, &PathBuf)| {
+            let (here, there) = (self.root.join(path), root.join(path));
+            let content = *number % step != 0 || same_content(&here, &there);
+            content && matches!((look(here), look(there)), (Ok(here), Ok(there)) if here == there)
         };
-        self.files.iter().find(|path| !same(path)).cloned()
+        self.files.iter().enumerate().find(|entry| !same(entry)).map(|(_, path)| path.clone())
+    }
+
+    /// Whether `root` has all files, as long as they are here. Those before `known` are taken for
+    /// granted, and it is moved on, so that asking again and again costs little.
+    pub(crate) fn present(&self, root: &Path, known: &mut usize) -> bool {
+        let length = |path: PathBuf| fs::metadata(path).map(|meta| meta.len()).ok();
+        while let Some(path) = self.files.get(*known) {
+            let there = length(root.join(path));
+            if there.is_none() || there != length(self.root.join(path)) {
+                return false;
+            }
+            *known += 1;
+        }
+        true
     }
 }
 
@@ -123,10 +143,20 @@ pub(crate) struct Edit {
 impl Edit {
     /// Opens and changes the content in memory; nothing is written yet.
     pub(crate) fn prepare(path: &Path, number: u64) -> Result<Self> {
+        Self::open(path, Self::content(path, number)?)
+    }
+
+    /// What the save will write.
+    pub(crate) fn content(path: &Path, number: u64) -> Result<Vec<u8>> {
         let mut content = fs::read(path)?;
         let head = edit_line(number);
         let place = content.get_mut(HEAD_AT..HEAD_AT + head.len()).ok_or("not a file of ours")?;
         place.copy_from_slice(head.as_bytes());
+        Ok(content)
+    }
+
+    /// Opens the file for that content, which is as long as the one there.
+    pub(crate) fn open(path: &Path, content: Vec<u8>) -> Result<Self> {
         Ok(Self { file: OpenOptions::new().write(true).open(path)?, content })
     }
 
@@ -155,7 +185,7 @@ fn directories(count: usize) -> Vec<PathBuf> {
     made
 }
 
-fn lines(dice: &mut Dice) -> Vec<Vec<u8>> {
+pub(crate) fn lines(dice: &mut Dice) -> Vec<Vec<u8>> {
     let line = |dice: &mut Dice| {
         let mut text = "    ".repeat(dice.below(4));
         for _ in 0..2 + dice.below(7) {
@@ -169,7 +199,7 @@ fn lines(dice: &mut Dice) -> Vec<Vec<u8>> {
     (0..20_000).map(|_| line(dice)).collect()
 }
 
-fn code(dice: &mut Dice, lines: &[Vec<u8>], size: usize) -> Vec<u8> {
+pub(crate) fn code(dice: &mut Dice, lines: &[Vec<u8>], size: usize) -> Vec<u8> {
     let mut body = Vec::with_capacity(size + 128);
     while body.len() < size {
         body.extend_from_slice(&lines[dice.below(lines.len())]);
@@ -178,7 +208,19 @@ fn code(dice: &mut Dice, lines: &[Vec<u8>], size: usize) -> Vec<u8> {
     body
 }
 
-fn noise(dice: &mut Dice, size: usize) -> Vec<u8> {
+/// Other lines, so many, at random places of a content; of what has no lines, some bytes.
+pub(crate) fn change_lines(content: &mut Vec<u8>, dice: &mut Dice, count: usize) {
+    for _ in 0..count {
+        let place = dice.below(content.len().max(1));
+        let begin = content[..place].iter().rposition(|&byte| byte == b'\n').map_or(0, |at| at + 1);
+        let length = content[begin..].iter().position(|&byte| byte == b'\n');
+        let end = begin + length.unwrap_or(content.len() - begin).min(120);
+        let line = format!("    changed_{}({})", dice.below(1000), dice.next());
+        content.splice(begin..end, line.into_bytes());
+    }
+}
+
+pub(crate) fn noise(dice: &mut Dice, size: usize) -> Vec<u8> {
     let mut body: Vec<u8> = (0..size.div_ceil(8)).flat_map(|_| dice.next().to_le_bytes()).collect();
     body.truncate(size);
     body
