@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use tracing::warn;
 
 use super::apply::Applying;
-use super::root::{FoundKind, RootErrorKind, Settings, TargetRoot, WriteMode};
+use super::root::{FoundKind, RootError, RootErrorKind, Settings, TargetRoot, WriteMode};
 use super::site::Site;
 use super::store::{Claim, ClaimError, Loaded, Owner, Registry, Store, StoreError};
 use super::target::Target;
@@ -181,6 +181,8 @@ impl Site {
                         drifted.push(path.clone());
                     }
                 }
+                // Forgotten, it would be somebody else's from now on: never removed, never updated.
+                Seen::Unknown => edits.push((path.clone(), Some(without_stamp(node)))),
             }
         });
         let mut changed = !edits.is_empty();
@@ -205,7 +207,11 @@ impl Site {
     /// How what stands at a path compares with what the record says.
     fn seen_as(&self, path: &SyncPath, node: &Node) -> Seen {
         let Some((root, below)) = self.locate(path) else { return Seen::Other };
-        let Ok(Some(found)) = root.stat(&below) else { return Seen::Other };
+        let found = match root.stat(&below) {
+            Ok(Some(found)) => found,
+            Ok(None) => return Seen::Other,
+            Err(error) => return not_seen(&error),
+        };
         match (node, &found.kind) {
             (Node::Directory(_), FoundKind::Directory) => Seen::Same(node.clone()),
             (Node::Symlink(link), FoundKind::Symlink { target }) if link == target => {
@@ -222,7 +228,8 @@ impl Site {
                     Ok(Some((same, found))) if same == digest => {
                         Seen::Same(Node::File { digest, size, executable, stamp: found.stamp })
                     }
-                    _ => Seen::Other,
+                    Ok(_) => Seen::Other,
+                    Err(error) => not_seen(&error),
                 }
             }
             _ => Seen::Other,
@@ -242,6 +249,28 @@ enum Seen {
     Same(Node),
     /// Something else, or nothing.
     Other,
+    /// It could not be looked at just now; before it is changed it is looked at again.
+    Unknown,
+}
+
+fn not_seen(error: &RootError) -> Seen {
+    use RootErrorKind::{Changed, IsDirectory, LinkInTheWay, NotADirectory, NotFound, NotRegular};
+    match error.kind {
+        Changed | IsDirectory | LinkInTheWay | NotADirectory | NotFound | NotRegular => Seen::Other,
+        _ => {
+            warn!(%error, "a managed path cannot be looked at");
+            Seen::Unknown
+        }
+    }
+}
+
+fn without_stamp(node: &Node) -> Node {
+    match node {
+        &Node::File { digest, size, executable, .. } => {
+            Node::File { digest, size, executable, stamp: Stamp::default() }
+        }
+        node => node.clone(),
+    }
 }
 
 fn stamp_of(node: &Node) -> Option<Stamp> {
