@@ -5,37 +5,45 @@
 //! when asked twice.
 
 mod answers;
+mod calls;
+mod ending;
+mod join;
 mod link;
+mod members;
 mod say;
 mod settings;
 mod source;
 mod stdin;
+mod target;
 
-use std::collections::VecDeque;
-use std::path::PathBuf;
+use std::collections::{BTreeMap, VecDeque};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::server::until;
+use e2ek_sidecar::server::{memory, until};
 use e2ek_sidecar::tree::Snapshot;
-use e2ek_sidecar::wire::{ChildEvent, FromHub, Listed, Open, ToHub, WireError};
+use e2ek_sidecar::wire::{ChildEvent, ToHub};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use self::answers::Answers;
-use self::link::{Connection, LinkError, LinkEvent, Outgoing};
+use self::calls::next_call;
+use self::ending::Ending;
+use self::join::Joined;
+use self::link::{LinkEvent, Outgoing};
+use self::members::Members;
 use self::say::Teller;
 pub use self::settings::Kind;
 use self::source::{Looked, Next, Source};
+use self::target::Target;
 use crate::config::Config;
-use crate::control::{Call, ControlServer, Lock, LockError};
-use crate::engine::session::{Effect, Input, Notice, Session, TargetId, TargetState};
+use crate::control::{ControlServer, Lock, LockError};
+use crate::engine::session::{Effect, Input, Notice, Session, TargetId};
 use crate::error::Error;
-use crate::report::{Desk, Event, Phase, Record, Reporter, Stream, Text};
+use crate::report::{Desk, Event, Record, Reporter, Text};
 use crate::transfer::{Contents, Origin};
-use crate::transport::process::Transport;
 
 /// Link events that wait for the loop.
 const EVENTS: usize = 256;
@@ -43,47 +51,6 @@ const EVENTS: usize = 256;
 const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long "sync begin" waits for "sync end".
 const BEGIN_WAITS: Duration = Duration::from_millis(2);
-/// How much longer than the command a hub may take to end.
-const HUB_ENDS_WITHIN: Duration = Duration::from_secs(5);
-
-/// One target as the daemon knows it.
-struct Target {
-    name: Text,
-    /// For people: the path at the target.
-    root: String,
-    open: Open,
-    transport: Transport,
-    connection: Option<Connection>,
-    /// Unmanaged paths told so far.
-    foreign: Vec<(SyncPath, Listed)>,
-    ever_opened: bool,
-}
-
-impl Target {
-    fn new(
-        kind: Kind,
-        config: &Config,
-        target: &crate::config::Target,
-        terminal: bool,
-    ) -> Result<Self, Error> {
-        Ok(Self {
-            name: Text::name(target.name.value.as_bytes()),
-            root: target.root.display().to_string(),
-            open: settings::open(kind, config, target)?,
-            transport: settings::transport(config, target, terminal)?,
-            connection: None,
-            foreign: Vec::new(),
-            ever_opened: false,
-        })
-    }
-}
-
-/// How it ends.
-struct Ending {
-    exit: Result<u8, Error>,
-    /// Hubs that have not let go by then are left.
-    at: Instant,
-}
 
 struct Daemon {
     kind: Kind,
@@ -93,7 +60,13 @@ struct Daemon {
     session: Session,
     source: Source,
     origin: Arc<Origin>,
-    targets: Vec<Target>,
+    targets: BTreeMap<TargetId, Target>,
+    /// Names are not used twice.
+    next_target: TargetId,
+    /// Second watches that take part.
+    members: Members,
+    /// This program, to start hubs of it.
+    program: PathBuf,
     teller: Teller,
     answers: Answers,
     events: (link::Events, mpsc::Receiver<(TargetId, u64, LinkEvent)>),
@@ -139,32 +112,41 @@ impl Signals {
     }
 }
 
-/// Carries out `watch`, `sync --once` or `plan`; returns the exit code.
+/// Carries out `watch`, `sync --once` or `plan`; returns the exit code. A second `watch` of one
+/// workspace takes part in the first one's session.
 ///
 /// # Errors
 /// What ended it, with its exit code and hints.
 pub async fn run(kind: Kind, config: Config, reporter: Reporter) -> Result<u8, Error> {
     // Taken before anything is started: a signal from here on ends well.
-    let signals = Signals::new().map_err(|error| Error::failure(&error))?;
-    // As a task: what wakes it stays within the runtime, and costs no system call.
-    let daemon = tokio::spawn(Daemon::open(kind, config, reporter)?.run(signals));
-    daemon.await.map_err(|error| Error::failure(&error))?
+    let mut signals = Signals::new().map_err(|error| Error::failure(&error))?;
+    let desk = Desk::open(reporter).map_err(|error| Error::failure(&error))?;
+    let since = Instant::now();
+    loop {
+        let pid = match Lock::take(&config.workspace_state()) {
+            Ok(lock) => {
+                // As a task: what wakes it stays within the runtime, and costs no system call.
+                let daemon = Daemon::open(kind, config, desk, lock)?.run(signals);
+                return tokio::spawn(daemon).await.map_err(|error| Error::failure(&error))?;
+            }
+            Err(LockError::Busy { pid }) => pid,
+            Err(error) => return Err(Error::failure(&error)),
+        };
+        if kind != Kind::Watch {
+            return Err(Error::already_watched(&config.workspace.folder, pid));
+        }
+        if let Joined::Over(exit) = join::join(&config, &desk, &mut signals, since, pid).await? {
+            desk.close(LAST_WORDS);
+            return exit;
+        }
+    }
 }
 
 impl Daemon {
-    fn open(kind: Kind, config: Config, reporter: Reporter) -> Result<Self, Error> {
-        let folder = config.places.state.value.join(config.workspace.id.as_str());
-        let lock = match Lock::take(&folder) {
-            Ok(lock) => lock,
-            Err(LockError::Busy { pid }) => {
-                return Err(Error::already_watched(&config.workspace.folder, pid));
-            }
-            Err(error) => return Err(Error::failure(&error)),
-        };
-        let control = (kind == Kind::Watch).then(|| {
-            let socket = format!("{}.sock", config.workspace.id.as_str());
-            ControlServer::bind(&config.places.runtime.value.join(socket), lock)
-        });
+    fn open(kind: Kind, config: Config, desk: Desk, lock: Lock) -> Result<Self, Error> {
+        let folder = config.workspace_state();
+        let control =
+            (kind == Kind::Watch).then(|| ControlServer::bind(&config.control_socket(), lock));
         let control = control.transpose().map_err(|error| Error::failure(&error))?;
         let roots = settings::sources(&config)?;
         let index = folder.join("index");
@@ -176,19 +158,16 @@ impl Daemon {
                 .map_err(|error| Error::failure(&error))?;
         let has_command = config.targets.iter().any(|target| target.command.is_some());
         let terminal = stdin::is_terminal_of_human(&config) && has_command && kind == Kind::Watch;
-        let targets = (config.targets.iter())
-            .map(|target| Target::new(kind, &config, target, terminal))
-            .collect::<Result<Vec<_>, Error>>()?;
-        let names = targets.iter().map(|target| target.name.clone()).collect();
-        Ok(Self {
+        let wanted = config.targets.iter().map(|target| settings::wanted(kind, &config, target));
+        let wanted = wanted.collect::<Result<Vec<_>, Error>>()?;
+        let program = std::env::current_exe()
+            .map_err(|error| Error::io("find", Path::new("the running program"), &error))?;
+        let mut daemon = Self {
             kind,
-            session: Session::new(
-                settings::session(kind, &config, terminal, source.ignored()),
-                targets.len(),
-                0,
-            ),
+            // Targets come one by one.
+            session: Session::new(settings::session(kind, &config, source.ignored()), 0, 0),
             origin: Arc::new(Origin::new(roots.clone(), contents)),
-            teller: Teller::new(names, roots.len()),
+            teller: Teller::new(roots.len()),
             answers: Answers::default(),
             events: mpsc::channel(EVENTS),
             tasks: JoinSet::new(),
@@ -201,12 +180,19 @@ impl Daemon {
             poll_at: None,
             kept: None,
             first_look: true,
-            desk: Desk::open(reporter).map_err(|error| Error::failure(&error))?,
+            targets: BTreeMap::new(),
+            next_target: 0,
+            members: Members::default(),
+            program,
+            desk,
             config,
             control,
             source,
-            targets,
-        })
+        };
+        for wanted in wanted {
+            daemon.new_target(wanted, true, terminal);
+        }
+        Ok(daemon)
     }
 
     async fn run(mut self, mut signals: Signals) -> Result<u8, Error> {
@@ -221,6 +207,7 @@ impl Daemon {
                 }
                 next = self.source.next() => self.source_event(next),
                 call = next_call(&mut self.control) => self.call(call),
+                member = self.members.left() => self.member_left(member),
                 bytes = self.stdin.next() => self.input(bytes),
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
                 () = tokio::task::yield_now(), if self.is_worth_saying() => self.say_all(),
@@ -232,13 +219,16 @@ impl Daemon {
     }
 
     fn start(&mut self) {
-        let targets = self.targets.iter().map(|target| target.name.clone()).collect();
+        let targets = self.targets.values().map(|target| target.name.clone()).collect();
         self.say(Event::Started {
             source: Text::from(self.config.workspace.folder.as_path()),
             targets,
             workspace: Text::name(self.config.workspace.id.as_str()),
         });
-        self.input_to_session(Input::Start);
+        let own: Vec<_> = self.targets.iter().map(|(&id, target)| (id, target.command())).collect();
+        for (target, command) in own {
+            self.input_to_session(Input::Join { target, command });
+        }
         if self.kind == Kind::Watch {
             let cookies = self.index.with_file_name("cookies");
             let watching =
@@ -268,6 +258,7 @@ impl Daemon {
             let busy = git_busy || self.source.is_looking();
             self.input_to_session(Input::Tick { git_busy: busy });
         }
+        self.settle_members(now);
         let busy = !self.source.is_quiet();
         self.answers.settle(now, &self.session, busy);
         if self.kind != Kind::Watch && self.ending.is_none() {
@@ -295,6 +286,7 @@ impl Daemon {
             self.source.deadline(),
             self.session.deadline(),
             self.answers.deadline(),
+            self.members_deadline(),
             ending,
             poll,
             self.say_at,
@@ -306,7 +298,7 @@ impl Daemon {
 
     fn is_over(&self) -> bool {
         self.ending.as_ref().is_some_and(|ending| {
-            ending.at <= Instant::now() || self.targets.iter().all(|t| t.connection.is_none())
+            ending.at <= Instant::now() || self.targets.values().all(|t| t.connection.is_none())
         })
     }
 
@@ -318,7 +310,7 @@ impl Daemon {
     fn source_event(&mut self, next: Next) {
         match next {
             Next::Told(told) => {
-                let point = matches!(told, source::Told::Point(_));
+                let point = matches!(told, source::Told::Point);
                 if self.source.take(told) {
                     self.input_to_session(Input::RootGone);
                 }
@@ -378,7 +370,9 @@ impl Daemon {
             Effect::Connect(target) => self.connect(target),
             Effect::Close(target, why) => {
                 tracing::warn!(target, ?why, "closing the link");
-                self.targets[target].connection = None;
+                if let Some(target) = self.targets.get_mut(&target) {
+                    target.connection = None;
+                }
                 inputs.push_back(Input::LinkDown(target));
             }
             Effect::Send(target, message) => self.send(target, Outgoing::Message(message)),
@@ -392,133 +386,21 @@ impl Daemon {
         }
     }
 
-    fn send(&self, target: TargetId, outgoing: Outgoing) {
-        if let Some(connection) = &self.targets[target].connection {
-            // A link that has ended says so by an event of its own.
-            let _ = connection.outgoing.send(outgoing);
-        }
-    }
-
-    fn connect(&mut self, target: TargetId) {
-        if self.ending.is_some() {
-            return;
-        }
-        self.serial += 1;
-        let (outgoing, queue) = mpsc::unbounded_channel();
-        let credit = link::new_credit();
-        let open = self.targets[target].open.clone();
-        // Said with the Hello, unasked.
-        let _ = outgoing.send(Outgoing::Message(ToHub::Open(open)));
-        let transport = self.targets[target].transport.clone();
-        let (origin, events) = (self.origin.clone(), self.events.0.clone());
-        let serving =
-            link::serve(target, self.serial, transport, origin, queue, credit.clone(), events);
-        self.tasks.spawn(serving);
-        self.targets[target].foreign.clear();
-        self.targets[target].connection =
-            Some(Connection { serial: self.serial, outgoing, credit });
-    }
-
-    fn link_event(&mut self, target: TargetId, serial: u64, event: LinkEvent) {
-        let current = self.targets[target].connection.as_ref();
-        let Some(connection) = current.filter(|connection| connection.serial == serial) else {
-            return;
-        };
-        match event {
-            LinkEvent::Up => {}
-            LinkEvent::Progress(progress) => self.say(Event::Progress {
-                generation: Some(progress.generation),
-                phase: Phase::Send,
-                files: progress.files,
-                bytes: progress.bytes,
-                total_files: Some(progress.total_files),
-                total_bytes: Some(progress.total_bytes),
-            }),
-            LinkEvent::Changed(path) => self.source.hint(Instant::now(), path),
-            LinkEvent::Down(error) => self.link_down(target, &error),
-            LinkEvent::Message(FromHub::Credit { bytes }) => {
-                connection.credit.add_permits(usize::try_from(bytes).unwrap_or(0));
-            }
-            LinkEvent::Message(FromHub::Output { stream, bytes }) => {
-                self.output(target, stream, bytes.0);
-            }
-            LinkEvent::Message(FromHub::StdinTaken { bytes }) => self.stdin.taken(bytes),
-            LinkEvent::Message(FromHub::Foreign { paths, last }) => {
-                self.foreign(target, paths, last);
-            }
-            LinkEvent::Message(FromHub::Bye { reason }) => {
-                tracing::info!(reason, "the hub says good-bye");
-            }
-            LinkEvent::Message(message) => {
-                self.targets[target].ever_opened |= matches!(message, FromHub::Opened { .. });
-                self.input_to_session(Input::Message(target, message));
-            }
-        }
-    }
-
-    fn output(&mut self, target: TargetId, stream: u8, bytes: Vec<u8>) {
-        let credit = ToHub::Credit { bytes: bytes.len() as u64 };
-        let stream = if stream == 1 { Stream::Stdout } else { Stream::Stderr };
-        self.say(Event::Output { target: self.teller.name(target), stream, bytes });
-        self.send(target, Outgoing::Message(credit));
-    }
-
-    /// Unmanaged paths that no ignore rule protects are the session's to judge.
-    fn foreign(&mut self, target: TargetId, paths: Vec<(SyncPath, Listed)>, last: bool) {
-        let wanted = paths.into_iter().filter(|(path, listed)| {
-            self.source.is_wanted(path, matches!(listed, Listed::Directory(_)))
-        });
-        let wanted: Vec<_> = wanted.collect();
-        self.targets[target].foreign.extend(wanted);
-        if last {
-            let paths = std::mem::take(&mut self.targets[target].foreign);
-            self.input_to_session(Input::Foreign(target, paths));
-        }
-    }
-
-    fn link_down(&mut self, id: TargetId, error: &LinkError) {
-        let target = &mut self.targets[id];
-        target.connection = None;
-        let name = target.name.clone();
-        if self.ending.is_some() {
-            return;
-        }
-        let fatal = match error {
-            LinkError::Wire(WireError::Skew { ours, theirs, ours_build, theirs_build }) => {
-                let shown = |versions: &(u16, u16), build: &str| {
-                    format!("protocol {}..={} ({build})", versions.0, versions.1)
-                };
-                let (ours, theirs) = (shown(ours, ours_build), shown(theirs, theirs_build));
-                Some(Error::version_skew(name.as_str(), &ours, &theirs))
-            }
-            _ if target.ever_opened && self.kind == Kind::Watch => None,
-            LinkError::NotStarted(error) => {
-                Some(Error::transport_not_started(&target.transport.program(), error))
-            }
-            LinkError::Wire(WireError::NotOurs(said)) => Some(Error::not_a_hub(said.as_bytes())),
-            error => Some(Error::disconnected(name.as_str(), &link_words(error))),
-        };
-        if let Some(error) = fatal {
-            return self.fail(error);
-        }
-        self.input_to_session(Input::LinkDown(id));
-        let retry = self.session.deadline().map(|at| at.saturating_duration_since(Instant::now()));
-        self.say(Event::Disconnected { target: name, error: link_words(error).into(), retry });
-    }
-
     fn notice(&mut self, now: Instant, notice: &Notice) {
         for event in self.teller.events(now, notice) {
             self.say(event);
         }
         match notice {
-            Notice::Refused { target, refusal } => {
-                let target = &self.targets[*target];
-                self.fail(say::refused(&target.name, &target.root, refusal));
+            Notice::Applied { report, .. } if report.files >= memory::WORTH_FROM as u64 => {
+                self.origin.contents().clear();
+                memory::give_back();
             }
-            Notice::Child { event: ChildEvent::Interrupted, .. } => {
-                self.end_because(Error::interrupted());
-            }
-            Notice::Child { event: ChildEvent::Started { .. }, .. } => self.stdin.open(),
+            Notice::Refused { target, refusal } => self.refused(*target, refusal),
+            Notice::Child { target, event } if self.is_own(*target) => match event {
+                ChildEvent::Interrupted => self.end_because(Error::interrupted()),
+                ChildEvent::Started { .. } => self.stdin.open(),
+                _ => {}
+            },
             _ => {}
         }
     }
@@ -528,7 +410,12 @@ impl Daemon {
             Some(bytes) => ToHub::Stdin(e2ek_sidecar::wire::Blob(bytes)),
             None => ToHub::StdinEnd,
         };
-        self.send(0, Outgoing::Message(message));
+        // The first of our own that runs a command.
+        let runs = |target: &&Target| target.own && target.wanted.command.is_some();
+        let target = self.targets.iter().find(|(_, target)| runs(target));
+        if let Some((&target, _)) = target {
+            self.send(target, Outgoing::Message(message));
+        }
     }
 
     fn say(&mut self, event: Event) {
@@ -552,174 +439,5 @@ impl Daemon {
             }
             let _ = self.desk.say(event);
         }
-    }
-
-    fn call(&mut self, call: Call) {
-        use crate::control::{Reply, Request};
-        let now = Instant::now();
-        match &call.request {
-            Request::Status {} => {
-                let status = Box::new(self.status());
-                call.answer(Reply::Status { status });
-            }
-            Request::Flush { .. } if self.session.is_paused() => {
-                call.answer(Reply::Failed((&Error::paused()).into()));
-            }
-            Request::Restart { .. } if !self.has_command() => {
-                call.answer(Reply::Failed((&Error::no_command()).into()));
-            }
-            Request::Flush { .. } => {
-                self.input_to_session(Input::Retry);
-                let points = self.source.points();
-                self.answers.flush(now, call, points);
-            }
-            Request::Wait { .. } => self.answers.wait(now, call, self.ready_check()),
-            Request::Restart { .. } => self.command(call, Input::Restart),
-            Request::Pause {} => self.command(call, Input::Pause),
-            Request::Resume { accept } => {
-                let accept = *accept;
-                self.command(call, Input::Resume { accept });
-            }
-            Request::Reset {} => {
-                self.source.everything(now, true);
-                self.command(call, Input::Retry);
-            }
-            Request::Stop {} => {
-                call.answer(Reply::Done { generation: None });
-                self.end(Ok(0), "stop");
-            }
-            Request::Attach {} => call.answer(Reply::Attached {}),
-        }
-    }
-
-    fn has_command(&self) -> bool {
-        self.config.targets.iter().any(|target| target.command.is_some())
-    }
-
-    fn command(&mut self, call: Call, input: Input) {
-        self.input_to_session(input);
-        let generation = Some(self.session.generation());
-        call.answer(crate::control::Reply::Done { generation });
-    }
-
-    /// `sync --once` and `plan` end by themselves.
-    fn end_when_done(&mut self) {
-        if !self.source.is_quiet() || self.session.local().is_none() {
-            return;
-        }
-        if self.kind == Kind::Plan {
-            return self.end_when_planned();
-        }
-        let status = self.session.status();
-        if let Some(hold) = status.iter().find_map(|target| target.hold.as_ref()) {
-            let budget = self.config.sync.delete_budget.value.to_string();
-            return self.end(Err(say::held(&self.config.workspace.folder, hold, &budget)), "held");
-        }
-        let refused = |target: &&crate::engine::session::TargetStatus| !target.problems.is_empty();
-        let idle = status.iter().all(|target| target.generation >= self.session.generation());
-        if !idle {
-            return;
-        }
-        let problems = self.source.problems().len()
-            + status.iter().filter(refused).map(|target| target.problems.len()).sum::<usize>();
-        if problems > 0 {
-            return self.end(Err(Error::left_out(problems)), "done");
-        }
-        if status.iter().all(|target| target.state == TargetState::Synced) {
-            self.end(Ok(0), "done");
-        }
-    }
-
-    fn end_when_planned(&mut self) {
-        let plans: Option<Vec<_>> =
-            (0..self.targets.len()).map(|target| self.session.plan(target)).collect();
-        let Some(plans) = plans else { return };
-        for (target, ops) in plans.into_iter().enumerate() {
-            for event in self.teller.plan(target, &ops) {
-                self.say(event);
-            }
-        }
-        self.end(Ok(0), "done");
-    }
-
-    fn fail(&mut self, error: Error) {
-        self.end(Err(error), "error");
-    }
-
-    fn end_because(&mut self, why: Error) {
-        let reason = why.message.clone();
-        self.end(Err(why), &reason);
-    }
-
-    /// Begins the end: hubs stop their commands and let go. The second time: at once.
-    fn end(&mut self, exit: Result<u8, Error>, reason: &str) {
-        if self.ending.is_some() {
-            self.targets.iter_mut().for_each(|target| target.connection = None);
-            return;
-        }
-        if self.kind == Kind::Watch {
-            self.say(Event::Stopping { reason: reason.into() });
-        }
-        let patience = self.config.restart.kill_after.value + HUB_ENDS_WITHIN;
-        self.ending = Some(Ending { exit, at: Instant::now() + patience });
-        for target in 0..self.targets.len() {
-            self.send(target, Outgoing::Message(ToHub::Bye));
-        }
-    }
-
-    async fn finish(mut self) -> Result<u8, Error> {
-        self.keep_index();
-        self.targets.iter_mut().for_each(|target| target.connection = None);
-        self.answers.end();
-        let exit = self.ending.take().map_or(Ok(0), |ending| ending.exit);
-        // Carriers end by themselves, or are killed with their tasks.
-        let carriers = async { while self.tasks.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(LAST_WORDS, carriers).await;
-        if self.kind == Kind::Watch {
-            let code = exit.as_ref().map_or_else(|error| error.kind.exit_code(), |code| *code);
-            self.say(Event::Stopped { exit: code });
-        }
-        self.say_all();
-        drop(self.source);
-        if let Some(control) = self.control.take() {
-            control.close(LAST_WORDS).await;
-        }
-        self.desk.close(LAST_WORDS);
-        exit
-    }
-
-    /// Keeps the tree with its stamps, so that the next run reads no file that has not changed. A
-    /// file that was never finished is no harm: it does not check out and everything is looked at.
-    fn keep_index(&mut self) {
-        let tree = self.source.tree();
-        if self.session.local().is_none() || self.kind == Kind::Plan {
-            return;
-        }
-        self.kept = Some(tree.id());
-        let mut bytes = Vec::new();
-        tree.encode(&mut bytes);
-        let aside = self.index.with_extension("new");
-        let written =
-            std::fs::write(&aside, &bytes).and_then(|()| std::fs::rename(&aside, &self.index));
-        if let Err(error) = written {
-            tracing::warn!(%error, "the index cannot be kept; the next run reads all files");
-        }
-    }
-}
-
-fn link_words(error: &LinkError) -> String {
-    match error {
-        LinkError::NotStarted(error) => error.to_string(),
-        LinkError::Wire(error) => error.to_string(),
-        LinkError::Silent => "nothing was heard for 15 seconds".to_owned(),
-        LinkError::Closed(Some(code)) if *code != 0 => format!("the carrier ended with {code}"),
-        LinkError::Closed(_) => "the link was closed".to_owned(),
-    }
-}
-
-async fn next_call(control: &mut Option<ControlServer>) -> Call {
-    match control {
-        Some(control) => control.next_call().await,
-        None => std::future::pending().await,
     }
 }

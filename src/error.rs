@@ -6,6 +6,7 @@
 //! into words. Nothing here prints (`report`) and nothing here decides what to do (`daemon`).
 
 mod commands;
+mod joining;
 mod settings;
 #[cfg(test)]
 mod tests;
@@ -355,28 +356,10 @@ impl Error {
             .hint("`e2ek-sync status` says what; `e2ek-sync resume --accept` makes the deletes")
     }
 
-    /// Another daemon serves this workspace.
-    #[must_use]
-    pub fn already_watched(workspace: &Path, pid: Option<u32>) -> Self {
-        let by = pid.map_or_else(String::new, |pid| format!(" (process {pid})"));
-        Self::new(Kind::Conflict, format!("{} is being synced already{by}", shown(workspace)))
-            .hint("`e2ek-sync attach` follows it, `e2ek-sync stop` ends it")
-    }
-
     /// Somebody asked for a flush or a wait while the session is paused.
     #[must_use]
     pub fn paused() -> Self {
         Self::new(Kind::Conflict, "the session is paused").hint("e2ek-sync resume")
-    }
-
-    /// A second `watch` of the same workspace came with other settings.
-    #[must_use]
-    pub fn differing_settings(setting: &str) -> Self {
-        Self::new(
-            Kind::Conflict,
-            format!("this workspace is already being watched with another {setting}"),
-        )
-        .hint("use the same flags, or end the other one: e2ek-sync stop")
     }
 
     /// `--timeout` passed before the targets had what was saved.

@@ -3,56 +3,49 @@
 //! Content that the scan has just read is taken from memory. Anything else is read anew and hashed on
 //! the way; what changed meanwhile is withdrawn before its last piece was sent, so that a target
 //! never holds a mixture.
+//!
+//! A change is sent as a patch of what the target has, as far as something is still known of that:
+//! its bytes for a while ([`Contents`]), and longer a trace that takes a sixteenth of them or less.
+//! The trace is made while the content is sent, so it costs no read, and it is kept by digest, so that
+//! it serves every target that holds the content.
 
-use std::collections::{HashMap, VecDeque};
-use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+mod known;
+mod pace;
+mod reading;
+
+use std::collections::HashMap;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::receive::root_index;
-use e2ek_sidecar::tree::{Digest, Entry};
-use e2ek_sidecar::wire::{Meta, Op, PIECE_BYTES};
+use e2ek_sidecar::tree::Entry;
+use e2ek_sidecar::wire::{How, Meta, Op};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 
-/// Content kept from scans, in bytes: enough for the saves of some seconds.
-const KEPT_BYTES: usize = 8 << 20;
+use self::known::Base;
+pub use self::known::Contents;
+pub use self::pace::Pace;
+pub use self::reading::Reading;
 
-/// Content that was read not long ago, by digest. Shared by all targets; the oldest goes first.
-#[derive(Default)]
-pub struct Contents {
-    kept: Mutex<Kept>,
+/// Where the hub is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Distance {
+    /// On this machine: bytes cost next to nothing.
+    Here,
+    /// Behind a carrier that may be slow.
+    Far,
 }
 
-#[derive(Default)]
-struct Kept {
-    by_digest: HashMap<Digest, Arc<[u8]>>,
-    order: VecDeque<Digest>,
-    bytes: usize,
-}
-
-impl Contents {
-    /// Keeps what a scan has read.
-    pub fn keep(&self, contents: HashMap<Digest, Arc<[u8]>>) {
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        for (digest, content) in contents {
-            let len = content.len();
-            if len <= KEPT_BYTES && kept.by_digest.insert(digest, content).is_none() {
-                kept.order.push_back(digest);
-                kept.bytes += len;
-            }
+impl Distance {
+    /// Smallest content that is worth a patch, in bytes: below, a whole is as quickly there.
+    fn patch_from(self) -> u64 {
+        match self {
+            Self::Here => 256 << 10,
+            Self::Far => 2 << 10,
         }
-        while kept.bytes > KEPT_BYTES
-            && let Some(oldest) = kept.order.pop_front()
-        {
-            kept.bytes -= kept.by_digest.remove(&oldest).map_or(0, |content| content.len());
-        }
-    }
-
-    fn get(&self, digest: Digest) -> Option<Arc<[u8]>> {
-        let kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.by_digest.get(&digest).cloned()
     }
 }
 
@@ -61,6 +54,11 @@ pub struct Origin {
     roots: Vec<PathBuf>,
     contents: Arc<Contents>,
 }
+
+/// The directory that was read from last. Ops come in path order, so the next one mostly lies in it;
+/// not to be kept beyond one generation.
+#[derive(Default)]
+pub struct Folder(Option<(SyncPath, OwnedFd)>);
 
 /// The file changed, vanished or cannot be read: its op is withdrawn.
 #[derive(Debug)]
@@ -79,25 +77,36 @@ impl Origin {
         &self.roots
     }
 
+    /// What was read not long ago.
+    #[must_use]
+    pub fn contents(&self) -> &Contents {
+        &self.contents
+    }
+
     /// Permission bits and modification time for an op that puts something; nothing for others and
     /// for what is gone. Asks the file system only for what the plan does not know and a hub uses:
     /// a file that is there already keeps its bits.
     #[must_use]
-    pub fn meta(&self, op: &Op) -> Meta {
+    pub fn meta(&self, op: &Op, folder: &mut Folder) -> Meta {
         let replaces = matches!(op.change.old, Some(Entry::File { .. }));
         match op.change.new {
             Some(Entry::File { .. }) if replaces && op.meta.mtime_ns != 0 => op.meta,
             Some(Entry::File { .. } | Entry::Directory) => {
-                self.stat(&op.change.path).unwrap_or_default()
+                self.stat(&op.change.path, folder).unwrap_or_default()
             }
             _ => Meta::default(),
         }
     }
 
-    fn stat(&self, path: &SyncPath) -> io::Result<Meta> {
-        let opened = self.open(path, OFlags::PATH)?;
-        let flags = StatxFlags::MODE | StatxFlags::MTIME;
-        let found = rustix::fs::statx(&opened, c"", AtFlags::EMPTY_PATH, flags)?;
+    fn stat(&self, path: &SyncPath, folder: &mut Folder) -> io::Result<Meta> {
+        let wanted = StatxFlags::MODE | StatxFlags::MTIME;
+        let found = match path.name().filter(|_| path.components().nth(1).is_some()) {
+            Some(name) => {
+                let directory = self.folder(path, folder)?;
+                rustix::fs::statx(directory, name, AtFlags::SYMLINK_NOFOLLOW, wanted)?
+            }
+            None => rustix::fs::statx(self.open(path)?, c"", AtFlags::EMPTY_PATH, wanted)?,
+        };
         let time = found.stx_mtime;
         Ok(Meta {
             mode: found.stx_mode & 0o777,
@@ -105,8 +114,19 @@ impl Origin {
         })
     }
 
-    /// Opens beneath the pair's directory; no link is followed below it.
-    fn open(&self, path: &SyncPath, flags: OFlags) -> io::Result<OwnedFd> {
+    /// The directory that holds `path`, which is below a pair's.
+    fn folder<'a>(&self, path: &SyncPath, folder: &'a mut Folder) -> io::Result<BorrowedFd<'a>> {
+        let parent = path.parent().ok_or(io::ErrorKind::NotFound)?;
+        let known = folder.0.take_if(|(known, _)| *known == parent);
+        let found = match known {
+            Some(known) => known,
+            None => (parent.clone(), self.open(&parent)?),
+        };
+        Ok(folder.0.insert(found).1.as_fd())
+    }
+
+    /// Opens a directory beneath the pair's; no link is followed below that.
+    fn open(&self, path: &SyncPath) -> io::Result<OwnedFd> {
         let missing = || io::Error::from(io::ErrorKind::NotFound);
         let (index, below) = root_index(path).ok_or_else(missing)?;
         let root = self.roots.get(index).ok_or_else(missing)?;
@@ -117,75 +137,91 @@ impl Origin {
         }
         let resolve =
             ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
-        // openat2 refuses O_NONBLOCK beside O_PATH, which waits for nobody anyway.
-        let waits = if flags.contains(OFlags::PATH) { OFlags::empty() } else { OFlags::NONBLOCK };
-        let flags = flags | OFlags::CLOEXEC | OFlags::NOFOLLOW | waits;
-        Ok(rustix::fs::openat2(root.as_fd(), below.as_bytes(), flags, Mode::empty(), resolve)?)
+        Ok(rustix::fs::openat2(root, below.as_bytes(), directory, Mode::empty(), resolve)?)
     }
 
-    /// Begins to read an op's content.
+    /// What a change is sent as: the patch of what the target has, where something is still known of
+    /// that and it is worth it.
+    #[must_use]
+    pub fn patch(&self, op: &Op, distance: Distance) -> Option<Patch> {
+        let (
+            How::Data,
+            Some(Entry::File { digest, size: old_size, .. }),
+            Some(Entry::File { size, .. }),
+        ) = (&op.how, &op.change.old, &op.change.new)
+        else {
+            return None;
+        };
+        if (*size).min(*old_size) < distance.patch_from() {
+            return None;
+        }
+        let traced = || self.contents.traced(*digest).map(Base::Trace);
+        let base = self.contents.base(*digest);
+        let base = base.filter(|base| Reading::can_patch(base, *size)).or_else(traced);
+        base.filter(|base| Reading::can_patch(base, *size)).map(Patch)
+    }
+
+    /// Begins to read an op's content, or the patch that makes it.
     ///
     /// # Errors
     /// When it is not there as the op says.
-    pub fn read(&self, op: &Op) -> Result<Reading, Changed> {
+    pub fn read(
+        &self,
+        op: &Op,
+        patch: Option<Patch>,
+        distance: Distance,
+        folder: &mut Folder,
+    ) -> Result<Reading, Changed> {
         let Some(Entry::File { digest, size, .. }) = op.change.new else { return Err(Changed) };
+        let base = patch.map(|Patch(base)| base);
+        // Of what is never patched no trace is worth its making.
+        let traces = (size >= distance.patch_from()).then(|| self.contents.clone());
         if let Some(content) = self.contents.get(digest) {
-            return Ok(Reading { digest, left: size, from: From::Memory(content) });
+            if content.len() as u64 != size {
+                return Err(Changed);
+            }
+            return Ok(Reading::memory(traces, digest, content, base));
         }
-        let file = self.open(&op.change.path, OFlags::RDONLY).map_err(|_| Changed)?;
+        let name = op.change.path.name().ok_or(Changed)?;
+        let directory = self.folder(&op.change.path, folder).map_err(|_| Changed)?;
+        // What takes the file's place meanwhile neither leads elsewhere nor keeps us waiting.
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = rustix::fs::openat(directory, name, flags, Mode::empty());
+        let file = file.map_err(|_| Changed)?;
         let found = rustix::fs::fstat(&file).map_err(|_| Changed)?;
         let regular = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
         if !regular || found.st_size.cast_unsigned() != size {
             return Err(Changed);
         }
-        let from = From::File(file.into(), Box::new(blake3::Hasher::new()));
-        Ok(Reading { digest, left: size, from })
+        Ok(Reading::file(traces, digest, size, file.into(), base))
     }
 }
 
-/// The content of one op, piece by piece.
-pub struct Reading {
-    digest: Digest,
-    left: u64,
-    from: From,
+/// What a patch is made from; see [`Origin::patch`].
+#[derive(Clone)]
+pub struct Patch(Base);
+
+/// The patches that the ops of one generation are sent as, by their index.
+#[derive(Default)]
+pub struct Patches {
+    generation: u64,
+    by_index: HashMap<u32, Patch>,
 }
 
-enum From {
-    Memory(Arc<[u8]>),
-    File(std::fs::File, Box<blake3::Hasher>),
-}
+impl Patches {
+    /// Of a generation, before anything is known of it.
+    #[must_use]
+    pub fn of(generation: u64) -> Self {
+        Self { generation, by_index: HashMap::new() }
+    }
 
-impl Reading {
-    /// The next piece, at most [`PIECE_BYTES`] of a file, all of what lies in memory; `None` after
-    /// the last. The last is given only when the whole is what the op says.
-    ///
-    /// # Errors
-    /// When it is not.
-    pub fn piece(&mut self, buffer: &mut Vec<u8>) -> Result<bool, Changed> {
-        if self.left == 0 {
-            return Ok(false);
-        }
-        buffer.clear();
-        match &mut self.from {
-            From::Memory(content) => {
-                if content.len() as u64 != self.left {
-                    return Err(Changed);
-                }
-                buffer.extend_from_slice(content);
-            }
-            From::File(file, hasher) => {
-                let len = self.left.min(PIECE_BYTES as u64);
-                file.take(len).read_to_end(buffer).map_err(|_| Changed)?;
-                if buffer.len() as u64 != len {
-                    return Err(Changed);
-                }
-                hasher.update(buffer);
-                if len == self.left && Digest::from(hasher.finalize()) != self.digest {
-                    return Err(Changed);
-                }
-            }
-        }
-        self.left -= buffer.len() as u64;
-        Ok(true)
+    /// This op is sent as a patch.
+    pub fn insert(&mut self, index: u32, patch: Patch) {
+        self.by_index.insert(index, patch);
+    }
+
+    /// What the op of a generation is sent as; once.
+    pub fn take(&mut self, generation: u64, index: u32) -> Option<Patch> {
+        self.by_index.remove(&index).filter(|_| generation == self.generation)
     }
 }

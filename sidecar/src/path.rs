@@ -103,19 +103,25 @@ impl SyncPath {
         self.0.split(|&b| b == b'/').filter(|c| !c.is_empty())
     }
 
-    /// The path of `name` inside this directory.
+    /// Whether `name` inside this directory is a path, without making it.
     ///
     /// # Errors
     /// When `name` is not one component, or the whole becomes too long.
-    pub fn join(&self, name: &[u8]) -> Result<Self, PathError> {
+    pub fn check_join(&self, name: &[u8]) -> Result<(), PathError> {
         check_component(name)?;
+        let too_long = self.0.len() + 1 + name.len() > MAX_PATH_BYTES
+            || self.components().count() + 1 > MAX_DEPTH;
+        if too_long && !self.is_root() { Err(PathError::TooLong) } else { Ok(()) }
+    }
+
+    /// The path of `name` inside this directory.
+    ///
+    /// # Errors
+    /// As [`Self::check_join`].
+    pub fn join(&self, name: &[u8]) -> Result<Self, PathError> {
+        self.check_join(name)?;
         if self.is_root() {
             return Ok(Self(name.into()));
-        }
-        if self.0.len() + 1 + name.len() > MAX_PATH_BYTES
-            || self.components().count() + 1 > MAX_DEPTH
-        {
-            return Err(PathError::TooLong);
         }
         let mut bytes = Vec::with_capacity(self.0.len() + 1 + name.len());
         bytes.extend_from_slice(&self.0);

@@ -7,9 +7,13 @@
 
 #![deny(clippy::disallowed_methods)]
 
+mod moved;
+
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+pub use self::moved::fold;
+use self::moved::{Tree, Unfolded, unfold};
 use crate::path::SyncPath;
 use crate::tree::{Edit, Entry, Node, Reason, Snapshot, Stamp, TreeId};
 use crate::wire::{How, MAX_OPS, Op, Skipped, WireError};
@@ -34,6 +38,14 @@ pub enum Step {
     Ask {
         /// Which op.
         index: u32,
+    },
+    /// Move a directory with all it holds; report with [`Receiver::moved`]. Where that cannot be, or
+    /// it holds anything else than the record says: [`Receiver::scattered`] gives the steps instead.
+    MoveTree {
+        /// The op that gets it.
+        index: u32,
+        /// The op that removes it where it is.
+        removal: u32,
     },
     /// Move a file that another op removes; report both. Else need data.
     Move {
@@ -73,6 +85,13 @@ pub enum Step {
         /// The file is complete with it.
         complete: bool,
     },
+    /// Go on with a patch of the old content.
+    Patch {
+        /// Which op.
+        index: u32,
+        /// Where its next bytes lie in the unpacked body.
+        range: Range<usize>,
+    },
 }
 
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -83,6 +102,8 @@ enum State {
     Receiving {
         got: u64,
     },
+    /// A patch must come in Data; whoever applies it sees its end.
+    Patching,
     /// All content was handed out; the report is awaited.
     Received,
     Done(Stamp),
@@ -99,6 +120,8 @@ struct Incoming {
     states: Vec<State>,
     /// Bytes of paths, links and such that came.
     bytes: usize,
+    /// Directories that move whole, as long as they do.
+    trees: Vec<Tree>,
     /// The last Ops frame has come.
     whole: bool,
 }
@@ -123,6 +146,41 @@ pub struct Receiver {
     open: Option<Incoming>,
     /// Something was skipped; generations sent before the daemon learnt of it lead elsewhere.
     diverged: bool,
+}
+
+impl Incoming {
+    /// Works out what folded ops stand for, and where each op stands at the beginning.
+    fn unfold(&mut self, held: &Snapshot, roots: usize) -> Result<(), WireError> {
+        let folded = std::mem::take(&mut self.ops);
+        match unfold(folded, held)? {
+            Unfolded::Ops(ops, trees) => {
+                if !trees.is_empty() {
+                    let before = std::iter::once(None).chain(ops.iter().map(Some));
+                    ops.iter().zip(before).try_for_each(|(op, b)| check(op, b, roots))?;
+                }
+                self.states = first_states(&ops, held);
+                (self.ops, self.trees) = (ops, trees);
+                // Where part of it stands in the way, all goes its own way.
+                let states = &self.states;
+                self.trees.retain(|tree| {
+                    tree.members()
+                        .all(|(to, from)| [to, from].iter().all(|&at| states[at] == State::Waiting))
+                });
+            }
+            Unfolded::Other(ops) => {
+                self.states = vec![State::Skipped(Some(Reason::Conflict)); ops.len()];
+                self.ops = ops;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Tree {
+    /// The ops of what moves, there and here, the directory's own first.
+    fn members(self) -> impl Iterator<Item = (usize, usize)> {
+        (0..=self.count as usize).map(move |n| (self.to as usize + n, self.from as usize + n))
+    }
 }
 
 impl Receiver {
@@ -188,6 +246,7 @@ impl Receiver {
             ops: Vec::new(),
             states: Vec::new(),
             bytes: 0,
+            trees: Vec::new(),
             whole: false,
         });
         if !newer
@@ -203,11 +262,49 @@ impl Receiver {
             if open.bytes > MAX_OPS_BYTES {
                 return Err(WireError::Order("more ops than are held"));
             }
-            open.states.push(first_state(&op, &self.held));
             open.ops.push(op);
         }
         open.whole = last;
-        Ok(if last { first_steps(open) } else { Vec::new() })
+        if !last {
+            return Ok(Vec::new());
+        }
+        open.unfold(&self.held, self.roots)?;
+        Ok(first_steps(open, |_| true))
+    }
+
+    /// A directory moved with all it held.
+    pub fn moved(&mut self, index: u32) {
+        let held = self.held.clone();
+        let Some(open) = &mut self.open else { return };
+        let Some(&tree) = open.trees.iter().find(|tree| tree.to == index) else { return };
+        for (to, from) in tree.members() {
+            // A file keeps its inode and times when the directory it lies in is renamed.
+            let stamp = match held.get(&open.ops[from].change.path) {
+                Some(&Node::File { stamp, .. }) => stamp,
+                _ => Stamp::default(),
+            };
+            open.states[to] = State::Done(stamp);
+            open.states[from] = State::Gone;
+        }
+    }
+
+    /// What is to be done in place of moving a directory whole.
+    pub fn scattered(&mut self, index: u32) -> Vec<Step> {
+        let Some(open) = &mut self.open else { return Vec::new() };
+        let Some(at) = open.trees.iter().position(|tree| tree.to == index) else {
+            return Vec::new();
+        };
+        let tree = open.trees.swap_remove(at);
+        first_steps(open, |op| (tree.to..=tree.to + tree.count).contains(&op))
+    }
+
+    /// The directories of the record that a [`Step::MoveTree`] moves.
+    #[must_use]
+    pub fn moving(&self, index: u32) -> Option<&std::sync::Arc<crate::tree::Dir>> {
+        match &self.op(index).how {
+            How::Tree { from, .. } => self.held.dir(from),
+            _ => None,
+        }
     }
 
     /// Takes pieces of content: op, where in the body, for each.
@@ -236,8 +333,9 @@ impl Receiver {
                     }
                     steps.push(Step::Write { index, offset, range, complete });
                 }
+                State::Patching => steps.push(Step::Patch { index, range }),
                 // It failed meanwhile; the daemon will learn so from Applied.
-                State::Skipped(_) => {}
+                State::Skipped(_) | State::Lost => {}
                 _ => return Err(WireError::Order("data that was not asked for")),
             }
         }
@@ -264,7 +362,7 @@ impl Receiver {
     #[must_use]
     pub fn needed(&self) -> Option<Vec<u32>> {
         let open = self.open.as_ref()?;
-        let asks = |op: &Op| matches!(op.how, How::Ask | How::Copy { .. });
+        let asks = |op: &Op| matches!(op.how, How::Ask | How::Copy { .. } | How::Tree { .. });
         open.ops.iter().any(asks).then(|| {
             (0u32..)
                 .zip(open.ops.iter().zip(&open.states))
@@ -284,7 +382,7 @@ impl Receiver {
         if generation != open.generation {
             return Err(WireError::Order("commit of another generation"));
         }
-        let unfinished = |state: &State| matches!(state, State::Receiving { .. });
+        let unfinished = |state: &State| matches!(state, State::Receiving { .. } | State::Patching);
         if open.states.iter().any(unfinished) {
             return Err(WireError::Order("commit before all data"));
         }
@@ -295,7 +393,7 @@ impl Receiver {
         if !meets && !diverged && !open.states.iter().any(conflict) {
             return Err(WireError::Order("commit of another tree"));
         }
-        let steps = waiting_removals(open, |_| true);
+        let steps = waiting_removals(open, |_, _| true);
         self.diverged = !meets;
         Ok(steps)
     }
@@ -459,6 +557,12 @@ fn check(op: &Op, before: Option<&Op>, roots: usize) -> Result<(), WireError> {
         (Some(Entry::File { size, .. }), How::Copy { from }) => {
             *size > 0 && root_index(from).is_some_and(|(root, _)| root < roots)
         }
+        (Some(Entry::File { size, .. }), How::Patch) => {
+            *size > 0 && matches!(change.old, Some(Entry::File { size: 1.., .. }))
+        }
+        (Some(Entry::Directory), How::Tree { from, .. }) => {
+            change.old.is_none() && root_index(from).is_some_and(|(root, _)| root < roots)
+        }
         // Without content: empty, or the same content with another executable bit.
         (Some(Entry::File { digest, size, .. }), How::None) => {
             *size == 0
@@ -487,7 +591,7 @@ fn bytes_of(op: &Op) -> usize {
         _ => 0,
     };
     let from = match &op.how {
-        How::Copy { from } => from.as_bytes().len(),
+        How::Copy { from } | How::Tree { from, .. } => from.as_bytes().len(),
         _ => 0,
     };
     op.change.path.as_bytes().len() + link(&op.change.old) + link(&op.change.new) + from
@@ -500,6 +604,37 @@ fn file_size(op: &Op) -> u64 {
     }
 }
 
+/// Where ops stand at the beginning. What is put needs a directory in the record, or one of this
+/// generation: a directory whose op was skipped may stand at the target all the same, and what is put
+/// there would be nobody's. Cost: a comparison where the op before lies in the same directory.
+fn first_states(ops: &[Op], held: &Snapshot) -> Vec<State> {
+    let mut states: Vec<State> = Vec::with_capacity(ops.len());
+    // The directory that was asked about last, and whether it is one.
+    let mut last: Option<(&[u8], bool)> = None;
+    for op in ops {
+        let path = op.change.path.as_bytes();
+        let cut = path.iter().rposition(|&byte| byte == b'/').filter(|_| op.change.new.is_some());
+        let fits = cut.is_none_or(|cut| match last {
+            Some((known, place)) if known == &path[..cut] => place,
+            _ => {
+                let place = op.change.path.parent().is_some_and(|parent| {
+                    let made = ops.binary_search_by(|op| op.change.path.cmp(&parent)).ok();
+                    let made = made.is_some_and(|at| {
+                        let skipped = matches!(states.get(at), Some(State::Skipped(_)));
+                        is_directory(ops[at].change.new.as_ref()) && !skipped
+                    });
+                    made || held.dir(&parent).is_some()
+                });
+                last = Some((&path[..cut], place));
+                place
+            }
+        });
+        let conflict = || State::Skipped(Some(Reason::Conflict));
+        states.push(if fits { first_state(op, held) } else { conflict() });
+    }
+    states
+}
+
 fn first_state(op: &Op, held: &Snapshot) -> State {
     if held.entry(&op.change.path) != op.change.old {
         return State::Skipped(Some(Reason::Conflict));
@@ -507,6 +642,7 @@ fn first_state(op: &Op, held: &Snapshot) -> State {
     match &op.how {
         How::Forget => State::Done(Stamp::default()),
         How::Data => State::Receiving { got: 0 },
+        How::Patch => State::Patching,
         How::Copy { from } if !same_content(held.get(from), op) => State::Receiving { got: 0 },
         _ => State::Waiting,
     }
@@ -529,8 +665,13 @@ fn is_directory(entry: Option<&Entry>) -> bool {
 /// What can be done before any data, in this order: set aside content that would be destroyed; make
 /// directories; copy and move; clear directories that become something else; put what was set aside;
 /// links and the like.
-fn first_steps(open: &Incoming) -> Vec<Step> {
-    let waiting = |index: u32| open.states[index as usize] == State::Waiting;
+fn first_steps(open: &Incoming, wanted: impl Fn(u32) -> bool) -> Vec<Step> {
+    let mut free: Vec<bool> = open.states.iter().map(|state| *state == State::Waiting).collect();
+    for (to, from) in open.trees.iter().flat_map(|tree| tree.members()) {
+        (free[to], free[from]) = (false, false);
+    }
+    let free = |index: u32| free[index as usize];
+    let waiting = |index: u32| free(index) && wanted(index);
     let all = || (0u32..).zip(&open.ops).filter(|(index, _)| waiting(*index));
     let by_path: HashMap<&SyncPath, (u32, &Op)> =
         (0u32..).zip(&open.ops).map(|(i, op)| (&op.change.path, (i, op))).collect();
@@ -558,7 +699,7 @@ fn first_steps(open: &Incoming) -> Vec<Step> {
             continue;
         }
         match by_path.get(from) {
-            Some(&(removal, _)) if waiting(removal) && moved.insert(removal) => {
+            Some(&(removal, _)) if free(removal) && moved.insert(removal) => {
                 copy.push(Step::Move { index, removal });
             }
             _ => copy.push(Step::Copy { index }),
@@ -574,7 +715,9 @@ fn first_steps(open: &Incoming) -> Vec<Step> {
     );
     steps.extend(all().filter(|(_, op)| op.how == How::Ask).map(|(index, _)| Step::Ask { index }));
     steps.extend(copy);
-    steps.extend(waiting_removals(open, |path| below_cleared(path)));
+    let whole = open.trees.iter().filter(|tree| wanted(tree.to));
+    steps.extend(whole.map(|tree| Step::MoveTree { index: tree.to, removal: tree.from }));
+    steps.extend(waiting_removals(open, |index, path| wanted(index) && below_cleared(path)));
     steps.extend(place);
     let makes = |op: &Op| {
         op.how == How::None
@@ -585,11 +728,11 @@ fn first_steps(open: &Incoming) -> Vec<Step> {
 }
 
 /// Removals not yet done, deepest first.
-fn waiting_removals(open: &Incoming, wanted: impl Fn(&SyncPath) -> bool) -> Vec<Step> {
+fn waiting_removals(open: &Incoming, wanted: impl Fn(u32, &SyncPath) -> bool) -> Vec<Step> {
     (0u32..)
         .zip(open.ops.iter().zip(&open.states))
-        .filter(|(_, (op, state))| {
-            op.change.new.is_none() && **state == State::Waiting && wanted(&op.change.path)
+        .filter(|&(index, (op, state))| {
+            op.change.new.is_none() && *state == State::Waiting && wanted(index, &op.change.path)
         })
         .map(|(index, _)| Step::Remove { index })
         .collect::<Vec<_>>()

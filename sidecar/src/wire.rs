@@ -6,7 +6,9 @@
 //!
 //! A generation crosses as `Ops... Data... Commit`, and only one is open at a time. Where an op says
 //! [`How::Copy`] or [`How::Ask`] the hub answers the last `Ops` with [`FromHub::Need`] and the daemon
-//! sends `Data` and `Commit` after that; else everything goes out without a question asked.
+//! sends `Data` and `Commit` after that; else everything goes out without a question asked. A patch is
+//! sent on the belief that the hub holds its base; where it does not, the op is skipped, the record
+//! forgets the path, and the next generation brings the whole.
 
 #![deny(clippy::disallowed_methods)]
 
@@ -166,6 +168,18 @@ pub enum How {
     Ask,
     /// What is there stays as it is and is managed no more (it is ignored from now on).
     Forget,
+    /// A patch (see [`crate::delta`]) of the op's old content follows in `Data`.
+    Patch,
+    /// A directory with all it holds moves here. Stands for the removal of each entry there and for
+    /// an op for each entry here, with [`How::Copy`] where it has content; all count as ops.
+    Tree {
+        /// A managed directory, for whose removal no op is sent.
+        from: SyncPath,
+        /// What it holds.
+        tree: TreeId,
+        /// How many entries that are, at any depth.
+        count: u32,
+    },
 }
 
 /// One change with what is needed to make it.

@@ -26,6 +26,9 @@ Examples:
   e2ek-sync watch . pid/1234:/srv/app               into a running process
   e2ek-sync watch . /srv/app --transport-cmd 'ssh host e2ek-sync hub'
 
+A second watch of the same workspace joins the first: it adds its target and takes it away when
+it ends. When the first ends, so do the others.
+
 The first Ctrl-C stops well, the second at once.";
 
 pub(super) const SYNC_EXAMPLES: &str = "\

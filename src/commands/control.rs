@@ -43,7 +43,7 @@ pub(super) async fn run(
     for (request, patience) in requests(command, targets) {
         generation = daemon.done(&request, patience).await?;
     }
-    if matches!(command, Command::Stop(_)) {
+    if matches!(command, Command::Stop(_)) && targets.is_empty() {
         daemon.client.closed().await;
     }
     reporter.say(&Event::Done { command: command.name().into(), generation });
@@ -55,11 +55,12 @@ fn requests(command: &Command, targets: &[String]) -> Vec<(Request, Option<Durat
     let request = match command {
         Command::Flush(args) => return vec![flush(args)],
         Command::Wait(args) => return wait(args).into_iter().collect(),
-        Command::Restart(_) => return restart(targets),
+        Command::Restart(_) => return each(targets, |target| Request::Restart { target }),
         Command::Pause(_) => Request::Pause {},
         Command::Resume(args) => Request::Resume { accept: args.accept },
         Command::Reset(_) => Request::Reset {},
-        Command::Stop(_) => Request::Stop {},
+        Command::Stop(_) if targets.is_empty() => Request::Stop { target: None },
+        Command::Stop(_) => return each(targets, |target| Request::Stop { target }),
         _ => return Vec::new(),
     };
     vec![(request, Some(ANSWER))]
@@ -82,12 +83,14 @@ fn wait(args: &WaitArgs) -> Option<(Request, Option<Duration>)> {
 }
 
 /// All targets at once, or each that is named. The old process may take its time to end.
-fn restart(targets: &[String]) -> Vec<(Request, Option<Duration>)> {
+fn each(
+    targets: &[String],
+    request: impl Fn(Option<String>) -> Request,
+) -> Vec<(Request, Option<Duration>)> {
     if targets.is_empty() {
-        return vec![(Request::Restart { target: None }, None)];
+        return vec![(request(None), None)];
     }
-    let one = |target: &String| (Request::Restart { target: Some(target.clone()) }, None);
-    targets.iter().map(one).collect()
+    targets.iter().map(|target| (request(Some(target.clone())), None)).collect()
 }
 
 fn millis(time: Duration) -> u64 {

@@ -4,14 +4,15 @@ use std::io;
 use std::path::Path;
 use std::time::Duration;
 
+use serde::Deserialize;
 use tokio::io::AsyncWriteExt;
 use tokio::net::UnixStream;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::time::timeout;
 
 use super::line::{LineError, Lines};
-use super::{CONTROL_VERSION, Reply, Request, Versioned};
-use crate::report::{Record, json_line};
+use super::{CONTROL_VERSION, Joining, Reply, Request, Versioned};
+use crate::report::{Failure, Record, json_line};
 
 /// A connection to a running daemon. Requests are answered one after the other.
 #[derive(Debug)]
@@ -116,6 +117,22 @@ impl ControlClient {
         }
     }
 
+    /// Takes part in the daemon's session. It may wait until a target of the same place is let go
+    /// of. The inner error is the daemon's "no".
+    ///
+    /// # Errors
+    /// When there is no answer; [`ClientError::Ended`] when the daemon is just ending.
+    pub async fn join(
+        mut self,
+        joining: Joining,
+    ) -> Result<Result<Membership, Failure>, ClientError> {
+        match self.request(&Request::Join(Box::new(joining)), None).await? {
+            Reply::Joined { pid } => Ok(Ok(Membership { client: self, pid })),
+            Reply::Failed(failure) => Ok(Err(failure)),
+            other => Err(ClientError::Garbled(format!("{other:?}"))),
+        }
+    }
+
     /// Waits until the daemon hangs up: after [`Request::Stop`], its end.
     pub async fn closed(mut self) {
         while let Ok(Some(_)) = self.lines.next().await {}
@@ -143,6 +160,64 @@ impl Events {
             Some(line) => serde_json::from_slice(&line).map(Some).map_err(garbled),
             None => Ok(None),
         }
+    }
+}
+
+/// A part in another process's session; it ends with this value, or in good order by
+/// [`Membership::leave`].
+#[derive(Debug)]
+pub struct Membership {
+    client: ControlClient,
+    /// The daemon's process.
+    pub pid: u32,
+}
+
+/// What a [`Membership`] brings.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Followed {
+    /// Something was said.
+    Record(Record),
+    /// It is over; nothing follows. [`Reply::Done`] after [`Membership::leave`], or
+    /// [`Reply::Failed`].
+    Over(Reply),
+    /// The daemon has ended; nothing follows.
+    Ended,
+}
+
+impl Membership {
+    /// What comes next. A line that is neither a record nor an answer is passed over.
+    ///
+    /// # Errors
+    /// When the connection fails.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub async fn next(&mut self) -> Result<Followed, ClientError> {
+        #[derive(Deserialize)]
+        #[serde(untagged)]
+        enum Line {
+            Reply(Versioned<Reply>),
+            Record(Record),
+        }
+        loop {
+            let line = match next(&mut self.client.lines).await {
+                Ok(Some(line)) => line,
+                Ok(None) | Err(ClientError::Ended) => return Ok(Followed::Ended),
+                Err(error) => return Err(error),
+            };
+            match serde_json::from_slice(&line) {
+                Ok(Line::Reply(reply)) => return Ok(Followed::Over(reply.body)),
+                Ok(Line::Record(record)) => return Ok(Followed::Record(record)),
+                Err(error) => tracing::warn!(%error, "not a record"),
+            }
+        }
+    }
+
+    /// Asks to leave; [`Followed::Over`] tells when it is done. What happens until then is
+    /// told still.
+    pub async fn leave(&mut self) {
+        // A connection that is gone has left.
+        let _ = self.client.to.shutdown().await;
     }
 }
 

@@ -10,6 +10,7 @@
 //! ```
 
 mod client;
+mod joining;
 mod line;
 mod lock;
 mod server;
@@ -18,9 +19,10 @@ use serde::{Deserialize, Serialize};
 
 use crate::report::{Failure, Status};
 
-pub use client::{ClientError, ControlClient, Events};
+pub use client::{ClientError, ControlClient, Events, Followed, Membership};
+pub use joining::{Joining, TargetPlace, Wanted, WantedCommand, Word};
 pub use lock::{Lock, LockError};
-pub use server::{BindError, Call, ControlServer};
+pub use server::{BindError, Call, ControlServer, LastWord, Member};
 
 /// The version of requests and replies. Within one version fields and requests are only added; a
 /// request that the daemon does not know gets a typed answer.
@@ -69,10 +71,20 @@ pub enum Request {
     /// To forget what is known and look everywhere.
     Reset {},
     /// To end. Answered before the end; [`ControlClient::closed`] waits for it.
-    Stop {},
+    Stop {
+        /// Only to let go of this target, which a second watch brought; answered when that is done.
+        #[serde(default)]
+        target: Option<String>,
+    },
     /// To be told everything that happens from now on. The server answers this one itself:
     /// [`Reply::Attached`], then one [`crate::report::Record`] a line.
     Attach {},
+    /// To take part as a second `watch`: the targets are there for as long as the connection is.
+    /// Answered by [`Reply::Joined`], then one [`crate::report::Record`] a line. Whoever joined
+    /// leaves by shutting its writing half and is answered [`Reply::Done`] once its targets are
+    /// let go of; that, or [`Reply::Failed`] at any time, is the last line. The end of the stream
+    /// without one is the daemon's end.
+    Join(Box<Joining>),
 }
 
 /// What [`Request::Wait`] waits for.
@@ -104,6 +116,11 @@ pub enum Reply {
     },
     /// Events follow.
     Attached {},
+    /// The targets are there, or on their way; events follow.
+    Joined {
+        /// The daemon's process.
+        pid: u32,
+    },
     /// It is not so; `kind` is that of the exit-code table.
     Failed(Failure),
     /// An answer that a newer daemon knows. Never said, only read.

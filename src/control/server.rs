@@ -88,9 +88,46 @@ pub struct Call {
     /// What is asked. Never [`Request::Attach`].
     pub request: Request,
     answer: oneshot::Sender<Reply>,
+    /// Whoever asks to join.
+    member: Option<Member>,
+}
+
+/// Somebody who joined, as long as the connection lasts.
+#[derive(Debug)]
+pub struct Member {
+    left: oneshot::Receiver<()>,
+    last: oneshot::Sender<Reply>,
+}
+
+impl Member {
+    /// What resolves when it wants to leave, or has gone; and the way to have the last word.
+    pub fn split(self) -> (impl Future<Output = ()> + Send + 'static, LastWord) {
+        let Self { left, last } = self;
+        // That the connection's task has ended says the same.
+        (async move { drop(left.await) }, LastWord(last))
+    }
+}
+
+/// Ends a membership; when it is dropped unsaid, the connection ends without a word.
+#[derive(Debug)]
+pub struct LastWord(oneshot::Sender<Reply>);
+
+impl LastWord {
+    /// Says it, after all events before it, and hangs up.
+    pub fn say(self, reply: Reply) {
+        let _ = self.0.send(reply);
+    }
 }
 
 impl Call {
+    /// Answers a [`Request::Join`] with yes. `None` for another request, which is then dropped
+    /// without an answer.
+    pub fn admit(mut self, reply: Reply) -> Option<Member> {
+        let member = self.member.take();
+        self.answer(reply);
+        member
+    }
+
     /// Answers. Nothing happens when the asker has hung up.
     pub fn answer(self, reply: Reply) {
         let _ = self.answer.send(reply);
@@ -278,6 +315,10 @@ async fn exchange(
             follow(lines, to, shared).await?;
             return Ok(false);
         }
+        Ok(request @ Request::Join(_)) => {
+            take_part(request, lines, to, shared).await?;
+            return Ok(false);
+        }
         Ok(request) => match ask_daemon(request, lines, to, shared).await {
             Some(reply) => reply,
             None => return Ok(false),
@@ -297,7 +338,7 @@ async fn ask_daemon(
     let (answer, answered) = oneshot::channel();
     let asked = async {
         // A failure means that the daemon ends; then `answer` is dropped as well.
-        let _ = shared.calls.send(Call { request, answer }).await;
+        let _ = shared.calls.send(Call { request, answer, member: None }).await;
         answered.await
     };
     tokio::select! {
@@ -339,14 +380,36 @@ impl Follower {
     }
 }
 
+impl Shared {
+    /// Somebody more to tell everything from now on.
+    fn follower(&self) -> Arc<Follower> {
+        let waiting = Mutex::new(Backlog::new(MAX_RECORDS, MAX_RECORD_BYTES));
+        let me = Arc::new(Follower { waiting, news: Notify::new() });
+        let mut followers = self.followers.lock().unwrap_or_else(PoisonError::into_inner);
+        followers.push(Arc::downgrade(&me));
+        me
+    }
+}
+
+/// Writes what waits for a follower.
+async fn tell(me: &Follower, to: &mut OwnedWriteHalf) -> io::Result<()> {
+    let (records, left_out) = me.take();
+    for record in records {
+        to.write_all(record.as_bytes()).await?;
+    }
+    if left_out > 0 {
+        let record = Record::at(SystemTime::now(), Event::LeftOut { count: left_out });
+        to.write_all((json_line(&record) + "\n").as_bytes()).await?;
+    }
+    Ok(())
+}
+
 async fn follow(
     lines: &mut Lines<OwnedReadHalf>,
     to: &mut OwnedWriteHalf,
     shared: &Shared,
 ) -> io::Result<()> {
-    let waiting = Mutex::new(Backlog::new(MAX_RECORDS, MAX_RECORD_BYTES));
-    let me = Arc::new(Follower { waiting, news: Notify::new() });
-    shared.followers.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::downgrade(&me));
+    let me = shared.follower();
     // Only now: what happens after the answer is told.
     to.write_all(reply_line(Reply::Attached {}).as_bytes()).await?;
     let mut closing = shared.closing.clone();
@@ -356,15 +419,61 @@ async fn follow(
             _ = closing.wait_for(|closing| *closing) => true,
             () = hung_up(lines, to) => return Ok(()),
         };
-        let (records, left_out) = me.take();
-        for record in records {
-            to.write_all(record.as_bytes()).await?;
-        }
-        if left_out > 0 {
-            let record = Record::at(SystemTime::now(), Event::LeftOut { count: left_out });
-            to.write_all((json_line(&record) + "\n").as_bytes()).await?;
-        }
+        tell(&me, to).await?;
         if last {
+            return Ok(());
+        }
+    }
+}
+
+/// Follows as one who takes part, when the daemon agrees. The end of this tells the daemon, however
+/// it comes.
+async fn take_part(
+    request: Request,
+    lines: &mut Lines<OwnedReadHalf>,
+    to: &mut OwnedWriteHalf,
+    shared: &Shared,
+) -> io::Result<()> {
+    // Before the daemon is asked, so that nothing of what it then says is missed.
+    let me = shared.follower();
+    let (leaving, left) = oneshot::channel();
+    let (last, mut ended) = oneshot::channel();
+    let (answer, answered) = oneshot::channel();
+    let call = Call { request, answer, member: Some(Member { left, last }) };
+    let asked = async {
+        // A failure means that the daemon ends; then `answer` is dropped as well.
+        let _ = shared.calls.send(call).await;
+        answered.await
+    };
+    let reply = tokio::select! {
+        reply = asked => reply,
+        () = hung_up(lines, to) => return Ok(()),
+    };
+    // Without an answer the daemon is ending: whoever asks may soon be the first.
+    let Ok(reply) = reply else { return Ok(()) };
+    let admitted = matches!(reply, Reply::Joined { .. });
+    to.write_all(reply_line(reply).as_bytes()).await?;
+    if !admitted {
+        return Ok(());
+    }
+    let mut leaving = Some(leaving);
+    let mut closing = shared.closing.clone();
+    loop {
+        let last = tokio::select! {
+            () = me.news.notified() => None,
+            reply = &mut ended => Some(reply.ok()),
+            _ = closing.wait_for(|closing| *closing) => Some(None),
+            () = lines.ended(), if leaving.is_some() => {
+                // It may be listening still: its last word is the daemon's.
+                leaving = None;
+                continue;
+            }
+        };
+        tell(&me, to).await?;
+        if let Some(reply) = last {
+            if let Some(reply) = reply {
+                to.write_all(reply_line(reply).as_bytes()).await?;
+            }
             return Ok(());
         }
     }

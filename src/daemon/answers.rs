@@ -286,12 +286,13 @@ impl super::Daemon {
             reason: reason.to_string().into(),
         });
         let source_problems: Vec<_> = source_problems.collect();
-        let targets = targets.iter().zip(&self.targets).map(|(status, target)| {
+        let targets = targets.iter().filter_map(|status| {
+            let target = self.targets.get(&status.id)?;
             let own = status.problems.iter().map(|problem| ProblemStatus {
                 path: self.teller.path(&problem.path),
                 reason: problem.reason.to_string().into(),
             });
-            TargetStatus {
+            Some(TargetStatus {
                 name: target.name.clone(),
                 state: state_word(status.state),
                 gen_acked: status.generation,
@@ -300,7 +301,7 @@ impl super::Daemon {
                 child: status.child.as_ref().map(child_status),
                 problems: source_problems.iter().cloned().chain(own).collect(),
                 problem_count: (source_problems.len() + status.problems.len()) as u64,
-            }
+            })
         });
         let status = Status {
             v: crate::report::STATUS_VERSION,

@@ -8,16 +8,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::receive::fold;
 use e2ek_sidecar::server::listen::{DEAD_AFTER, HEARTBEAT, HELLO_WITHIN, hello};
 use e2ek_sidecar::tree::{Entry, TreeId};
 use e2ek_sidecar::wire::{
-    self, Decoder, FromHub, Hello, Op, Packer, ToHub, WINDOW_BYTES, WireError,
+    self, Decoder, FromHub, Hello, How, Op, PIECE_BYTES, Packer, ToHub, WINDOW_BYTES, WireError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::engine::session::TargetId;
-use crate::transfer::{Changed, Origin};
+use crate::transfer::{Changed, Distance, Folder, Origin, Pace, Patches};
 use crate::transport::Link;
 use crate::transport::process::Transport;
 
@@ -98,6 +99,10 @@ pub(super) async fn serve(
     credit: Credit,
     events: Events,
 ) {
+    let distance = match transport {
+        Transport::Embedded { .. } => Distance::Here,
+        Transport::Program { .. } => Distance::Far,
+    };
     let down = match transport.connect() {
         Err(error) => LinkError::NotStarted(error),
         Ok(Link { reader, writer, carrier }) => {
@@ -108,7 +113,10 @@ pub(super) async fn serve(
                 events: events.clone(),
                 at: (target, serial),
                 buffer: Vec::new(),
-                level: 0,
+                distance,
+                patches: Patches::default(),
+                packer: Packer::new(0),
+                pace: Pace::new(distance),
             };
             let result = tokio::select! {
                 result = read(target, serial, reader, &events) => result,
@@ -166,8 +174,11 @@ struct Sender {
     events: Events,
     at: (TargetId, u64),
     buffer: Vec<u8>,
-    /// zstd level; 0 on this machine.
-    level: i32,
+    distance: Distance,
+    /// Of the generation whose ops were sent last.
+    patches: Patches,
+    packer: Packer,
+    pace: Pace,
 }
 
 impl Sender {
@@ -212,7 +223,9 @@ impl Sender {
     }
 
     async fn flush(&mut self) -> io::Result<()> {
+        let began = Instant::now();
         self.writer.write_all(&self.buffer).await?;
+        self.pace.observe(self.buffer.len() as u64, began.elapsed());
         self.buffer.clear();
         Ok(())
     }
@@ -225,7 +238,9 @@ impl Sender {
             Ok(permit) => permit,
             Err(_) => {
                 self.flush().await?;
+                let began = Instant::now();
                 let waited = self.credit.clone().acquire_many_owned(permits).await;
+                self.pace.observe(0, began.elapsed());
                 waited.map_err(io::Error::other)?
             }
         };
@@ -234,8 +249,17 @@ impl Sender {
     }
 
     async fn ops(&mut self, generation: u64, ops: &[Op]) -> io::Result<()> {
-        let dressed = ops.iter().map(|op| Op { meta: self.origin.meta(op), ..op.clone() });
-        let mut batches = wire::batches(dressed.collect::<Vec<_>>()).peekable();
+        self.patches = Patches::of(generation);
+        let (mut dressed, mut folder) = (Vec::with_capacity(ops.len()), Folder::default());
+        for (index, op) in (0u32..).zip(ops) {
+            let mut op = Op { meta: self.origin.meta(op, &mut folder), ..op.clone() };
+            if let Some(patch) = self.origin.patch(&op, self.distance) {
+                self.patches.insert(index, patch);
+                op.how = How::Patch;
+            }
+            dressed.push(op);
+        }
+        let mut batches = wire::batches(fold(dressed)).peekable();
         while let Some(ops) = batches.next() {
             let last = batches.peek().is_none();
             self.paid(&ToHub::Ops { generation, ops, last }).await?;
@@ -244,29 +268,41 @@ impl Sender {
     }
 
     async fn data(&mut self, generation: u64, ops: &[Op], indices: &[u32]) -> io::Result<()> {
-        let mut packer = Packer::new(self.level);
-        let mut piece = Vec::new();
+        self.packer.set_level(self.pace.level());
+        let (mut piece, mut folder) = (Vec::new(), Folder::default());
         let mut told = Instant::now();
         let mut progress = Progress::of(generation, ops, indices);
+        let mut yielded = 0;
         for &index in indices {
             let Some(op) = ops.get(index as usize) else { continue };
             progress.files += 1;
-            let mut reading = self.origin.read(op);
+            let patch = self.patches.take(generation, index);
+            let mut reading = self.origin.read(op, patch, self.distance, &mut folder);
+            let before = progress.bytes;
             loop {
+                // A patch of much may be so little that nothing else makes this task wait.
+                if progress.bytes >= yielded + PIECE_BYTES as u64 {
+                    yielded = progress.bytes;
+                    tokio::task::yield_now().await;
+                }
                 let more = match &mut reading {
-                    Ok(reading) => reading.piece(&mut piece),
+                    Ok(reading) => {
+                        let more = reading.piece(&mut piece);
+                        progress.bytes = before + reading.progress();
+                        more
+                    }
                     Err(Changed) => Err(Changed),
                 };
                 match more {
                     Ok(true) => {
-                        progress.bytes += piece.len() as u64;
                         if told.elapsed() >= PROGRESS_EVERY {
                             told = Instant::now();
                             let event = LinkEvent::Progress(progress);
                             let _ = self.events.send((self.at.0, self.at.1, event)).await;
                         }
-                        for full in packer.push(index, &piece) {
+                        for full in self.packer.push(index, &piece) {
                             self.paid(&full).await?;
+                            self.packer.set_level(self.pace.level());
                         }
                     }
                     Ok(false) => break,
@@ -277,7 +313,7 @@ impl Sender {
                 }
             }
         }
-        if let Some(rest) = packer.flush() {
+        if let Some(rest) = self.packer.flush() {
             self.paid(&rest).await?;
         }
         Ok(())

@@ -1,6 +1,6 @@
 //! Turns what the session notices into what people are told.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
@@ -14,37 +14,62 @@ use crate::error::Error;
 use crate::report::{Event, Exit, Latencies, Outcome, Stamps, Text};
 
 /// Where a generation stands with the targets it went to.
+#[derive(Default)]
 struct Begun {
-    targets: u32,
+    /// Those that have not answered.
+    open: BTreeSet<TargetId>,
     acked: u32,
     failed: bool,
+    /// The newest answer.
+    last: Option<Applied>,
 }
 
 /// The words for targets, and what must be remembered between two events.
 pub(super) struct Teller {
-    names: Vec<Text>,
+    names: BTreeMap<TargetId, Text>,
     /// Whether paths are shown with their pair's number.
     several: bool,
     begun: BTreeMap<u64, Begun>,
     /// When the restart that is under way was decided.
-    restarting: Vec<Option<(u64, Instant)>>,
+    restarting: BTreeMap<TargetId, (u64, Instant)>,
     pub(super) latencies: Latencies,
 }
 
 impl Teller {
-    pub(super) fn new(names: Vec<Text>, pairs: usize) -> Self {
-        let restarting = names.iter().map(|_| None).collect();
+    pub(super) fn new(pairs: usize) -> Self {
         Self {
-            names,
+            names: BTreeMap::new(),
             several: pairs > 1,
             begun: BTreeMap::new(),
-            restarting,
+            restarting: BTreeMap::new(),
             latencies: Latencies::default(),
         }
     }
 
+    /// A target more. Its name, made to differ from the others'.
+    pub(super) fn add(&mut self, target: TargetId, name: &str, root: &str) -> Text {
+        let mut own = Text::name(name);
+        if self.names.values().any(|other| *other == own) {
+            own = Text::name(format!("{name} ({root})"));
+        }
+        self.names.insert(target, own.clone());
+        own
+    }
+
+    /// A target less. What waited for nothing but its answer is over.
+    pub(super) fn remove(&mut self, target: TargetId) -> Vec<Event> {
+        self.names.remove(&target);
+        self.restarting.remove(&target);
+        let waited = self
+            .begun
+            .iter_mut()
+            .filter_map(|(generation, begun)| begun.open.remove(&target).then_some(*generation));
+        let waited: Vec<u64> = waited.collect();
+        waited.into_iter().filter_map(|generation| self.sync_end(generation)).collect()
+    }
+
     pub(super) fn name(&self, target: TargetId) -> Text {
-        self.names[target].clone()
+        self.names.get(&target).cloned().unwrap_or_else(|| Text::from("a target that has left"))
     }
 
     /// A path as people know it: relative to its pair's source.
@@ -61,7 +86,7 @@ impl Teller {
             Notice::Opened { target, equal } => {
                 vec![Event::Connected { target: self.name(*target), equal: *equal }]
             }
-            Notice::Begin { generation, files, .. } => self.begin(*generation, *files),
+            Notice::Begin { target, generation, files } => self.begin(*target, *generation, *files),
             Notice::Applied { target, report } => self.applied(*target, report),
             Notice::Problem { target, problem } => vec![Event::Problem {
                 target: Some(self.name(*target)),
@@ -89,7 +114,7 @@ impl Teller {
             }
             Notice::Forgotten { target, count } => {
                 let paths = crate::report::count(*count, "file");
-                let target = &self.names[*target];
+                let target = self.name(*target);
                 let message = format!(
                     "{target}: {paths} ignored from now on, left there and managed no more"
                 );
@@ -97,7 +122,7 @@ impl Teller {
             }
             Notice::Mirrored { removed: 0, .. } | Notice::Refused { .. } => Vec::new(),
             Notice::Mirrored { target, removed } => {
-                let message = format!("{}: removed {removed} unmanaged paths", self.names[*target]);
+                let message = format!("{}: removed {removed} unmanaged paths", self.name(*target));
                 vec![Event::Warning { message: message.into() }]
             }
             Notice::Acted { target, generation, actions, build } => {
@@ -111,7 +136,7 @@ impl Teller {
                     });
                 }
                 if actions.restart {
-                    self.restarting[*target] = Some((*generation, now));
+                    self.restarting.insert(*target, (*generation, now));
                     let target = self.name(*target);
                     events.push(Event::RestartBegin { generation: *generation, target });
                 }
@@ -144,64 +169,64 @@ impl Teller {
         events
     }
 
-    fn begin(&mut self, generation: u64, files: u64) -> Vec<Event> {
-        let begun =
-            self.begun.entry(generation).or_insert(Begun { targets: 0, acked: 0, failed: false });
-        begun.targets += 1;
-        if begun.targets > 1 {
-            return Vec::new();
-        }
-        vec![Event::SyncBegin { generation, files }]
+    fn begin(&mut self, target: TargetId, generation: u64, files: u64) -> Vec<Event> {
+        let first = !self.begun.contains_key(&generation);
+        self.begun.entry(generation).or_default().open.insert(target);
+        if first { vec![Event::SyncBegin { generation, files }] } else { Vec::new() }
     }
 
     fn applied(&mut self, target: TargetId, report: &Applied) -> Vec<Event> {
         let overwritten = |path: &SyncPath| Event::Overwritten {
-            target: self.names[target].clone(),
+            target: self.name(target),
             path: self.path(path),
             kept: Some("the hub's trash".into()),
         };
         let mut events: Vec<Event> = report.overwritten.iter().map(overwritten).collect();
-        let took = report.acked.saturating_duration_since(report.seen);
-        self.latencies.add(took);
-        let begun = self.begun.get_mut(&report.generation);
-        let Some(begun) = begun else { return events };
-        begun.acked += 1;
-        begun.failed |= report.skipped > 0;
-        if begun.acked < begun.targets {
-            return events;
+        self.latencies.add(report.acked.saturating_duration_since(report.seen));
+        if let Some(begun) = self.begun.get_mut(&report.generation) {
+            begun.open.remove(&target);
+            begun.acked += 1;
+            begun.failed |= report.skipped > 0;
+            begun.last = Some(report.clone());
+            events.extend(self.sync_end(report.generation));
         }
-        let (targets, failed) = (begun.targets, begun.failed);
-        self.begun.remove(&report.generation);
-        events.push(Event::SyncEnd {
-            generation: report.generation,
+        events
+    }
+
+    /// The end of a generation, once nobody's answer is open; nothing to say where nobody gave one.
+    fn sync_end(&mut self, generation: u64) -> Option<Event> {
+        let begun = self.begun.get(&generation).filter(|begun| begun.open.is_empty())?;
+        let (acked, failed) = (begun.acked, begun.failed);
+        let report = self.begun.remove(&generation)?.last?;
+        Some(Event::SyncEnd {
+            generation,
             status: if failed { Outcome::Partial } else { Outcome::Ok },
             files: report.files,
             bytes: report.bytes,
-            took,
-            acked: targets,
-            targets,
+            took: report.acked.saturating_duration_since(report.seen),
+            acked,
+            targets: acked,
             restarting: false,
-            stamps: stamps(report),
-        });
-        events
+            stamps: stamps(&report),
+        })
     }
 
     fn child(&mut self, now: Instant, target: TargetId, event: &ChildEvent) -> Vec<Event> {
         let name = self.name(target);
-        let (generation, began) = self.restarting[target].unwrap_or((0, now));
+        let (generation, began) = self.restarting.get(&target).copied().unwrap_or((0, now));
         match event {
             ChildEvent::Restarted { generation, micros, .. } => {
-                self.restarting[target] = None;
+                self.restarting.remove(&target);
                 let took = Duration::from_micros(*micros);
                 let (generation, target) = (*generation, name);
                 vec![Event::RestartEnd { generation, target, status: Outcome::Ok, took }]
             }
-            ChildEvent::Started { .. } if self.restarting[target].take().is_some() => {
+            ChildEvent::Started { .. } if self.restarting.remove(&target).is_some() => {
                 let took = now.saturating_duration_since(began);
                 vec![Event::RestartEnd { generation, target: name, status: Outcome::Ok, took }]
             }
             ChildEvent::Failed { error } => {
-                self.restarting[target] = None;
+                self.restarting.remove(&target);
                 vec![Event::Error {
                     target: Some(name),
                     class: "failure".into(),
@@ -251,13 +276,15 @@ fn planned(op: &Op) -> (&'static str, u64, String) {
         (Some(Entry::File { .. }), How::Copy { from }) => {
             ("copy", 0, format!("same content as {from}"))
         }
-        (Some(Entry::File { .. }), How::None | How::Forget) => {
+        (Some(Entry::File { .. }), How::None | How::Forget | How::Tree { .. }) => {
             ("write", 0, format!("{reason}, no content to send"))
         }
         (Some(Entry::File { size, .. }), How::Ask) => {
             ("write", *size, format!("{reason}, unless the target has the same"))
         }
-        (Some(Entry::File { size, .. }), How::Data) => ("write", *size, reason.to_owned()),
+        (Some(Entry::File { size, .. }), How::Data | How::Patch) => {
+            ("write", *size, reason.to_owned())
+        }
     }
 }
 

@@ -1,14 +1,16 @@
 //! What the configuration means to the session, the hubs and the links.
 
+use std::ffi::OsString;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::restart::{Action, OnExit, Policy};
+use e2ek_sidecar::restart::{Action, OnExit, Policy, Signal};
 use e2ek_sidecar::wire::{self, Blob, CommandSpec, Open};
 
 use crate::config::{self, Config, Target, TargetSpec};
+use crate::control::{Joining, TargetPlace, Wanted, WantedCommand, Word};
 use crate::engine::plan;
 use crate::engine::session::{Ignored, Rules, Settings};
 use crate::error::Error;
@@ -19,6 +21,23 @@ use crate::transport::process::Transport;
 const SETTLE_AT_MOST: Duration = Duration::from_secs(2);
 /// The longest a restart waits for git to let go of its index.
 const GIT_AT_MOST: Duration = Duration::from_secs(30);
+
+/// Settings that are one for all targets of a session.
+const SHARED: &[&str] = &[
+    "workspace.exclude",
+    "workspace.include",
+    "workspace.mode",
+    "workspace.delete-budget",
+    "workspace.poll",
+];
+/// The same of its commands.
+const OF_COMMANDS: &[&str] = &[
+    "restart.debounce",
+    "restart.default",
+    "restart.rule",
+    "restart.patterns",
+    "restart.ignore-patterns",
+];
 
 /// Which command is being carried out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,18 +75,7 @@ pub(super) fn filter_options(config: &Config) -> FilterOptions {
     }
 }
 
-pub(super) fn session(kind: Kind, config: &Config, terminal: bool, ignored: Ignored) -> Settings {
-    let command = config.targets.first().and_then(|target| target.command.as_ref());
-    let command = command.filter(|_| kind == Kind::Watch).map(|argv| CommandSpec {
-        argv: argv.value.iter().map(|word| Blob(word.as_bytes().to_vec())).collect(),
-        policy: Policy {
-            stop_signal: config.restart.signal.value,
-            kill_after: config.restart.kill_after.value,
-            debounce: Duration::ZERO,
-            on_exit: OnExit::Hold,
-        },
-        inherit: terminal,
-    });
+pub(super) fn session(kind: Kind, config: &Config, ignored: Ignored) -> Settings {
     Settings {
         dry: kind == Kind::Plan,
         mode: match config.sync.mode.value {
@@ -81,7 +89,8 @@ pub(super) fn session(kind: Kind, config: &Config, terminal: bool, ignored: Igno
         settle: config.restart.debounce.value,
         settle_at_most: SETTLE_AT_MOST,
         git_at_most: GIT_AT_MOST,
-        command,
+        // Each target brings its own.
+        command: None,
         rules: rules(config),
         ignored,
     }
@@ -116,35 +125,133 @@ fn rules(config: &Config) -> Rules {
     })
 }
 
-/// The first message to a target's hub.
-pub(super) fn open(kind: Kind, config: &Config, target: &Target) -> Result<Open, Error> {
+/// A target of the configuration as the daemon is asked for it, by this process or by another.
+pub(super) fn wanted(kind: Kind, config: &Config, target: &Target) -> Result<Wanted, Error> {
     let process = match &target.spec.value {
         TargetSpec::Directory(_) => None,
-        TargetSpec::Process { pid, .. } => Some(i32::try_from(*pid).unwrap_or(i32::MAX)),
+        TargetSpec::Process { pid, .. } => Some(*pid),
         TargetSpec::Kube { .. } => return Err(Error::not_built("a target in a cluster")),
         TargetSpec::Ssh { .. } => return Err(Error::not_built("a target on an SSH host")),
     };
+    let words =
+        |argv: &Vec<OsString>| argv.iter().map(|word| Word::from(&**word)).collect::<Vec<_>>();
+    let directory = std::env::current_dir().ok();
+    let transport = target.transport.as_ref().map(|argv| {
+        let mut argv = words(&argv.value);
+        // What holds a slash is found from where it was typed, not in PATH.
+        if let (Some(program), Some(directory)) = (argv.first_mut(), &directory)
+            && program.as_bytes().contains(&b'/')
+        {
+            *program = Word::from(directory.join(program.as_path()));
+        }
+        argv
+    });
+    let command = target.command.as_ref().filter(|_| kind == Kind::Watch);
+    Ok(Wanted {
+        name: target.name.value.clone(),
+        place: TargetPlace {
+            roots: target.pairs.iter().map(|pair| below(&target.root, &pair.to).into()).collect(),
+            process,
+            transport,
+        },
+        root: target.root.as_path().into(),
+        directory: directory.filter(|_| target.transport.is_some()).map(Word::from),
+        write: config.sync.write.value.to_string(),
+        take_over: config.sync.take_over,
+        command: command.map(|argv| WantedCommand {
+            argv: words(&argv.value),
+            signal: config.restart.signal.value.number(),
+            kill_after_ms: u64::try_from(config.restart.kill_after.value.as_millis())
+                .unwrap_or(u64::MAX),
+        }),
+    })
+}
+
+/// What a second watch says of itself.
+pub(super) fn joining(config: &Config) -> Result<Joining, Error> {
+    let wanted = config.targets.iter().map(|target| wanted(Kind::Watch, config, target));
+    let targets = wanted.collect::<Result<Vec<_>, Error>>()?;
+    let sources = sources(config)?;
+    Ok(Joining {
+        sources: sources.into_iter().map(Word::from).collect(),
+        settings: shared(config),
+        targets,
+    })
+}
+
+/// The settings that are one for all targets, as they would be typed. A setting of which there are
+/// several stands once for each, in order.
+pub(super) fn shared(config: &Config) -> Vec<(String, String)> {
+    let account = config.explain().into_iter().map(|setting| (setting.name, setting.value));
+    let restart = &config.restart;
+    let patterns = [("patterns", &restart.patterns), ("ignore-patterns", &restart.ignore_patterns)];
+    let patterns = patterns.into_iter().flat_map(|(name, list)| {
+        list.value.iter().map(move |pattern| (format!("restart.{name}"), pattern.clone()))
+    });
+    let one_for_all =
+        |(name, _): &(String, String)| [SHARED, OF_COMMANDS].concat().contains(&name.as_str());
+    account.chain(patterns).filter(one_for_all).collect()
+}
+
+/// The first setting that two watches of one workspace cannot both have: its name, theirs, ours.
+/// Without a command it does not matter when commands are restarted.
+pub(super) fn difference(
+    theirs: &[(String, String)],
+    ours: &[(String, String)],
+    command: bool,
+) -> Option<(String, String, String)> {
+    let value = |list: &[(String, String)], name: &str| {
+        let of_name = list.iter().filter(|(other, _)| other == name).map(|(_, value)| &**value);
+        of_name.collect::<Vec<_>>().join(" ")
+    };
+    let names = SHARED.iter().chain(OF_COMMANDS.iter().filter(|_| command));
+    names
+        .map(|name| (name, value(theirs, name), value(ours, name)))
+        .find(|(name, theirs, ours)| {
+            theirs != ours && !(**name == "workspace.poll" && ours == "never")
+        })
+        .map(|(name, theirs, ours)| {
+            let name = name.rsplit('.').next().unwrap_or(name);
+            (name.to_owned(), theirs, ours)
+        })
+}
+
+/// The command of a target.
+pub(super) fn command(wanted: &Wanted, terminal: bool) -> Option<CommandSpec> {
+    let command = wanted.command.as_ref()?;
+    Some(CommandSpec {
+        argv: command.argv.iter().map(|word| Blob(word.as_bytes().to_vec())).collect(),
+        policy: Policy {
+            stop_signal: Signal::from_number(command.signal).unwrap_or(Signal::INT),
+            kill_after: Duration::from_millis(command.kill_after_ms),
+            debounce: Duration::ZERO,
+            on_exit: OnExit::Hold,
+        },
+        inherit: terminal,
+    })
+}
+
+/// The first message to a target's hub.
+pub(super) fn open(kind: Kind, config: &Config, wanted: &Wanted) -> Open {
     let folder = &config.workspace.folder;
     let hash = blake3::hash(folder.as_os_str().as_bytes());
     let mut workspace = [0; 16];
     workspace.copy_from_slice(&hash.as_bytes()[..16]);
-    let roots = (target.pairs.iter())
-        .map(|pair| Blob(below(&target.root, &pair.to).as_os_str().as_bytes().to_vec()))
-        .collect();
-    Ok(Open {
+    let roots = wanted.place.roots.iter().map(|root| Blob(root.as_bytes().to_vec()));
+    Open {
         workspace,
         writer: format!("{}:{}", config.writer, folder.display()),
-        roots,
-        process,
-        write: match config.sync.write.value {
-            config::WriteMode::Auto => wire::WriteMode::Auto,
-            config::WriteMode::Rename => wire::WriteMode::Rename,
-            config::WriteMode::InPlace => wire::WriteMode::InPlace,
+        roots: roots.collect(),
+        process: wanted.place.process.map(|pid| i32::try_from(pid).unwrap_or(i32::MAX)),
+        write: match config::WriteMode::from_name(&wanted.write) {
+            Some(config::WriteMode::Rename) => wire::WriteMode::Rename,
+            Some(config::WriteMode::InPlace) => wire::WriteMode::InPlace,
+            Some(config::WriteMode::Auto) | None => wire::WriteMode::Auto,
         },
-        take_over: config.sync.take_over,
+        take_over: wanted.take_over,
         check: kind != Kind::Watch,
         dry_run: kind == Kind::Plan,
-    })
+    }
 }
 
 fn below(root: &Path, to: &SyncPath) -> PathBuf {
@@ -154,17 +261,18 @@ fn below(root: &Path, to: &SyncPath) -> PathBuf {
     root.join(std::ffi::OsStr::from_bytes(to.as_bytes()))
 }
 
-/// How a target's hub is reached.
+/// How a target's hub is reached; `program` is this one.
 pub(super) fn transport(
+    program: &Path,
     config: &Config,
-    target: &Target,
+    wanted: &Wanted,
     terminal: bool,
-) -> Result<Transport, Error> {
-    if let Some(argv) = &target.transport {
-        return Ok(Transport::Program(argv.value.clone()));
+) -> Transport {
+    if let Some(argv) = &wanted.place.transport {
+        let argv = argv.iter().map(|word| word.0.clone()).collect();
+        let directory = wanted.directory.as_ref().map(|word| word.as_path().to_owned());
+        return Transport::Program { argv, directory };
     }
-    let program = std::env::current_exe()
-        .map_err(|error| Error::io("find", Path::new("the running program"), &error))?;
     let state = config.places.state.value.clone();
-    Ok(Transport::Embedded { program, state, terminal })
+    Transport::Embedded { program: program.to_owned(), state, terminal }
 }

@@ -32,7 +32,7 @@ pub(super) enum Told {
     /// A pair's watch saw something.
     Observed(usize, Vec<Observed>),
     /// Everything that happened in a pair before a flush was observed.
-    Point(usize),
+    Point,
 }
 
 /// What [`Source::next`] brings.
@@ -64,6 +64,8 @@ struct Pair {
     filter: Arc<Filter>,
     scanner: Arc<Scanner>,
     watch: Option<Arc<Watch>>,
+    /// Says that a point in time was reached.
+    reached: Option<mpsc::Sender<()>>,
     /// Names that only protection, and that ignore rules left out of the last look at everything.
     left_out: (u64, u64),
     tree: Snapshot,
@@ -87,6 +89,8 @@ pub(super) struct Source {
     news: Vec<(SyncPath, Option<Reason>)>,
     figures: Option<Figures>,
     looks: u64,
+    /// The tree, or a stamp in it, is not what the index on disk says.
+    changed: bool,
 }
 
 impl Source {
@@ -117,6 +121,7 @@ impl Source {
             news: Vec::new(),
             figures: None,
             looks: 0,
+            changed: previous.count() == 0,
         })
     }
 
@@ -129,14 +134,9 @@ impl Source {
             let root = pair.filter.root().to_owned();
             let watch = Arc::new(Watch::start(root, cookies.to_owned(), wanted(&pair.filter))?);
             pair.watch = Some(watch.clone());
-            let told = self.told.clone();
-            self.tasks.spawn(async move {
-                while let Some(observed) = watch.next().await {
-                    if told.send(Told::Observed(index, observed)).await.is_err() {
-                        return;
-                    }
-                }
-            });
+            let (reached, reaches) = mpsc::channel(1);
+            pair.reached = Some(reached);
+            self.tasks.spawn(tell(index, watch, reaches, self.told.clone()));
         }
         Ok(())
     }
@@ -161,12 +161,13 @@ impl Source {
 
     /// Asks every watch for a point in time; [`Told::Point`] comes once for each pair.
     pub(super) fn points(&mut self) -> usize {
-        for (index, pair) in self.pairs.iter().enumerate() {
-            let Some(watch) = pair.watch.clone() else { continue };
-            let told = self.told.clone();
+        for pair in &self.pairs {
+            let Some((watch, reached)) = pair.watch.clone().zip(pair.reached.clone()) else {
+                continue;
+            };
             self.tasks.spawn(async move {
                 watch.sync_point().await;
-                let _ = told.send(Told::Point(index)).await;
+                let _ = reached.send(()).await;
             });
         }
         self.pairs.iter().filter(|pair| pair.watch.is_some()).count()
@@ -174,13 +175,7 @@ impl Source {
 
     /// Takes in what was told. Returns whether a root is gone now.
     pub(super) fn take(&mut self, told: Told) -> bool {
-        let (index, observed) = match told {
-            Told::Observed(index, observed) => (index, observed),
-            Told::Point(index) => {
-                let watch = self.pairs[index].watch.as_ref();
-                (index, watch.map(|watch| watch.take_now()).unwrap_or_default())
-            }
-        };
+        let Told::Observed(index, observed) = told else { return false };
         let mut gone = false;
         for observed in observed {
             gone |= self.observe(index, observed);
@@ -242,6 +237,7 @@ impl Source {
         for pair in &mut self.pairs {
             pair.filter.reload();
             if afresh {
+                self.changed = true;
                 pair.tree = Snapshot::empty();
             }
             let name = pair.name.clone();
@@ -329,6 +325,7 @@ impl Source {
 
     fn accept(&mut self, index: usize, hints: &Hints, report: ScanReport) {
         let pair = &mut self.pairs[index];
+        self.changed |= !Arc::ptr_eq(pair.tree.root(), report.tree.root());
         pair.tree = report.tree;
         if hints.subtrees().contains_key(&SyncPath::root()) {
             pair.left_out = (report.protected, report.ignored);
@@ -393,6 +390,16 @@ impl Source {
             top.push(pair.name.as_bytes(), Node::Directory(pair.tree.root().clone()));
         }
         Snapshot::from_root(top.finish())
+    }
+
+    /// Whether the tree is to be kept for the next run: not, when it is as the last one left it.
+    pub(super) fn is_to_be_kept(&self) -> bool {
+        self.changed
+    }
+
+    /// The tree is on disk as it is now.
+    pub(super) fn was_kept(&mut self) {
+        self.changed = false;
     }
 
     /// Hands each pair its hints, relative to it.
@@ -461,6 +468,32 @@ impl Source {
     }
 }
 
+/// Tells what a watch observes, and the points that it has reached. One task does both, and takes
+/// nothing that it does not tell at once: what was taken before a point is told before it.
+async fn tell(
+    index: usize,
+    watch: Arc<Watch>,
+    mut reaches: mpsc::Receiver<()>,
+    told: mpsc::Sender<Told>,
+) {
+    loop {
+        let (observed, point) = tokio::select! {
+            biased;
+            observed = watch.next() => match observed {
+                Some(observed) => (observed, false),
+                None => return,
+            },
+            Some(()) = reaches.recv() => (watch.take_now(), true),
+        };
+        if !observed.is_empty() && told.send(Told::Observed(index, observed)).await.is_err() {
+            return;
+        }
+        if point && told.send(Told::Point).await.is_err() {
+            return;
+        }
+    }
+}
+
 impl Pair {
     fn open(
         index: usize,
@@ -477,6 +510,7 @@ impl Pair {
             filter,
             scanner: Arc::new(scanner),
             watch: None,
+            reached: None,
             left_out: (0, 0),
             tree,
             gone: false,

@@ -29,6 +29,9 @@ pub const LONGEST_HOLD: Duration = Duration::from_millis(300);
 /// the first sight of an editor's transient name and a mere change of attributes.
 pub const SHORT_HOLD: Duration = Duration::from_millis(10);
 
+/// Names renamed away that are remembered for the directory that may be what they became.
+const MAX_DEPARTED: usize = 64;
+
 /// What was seen to happen to a name, in the words of the watching edge.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Seen {
@@ -175,6 +178,8 @@ pub struct Debounce {
     order: BTreeSet<(Instant, SyncPath)>,
     /// Due at once, at the next `take`.
     ready: Hints,
+    /// Renamed away a moment ago, at most [`MAX_DEPARTED`]; some may have come out since.
+    departed: Vec<SyncPath>,
 }
 
 impl Debounce {
@@ -201,11 +206,22 @@ impl Debounce {
             Seen::Modified | Seen::Attributes => awaited,
             _ => false,
         };
+        if seen == Seen::MovedOut && self.departed.len() < MAX_DEPARTED {
+            self.departed.push(path.clone());
+        }
         self.hold(path, Held { first, due: due.min(first + LONGEST_HOLD), awaits_close });
     }
 
-    /// Takes note that anything may have happened in `subtree`; due at once.
+    /// Takes note that anything may have happened in `subtree`; due at once. So is what was renamed
+    /// away: a directory that comes may be what went, and is sent for nothing when both are seen in
+    /// one look.
     pub fn look_everywhere(&mut self, now: Instant, subtree: SyncPath) {
+        for path in std::mem::take(&mut self.departed) {
+            if let Some(held) = self.held.remove(&path) {
+                self.order.remove(&(held.due, path.clone()));
+                self.ready.look(path, held.first);
+            }
+        }
         self.ready.look_everywhere(subtree, now);
     }
 
@@ -219,6 +235,9 @@ impl Debounce {
             if let Some(held) = self.held.remove(&path) {
                 self.ready.look(path, held.first);
             }
+        }
+        if self.held.is_empty() {
+            self.departed.clear();
         }
         std::mem::take(&mut self.ready)
     }
@@ -297,6 +316,20 @@ mod tests {
         assert_eq!(hints.paths().get(&path(name)), Some(&(t0 + ms(script[0].0))));
         assert_eq!(debounce.deadline(), None);
         u64::try_from((due - t0).as_millis()).unwrap()
+    }
+
+    /// A renamed directory was sent anew, and removed where it was ten milliseconds later.
+    #[test]
+    fn both_ends_of_a_renamed_directory_come_out_at_once() {
+        let t0 = start();
+        let mut debounce = Debounce::default();
+        debounce.observe(t0, path("old"), Seen::MovedOut);
+        debounce.observe(t0, path("other"), Seen::Removed);
+        debounce.look_everywhere(t0, path("new"));
+        let hints = debounce.take(t0);
+        assert_eq!(hints.paths().keys().collect::<Vec<_>>(), [&path("old")]);
+        assert!(hints.subtrees().contains_key(&path("new")));
+        assert_eq!(debounce.deadline(), Some(t0 + SHORT_HOLD), "a removal still waits");
     }
 
     #[test]

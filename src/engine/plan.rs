@@ -81,6 +81,13 @@ pub enum Hold {
 /// Changes that a target refused, so that they are not tried again until something differs.
 pub type Refused = BTreeMap<SyncPath, (Option<Entry>, Reason)>;
 
+/// Where the target has which content.
+type Known = HashMap<(Digest, u64), SyncPath>;
+
+/// Most ops of one generation of a first sync: both ends hold them, and the hub is silent while it
+/// makes their directories (0.1 s).
+pub const GENERATION_OPS: usize = 20_000;
+
 /// Smallest new file for whose content the whole tree at the target is searched; smaller ones are
 /// looked for only among what the same generation removes or replaces.
 const SEARCH_FROM_BYTES: u64 = 16 << 10;
@@ -94,14 +101,37 @@ pub fn plan(held: &Snapshot, wanted: &Snapshot, refused: &Refused, ask: bool) ->
         leave_out(&mut changes, refused);
     }
     let known = if ask { HashMap::new() } else { known_content(held, &changes) };
+    ops(changes, wanted, &known, ask)
+}
+
+fn ops(changes: Vec<Change>, wanted: &Snapshot, known: &Known, ask: bool) -> Vec<Op> {
     changes
         .into_iter()
         .map(|change| {
-            let how = content_of(&change, &known, ask);
+            let how = content_of(&change, known, ask);
             let meta = Meta { mode: 0, mtime_ns: mtime_of(wanted.get(&change.path)) };
             Op { change, how, meta }
         })
         .collect()
+}
+
+/// As [`plan`], but of a first sync only as much as one generation takes, with the tree that leads to;
+/// without one it is all. What changes or removes something is never cut: a file that is moved would
+/// be sent anew.
+#[must_use]
+pub fn first(
+    held: &Snapshot,
+    wanted: &Snapshot,
+    refused: &Refused,
+    ask: bool,
+) -> (Vec<Op>, Option<Snapshot>) {
+    let changes = held.diff_up_to(wanted, GENERATION_OPS);
+    let adds = refused.is_empty() && changes.iter().all(|change| change.old.is_none());
+    let last = changes.last().filter(|_| adds && changes.len() >= GENERATION_OPS);
+    match last.map(|change| held.advanced(wanted, &change.path)) {
+        Some(reached) => (ops(changes, wanted, &HashMap::new(), ask), Some(reached)),
+        None => (plan(held, wanted, refused, ask), None),
+    }
 }
 
 /// Makes of removals what they are when a path is gone only because it is ignored now: it stays at
@@ -126,7 +156,7 @@ fn mtime_of(node: Option<&Node>) -> i64 {
     }
 }
 
-fn content_of(change: &Change, known: &HashMap<(Digest, u64), SyncPath>, ask: bool) -> How {
+fn content_of(change: &Change, known: &Known, ask: bool) -> How {
     let Some(Entry::File { digest, size, .. }) = &change.new else { return How::None };
     let unchanged = matches!(&change.old, Some(Entry::File { digest: old, .. }) if old == digest);
     match known.get(&(*digest, *size)) {
@@ -157,7 +187,7 @@ fn leave_out(changes: &mut Vec<Change>, refused: &Refused) {
 
 /// Content that the target holds and that this generation needs: of files it removes or replaces,
 /// and of any file when a large one is new.
-fn known_content(held: &Snapshot, changes: &[Change]) -> HashMap<(Digest, u64), SyncPath> {
+fn known_content(held: &Snapshot, changes: &[Change]) -> Known {
     let mut known = HashMap::new();
     let mut add = |entry: Option<&Entry>, path: &SyncPath| {
         if let Some(&Entry::File { digest, size, .. }) = entry {

@@ -12,6 +12,7 @@ mod compare;
 mod mirror;
 mod target;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -43,15 +44,17 @@ pub struct Settings {
     pub settle_at_most: Duration,
     /// The longest a restart waits for git.
     pub git_at_most: Duration,
-    /// Run at the target, from the moment it is current.
+    /// Run at each of the targets that the session begins with, from the moment it is current. One
+    /// that joins brings its own.
     pub command: Option<CommandSpec>,
-    /// What changed paths ask of it.
+    /// What changed paths ask of the commands.
     pub rules: Rules,
     /// What a path that is gone from the source is asked: is it only ignored now?
     pub ignored: Ignored,
 }
 
-/// Names a target by its place in the configuration.
+/// Names a target: those that the session begins with are counted from 0, one that joins is named by
+/// whoever adds it. No name is used twice.
 pub type TargetId = usize;
 
 /// Something that happened.
@@ -68,6 +71,16 @@ pub enum Input {
     RootGone,
     /// Connect every target: the first input.
     Start,
+    /// A target more: it is connected and brought up to date like the others.
+    Join {
+        /// Its name, never used before.
+        target: TargetId,
+        /// Run there from the moment it is current.
+        command: Option<CommandSpec>,
+    },
+    /// A target less; nothing more is said of it, and what its link still brings is passed over.
+    /// Ending the link in good order is the daemon's.
+    Leave(TargetId),
     /// A message came.
     Message(TargetId, FromHub),
     /// Unmanaged paths at the target that no ignore rule protects (for `mirror`), all of them.
@@ -83,8 +96,10 @@ pub enum Input {
     },
     /// Try again what was refused, and look for unmanaged paths again.
     Retry,
-    /// Restart the command now, whatever changed.
+    /// Restart every command now, whatever changed.
     Restart,
+    /// Restart the command of this target now.
+    RestartOne(TargetId),
     /// Time passed. `git_busy`: a git command holds the index of the source.
     Tick {
         /// See above.
@@ -263,7 +278,7 @@ pub struct Session {
     generation: u64,
     source_gone: bool,
     paused: bool,
-    targets: Vec<target::Target>,
+    targets: BTreeMap<TargetId, target::Target>,
 }
 
 /// The source, with when it was seen.
@@ -277,7 +292,8 @@ impl Session {
     /// A session that knows nothing yet; it begins with [`Input::Start`].
     #[must_use]
     pub fn new(settings: Settings, targets: usize, generation: u64) -> Self {
-        let targets = (0..targets).map(target::Target::new).collect();
+        let new = |id| (id, target::Target::new(id, settings.command.clone()));
+        let targets = (0..targets).map(new).collect();
         Self { settings, local: None, generation, source_gone: false, paused: false, targets }
     }
 
@@ -287,16 +303,17 @@ impl Session {
         match input {
             Input::Scanned { tree, seen } => self.scanned(now, tree, seen),
             Input::RootGone => self.root_gone(&mut effects),
-            Input::Start => self.targets.iter_mut().for_each(|t| t.connect(&mut effects)),
+            Input::Start => self.targets.values_mut().for_each(|t| t.connect(&mut effects)),
+            Input::Join { target, command } => self.join(now, target, command, &mut effects),
+            Input::Leave(id) => drop(self.targets.remove(&id)),
             Input::Message(id, message) => self.message(now, id, message, &mut effects),
-            Input::Foreign(id, paths) => {
-                self.targets[id].foreign(paths, &self.settings, &mut effects);
-            }
-            Input::LinkDown(id) => self.targets[id].link_down(now, &self.settings),
+            Input::Foreign(id, paths) => self.foreign(id, paths, &mut effects),
+            Input::LinkDown(id) => self.link_down(now, id),
             Input::Pause => self.paused = true,
             Input::Resume { accept } => self.resume(accept),
-            Input::Retry => self.targets.iter_mut().for_each(|t| t.retry(&mut effects)),
-            Input::Restart => self.restart(now),
+            Input::Retry => self.targets.values_mut().for_each(|t| t.retry(&mut effects)),
+            Input::Restart => self.restart(now, |_| true),
+            Input::RestartOne(target) => self.restart(now, |id| id == target),
             Input::Tick { git_busy } => self.tick(now, git_busy, &mut effects),
         }
         self.pump(now, &mut effects);
@@ -306,13 +323,13 @@ impl Session {
     /// When [`Input::Tick`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        self.targets.iter().filter_map(|target| target.deadline(&self.settings)).min()
+        self.targets.values().filter_map(target::Target::deadline).min()
     }
 
     /// Whether a restart waits: only then does [`Input::Tick`] need to know about git.
     #[must_use]
     pub fn is_settling(&self) -> bool {
-        self.targets.iter().any(target::Target::is_settling)
+        self.targets.values().any(target::Target::is_settling)
     }
 
     /// The number of the newest tree of the source.
@@ -330,7 +347,7 @@ impl Session {
     /// What a target would be sent now; `None` as long as it is not known what it holds.
     #[must_use]
     pub fn plan(&self, target: TargetId) -> Option<Vec<Op>> {
-        self.targets[target].plan(self.local()?, &self.settings)
+        self.targets.get(&target)?.plan(self.local()?, &self.settings)
     }
 
     /// Whether the user paused it.
@@ -339,11 +356,42 @@ impl Session {
         self.paused
     }
 
-    /// How each target stands, in the order of the configuration.
+    /// How each target stands, in the order of their names.
     #[must_use]
     pub fn status(&self) -> Vec<TargetStatus> {
         let (local, gone) = (self.local(), self.source_gone);
-        self.targets.iter().map(|target| target.status(local, gone, &self.settings)).collect()
+        self.targets.values().map(|target| target.status(local, gone, &self.settings)).collect()
+    }
+
+    fn join(
+        &mut self,
+        now: Instant,
+        id: TargetId,
+        command: Option<CommandSpec>,
+        effects: &mut Vec<Effect>,
+    ) {
+        let mut target = target::Target::new(id, command);
+        if self.local.is_some() {
+            // What it lacks is late from now on, not since the last save.
+            target.source_changed(now, now, &self.settings);
+        }
+        if self.source_gone {
+            effects.push(Effect::Say(Notice::Held { target: id, hold: Hold::RootGone }));
+        }
+        target.connect(effects);
+        self.targets.insert(id, target);
+    }
+
+    fn link_down(&mut self, now: Instant, id: TargetId) {
+        if let Some(target) = self.targets.get_mut(&id) {
+            target.link_down(now, &self.settings);
+        }
+    }
+
+    fn foreign(&mut self, id: TargetId, paths: Vec<(SyncPath, Listed)>, effects: &mut Vec<Effect>) {
+        if let Some(target) = self.targets.get_mut(&id) {
+            target.foreign(paths, &self.settings, effects);
+        }
     }
 
     fn scanned(&mut self, now: Instant, tree: Snapshot, seen: Instant) {
@@ -359,13 +407,13 @@ impl Session {
         }
         if !same {
             let settings = &self.settings;
-            self.targets.iter_mut().for_each(|t| t.source_changed(now, seen, settings));
+            self.targets.values_mut().for_each(|t| t.source_changed(now, seen, settings));
         }
     }
 
     fn root_gone(&mut self, effects: &mut Vec<Effect>) {
         if !std::mem::replace(&mut self.source_gone, true) {
-            for target in 0..self.targets.len() {
+            for &target in self.targets.keys() {
                 effects.push(Effect::Say(Notice::Held { target, hold: Hold::RootGone }));
             }
         }
@@ -374,22 +422,24 @@ impl Session {
     fn resume(&mut self, accept: bool) {
         self.paused = false;
         if accept && let Some(local) = &self.local {
-            self.targets.iter_mut().for_each(|t| t.accept(local.tree.id()));
+            self.targets.values_mut().for_each(|t| t.accept(local.tree.id()));
         }
     }
 
-    fn restart(&mut self, now: Instant) {
-        self.targets.iter_mut().for_each(|t| t.restart_now(now, &self.settings));
+    fn restart(&mut self, now: Instant, which: impl Fn(TargetId) -> bool) {
+        let named = self.targets.iter_mut().filter(|(id, _)| which(**id));
+        named.for_each(|(_, target)| target.restart_now(now, &self.settings));
     }
 
     fn tick(&mut self, now: Instant, git_busy: bool, effects: &mut Vec<Effect>) {
-        for target in &mut self.targets {
+        for target in self.targets.values_mut() {
             target.tick(now, git_busy, &self.settings, effects);
         }
     }
 
     fn message(&mut self, now: Instant, id: TargetId, message: FromHub, effects: &mut Vec<Effect>) {
-        let target = &mut self.targets[id];
+        // One that has left may still have been speaking.
+        let Some(target) = self.targets.get_mut(&id) else { return };
         let result = match message {
             FromHub::Opened { tree, generation, epoch: _, populated } => {
                 self.generation = self.generation.max(generation);
@@ -446,7 +496,7 @@ impl Session {
         // A target whose hub is ahead moves the number on: those before it hear of it, too.
         loop {
             let before = self.generation;
-            for target in &mut self.targets {
+            for target in self.targets.values_mut() {
                 target.pump(now, local, &mut self.generation, &self.settings, effects);
             }
             if self.generation == before {

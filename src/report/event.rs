@@ -48,6 +48,21 @@ pub enum Event {
         /// What the state belongs to.
         workspace: Text,
     },
+    /// This `watch` is a second one: it takes part in the session of the first.
+    Joined {
+        /// The first one's process.
+        pid: u32,
+    },
+    /// A second `watch` brought a target.
+    TargetAdded {
+        /// Which.
+        target: Text,
+    },
+    /// Nobody wants a target any more, and its hub has let go of it.
+    TargetRemoved {
+        /// Which.
+        target: Text,
+    },
     /// A link is being made.
     Connecting {
         /// To whom.

@@ -50,6 +50,15 @@ fn flow(event: &Event, paint: Paint) -> Option<Said> {
             let targets = listed(targets);
             detail_or_normal(format!("watching {source} -> {targets}"), workspace, paint)
         }
+        Event::Joined { pid } => {
+            Said::normal(format!("joined the watch that is running (process {pid})"))
+        }
+        Event::TargetAdded { target } => {
+            Said::normal(format!("another watch joined, with {target}"))
+        }
+        Event::TargetRemoved { target } => {
+            Said::normal(format!("{target}: let go of, nobody watches it any more"))
+        }
         Event::Connecting { target } => Said::detail(format!("{target}: connecting")),
         Event::Connected { target, equal: true } => {
             Said::normal(format!("{target}: connected, already up to date"))

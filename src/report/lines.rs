@@ -31,6 +31,9 @@ fn sync(event: &Event) -> Option<Line> {
             .key("source", source)
             .key("targets", joined(targets))
             .key("workspace", workspace),
+        Event::Joined { pid } => Line::new("joined").key("pid", pid),
+        Event::TargetAdded { target } => Line::new("target added").key("target", target),
+        Event::TargetRemoved { target } => Line::new("target removed").key("target", target),
         Event::Connecting { target } => Line::new("connecting").key("target", target),
         Event::Connected { target, equal } => {
             Line::new("connected").key("target", target).key("equal", equal)

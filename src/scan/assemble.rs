@@ -1,4 +1,5 @@
-//! Owns putting together what threads found: directories bottom up, and edits for single paths.
+//! Owns putting together what threads found: a directory as soon as all in it is known, and edits
+//! for single paths.
 
 use std::sync::Arc;
 
@@ -12,8 +13,17 @@ pub(super) enum Found {
     /// Nothing that is synced.
     Absent,
     Node(Node),
-    /// A directory: the slot that holds what is in it.
-    Below(usize),
+    /// A directory that is being looked at.
+    Below,
+}
+
+impl Found {
+    fn node(&self) -> Option<&Node> {
+        match self {
+            Self::Node(node) => Some(node),
+            Self::Absent | Self::Below => None,
+        }
+    }
 }
 
 /// How looking at a directory ended.
@@ -36,29 +46,33 @@ pub(super) struct Slot {
     pub(super) outcome: Outcome,
     /// Each name once, in any order.
     pub(super) found: Vec<(Box<[u8]>, Found)>,
+    /// The slot of the directory it lies in, and where it stands there among what was found.
+    pub(super) above: Option<(usize, usize)>,
+    /// Jobs and directories in it that are not done.
+    pub(super) open: usize,
 }
 
 impl Slot {
     /// For a directory that is walked.
-    pub(super) fn listed(place: Place) -> Self {
-        Self { place: Arc::new(place), outcome: Outcome::Listed, found: Vec::new() }
+    pub(super) fn listed(place: Place, above: Option<(usize, usize)>) -> Self {
+        let (place, outcome) = (Arc::new(place), Outcome::Listed);
+        Self { place, outcome, found: Vec::new(), above, open: 1 }
     }
 
     /// For a directory with hinted names.
     pub(super) fn hinted(place: Place) -> Self {
-        Self { place: Arc::new(place), outcome: Outcome::Hinted, found: Vec::new() }
+        let (place, outcome) = (Arc::new(place), Outcome::Hinted);
+        Self { place, outcome, found: Vec::new(), above: None, open: 0 }
     }
 
-    fn node(found: &Found, directories: &[Option<Arc<Dir>>]) -> Option<Node> {
-        match found {
-            Found::Absent => None,
-            Found::Node(node) => Some(node.clone()),
-            Found::Below(slot) => directories[*slot].clone().map(Node::Directory),
-        }
+    /// What was found, to be put together without holding others up.
+    pub(super) fn take(&mut self) -> Self {
+        let found = std::mem::take(&mut self.found);
+        Self { place: Arc::clone(&self.place), found, ..*self }
     }
 
     /// The directory, where possible the very one that was there before.
-    fn directory(&self, directories: &[Option<Arc<Dir>>]) -> Option<Arc<Dir>> {
+    pub(super) fn directory(&mut self) -> Option<Arc<Dir>> {
         match self.outcome {
             Outcome::Gone | Outcome::Hinted => return None,
             Outcome::AsBefore => {
@@ -66,47 +80,40 @@ impl Slot {
             }
             Outcome::Listed => {}
         }
-        let node = |(name, found): &(Box<[u8]>, Found)| {
-            Self::node(found, directories).map(|node| (name.clone(), node))
+        self.found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
+        let children = || {
+            self.found.iter().filter_map(|(name, found)| found.node().map(|node| (&**name, node)))
         };
-        let mut children: Vec<_> = self.found.iter().filter_map(node).collect();
-        children.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        if let Some(previous) = &self.place.previous
-            && previous.len() == children.len()
-            && previous.iter().zip(&children).all(|(a, b)| *a.0 == *b.0 && identical(a.1, &b.1))
-        {
-            return Some(previous.clone());
+        if let Some(previous) = &self.place.previous {
+            let mut before = previous.iter();
+            let as_before = children().all(|(name, node)| {
+                before.next().is_some_and(|(n, old)| n == name && identical(old, node))
+            });
+            if as_before && before.next().is_none() {
+                return Some(previous.clone());
+            }
         }
         let mut builder = DirBuilder::default();
-        for (name, node) in children {
-            builder.push(&name, node);
+        for (name, node) in children() {
+            builder.push(name, node.clone());
         }
         Some(builder.finish())
     }
 }
 
-/// The directory of each slot; `None` where there is none.
-pub(super) fn assemble(slots: &[Slot]) -> Vec<Option<Arc<Dir>>> {
-    let mut directories = vec![None; slots.len()];
-    for (index, slot) in slots.iter().enumerate().rev() {
-        directories[index] = slot.directory(&directories);
-    }
-    directories
-}
-
 /// What single paths need to stand as they were found, in path order.
-pub(super) fn edits(slots: &[Slot], directories: &[Option<Arc<Dir>>]) -> Vec<Edit> {
+pub(super) fn edits(slots: &[Slot]) -> Vec<Edit> {
     let mut edits = Vec::new();
     for slot in slots.iter().filter(|slot| slot.outcome == Outcome::Hinted) {
         for (name, found) in &slot.found {
-            let node = Slot::node(found, directories);
-            let same = match (slot.place.before(name), &node) {
+            let node = found.node();
+            let same = match (slot.place.before(name), node) {
                 (None, None) => true,
                 (Some(before), Some(node)) => identical(before, node),
                 _ => false,
             };
             if !same && let Ok(path) = slot.place.path.join(name) {
-                edits.push((path, node));
+                edits.push((path, node.cloned()));
             }
         }
     }

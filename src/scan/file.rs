@@ -99,11 +99,12 @@ pub(super) enum ReadError {
     Os(Errno),
 }
 
-/// Reads a regular file that does not change meanwhile.
+/// Reads a regular file that does not change meanwhile. `keep` is asked whether the content of a
+/// file of so many bytes, small enough to be handed on, is wanted.
 pub(super) fn read(
     directory: &OwnedFd,
     name: &CStr,
-    keep_content: bool,
+    keep: &dyn Fn(u64) -> bool,
     buffer: &mut [u8],
 ) -> Result<Read, ReadError> {
     let mut wasted = 0;
@@ -118,7 +119,7 @@ pub(super) fn read(
         if before.kind != FileType::RegularFile {
             return Err(ReadError::Replaced);
         }
-        match read_open(&file, before, keep_content, buffer)? {
+        match read_open(&file, before, keep, buffer)? {
             Ok(read) => return Ok(Read { bytes: read.bytes + wasted, ..read }),
             Err(bytes) => wasted += bytes,
         }
@@ -131,10 +132,10 @@ pub(super) fn read(
 fn read_open(
     file: &OwnedFd,
     before: Facts,
-    keep_content: bool,
+    keep: &dyn Fn(u64) -> bool,
     buffer: &mut [u8],
 ) -> Result<Result<Read, u64>, ReadError> {
-    let keep = keep_content && before.size <= MAX_CONTENT_BYTES;
+    let keep = before.size <= MAX_CONTENT_BYTES && keep(before.size);
     let (digest, content, bytes) = digest(file, before.size, keep, buffer)?;
     if bytes == before.size && Facts::of(file) == Ok(before) {
         return Ok(Ok(Read { facts: before, digest, bytes, content }));
@@ -196,7 +197,7 @@ mod tests {
             let file = OwnedFd::from(fs::File::open(&path).unwrap());
             let before = Facts::of(&file).unwrap();
             act(&mut fs::OpenOptions::new().write(true).open(&path).unwrap());
-            let read = read_open(&file, before, true, &mut [0; 4]).unwrap();
+            let read = read_open(&file, before, &|_| true, &mut [0; 4]).unwrap();
             assert_eq!(read.is_ok(), stable, "{what}");
         }
     }
@@ -208,7 +209,7 @@ mod tests {
         for size in [0, 1, 7, 8, 9, 100] {
             let content: Vec<u8> = (0..size).collect();
             fs::write(home.path().join("f"), &content).unwrap();
-            let read = read(&directory, c"f", true, &mut [0; 8]).unwrap();
+            let read = read(&directory, c"f", &|_| true, &mut [0; 8]).unwrap();
             assert_eq!(read.content.as_deref(), Some(&*content));
             assert_eq!((read.digest, read.bytes), (Digest::of(&content), u64::from(size)));
         }
@@ -223,10 +224,10 @@ mod tests {
         rustix::fs::mkfifoat(&directory, "fifo", Mode::RUSR | Mode::WUSR).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(home.path().join("socket")).unwrap();
         for name in [c"link", c"fifo", c"socket"] {
-            let error = read(&directory, name, true, &mut [0; 8]).unwrap_err();
+            let error = read(&directory, name, &|_| true, &mut [0; 8]).unwrap_err();
             assert_eq!(error, ReadError::Replaced, "{name:?}");
         }
-        let error = read(&directory, c"absent", true, &mut [0; 8]).unwrap_err();
+        let error = read(&directory, c"absent", &|_| true, &mut [0; 8]).unwrap_err();
         assert_eq!(error, ReadError::Os(Errno::NOENT));
     }
 }

@@ -1,5 +1,6 @@
 //! Owns one scan: directories and names as jobs, done by as many threads as it takes.
 
+use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
@@ -12,9 +13,9 @@ use e2ek_sidecar::tree::{Dir, Node, Problem, Reason, Snapshot, Stamp};
 use rustix::fs::{FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 
-use super::assemble::{Found, Outcome, Slot, assemble, edits};
+use super::assemble::{Found, Outcome, Slot, edits};
 use super::file::{Facts, READ_BYTES, ReadError, read};
-use super::grain::{Grain, Grains, wall_clock};
+use super::grain::{Grains, wall_clock};
 use super::rules::{Rules, Standing};
 use super::{MAX_CONTENTS_BYTES, Results, ScanReport};
 use crate::engine::debounce::Hints;
@@ -59,8 +60,10 @@ enum Job {
 struct Shared {
     /// Taken from the end, so that few directories are open at a time.
     jobs: Vec<Job>,
-    /// One for each directory; those below a directory come after it.
+    /// One for each directory.
     slots: Vec<Slot>,
+    /// All of the tree, once it is known.
+    root: Option<Arc<Dir>>,
     /// Jobs being done.
     running: usize,
 }
@@ -119,7 +122,7 @@ impl<'a> Scan<'a> {
         rules: Rules,
         grains: &'a Grains,
     ) -> Self {
-        let shared = Shared { jobs: Vec::new(), slots: Vec::new(), running: 0 };
+        let shared = Shared { jobs: Vec::new(), slots: Vec::new(), root: None, running: 0 };
         Self {
             root: Arc::new(root),
             previous,
@@ -147,9 +150,8 @@ impl<'a> Scan<'a> {
         let mut report = std::mem::take(&mut worker.report);
         report.problems.sort_by(|a, b| a.path.cmp(&b.path));
         report.unstable.sort();
-        let directories = assemble(&shared.slots);
-        let root = everywhere.then(|| directories[0].clone());
-        let edits = if everywhere { Vec::new() } else { edits(&shared.slots, &directories) };
+        let root = everywhere.then_some(shared.root);
+        let edits = if everywhere { Vec::new() } else { edits(&shared.slots) };
         Results { report, root, edits }
     }
 
@@ -157,7 +159,7 @@ impl<'a> Scan<'a> {
         let previous = Some(self.previous.root().clone());
         let place = Place { path: SyncPath::root(), previous, rules: self.rules.clone() };
         let mut shared = self.lock();
-        shared.slots.push(Slot::listed(place));
+        shared.slots.push(Slot::listed(place, None));
         shared.jobs.push(Job::ListOpen { slot: 0, directory: Arc::clone(&self.root) });
     }
 
@@ -182,6 +184,7 @@ impl<'a> Scan<'a> {
                 while names.peek().is_some() {
                     let names = names.by_ref().take(CHUNK).collect();
                     let directory = Arc::clone(&directory);
+                    slot.open += 1;
                     shared.jobs.push(Job::Look { slot: index, directory, names });
                 }
             }
@@ -272,6 +275,31 @@ impl<'a> Scan<'a> {
             }
         };
         self.lock().slots[slot].outcome = outcome;
+        self.done(slot);
+    }
+
+    /// One thing less to be done in a directory; after the last it is put together, and so are those
+    /// above it that waited for nothing else.
+    fn done(&self, mut index: usize) {
+        loop {
+            let mut slot = {
+                let slot = &mut self.lock().slots[index];
+                slot.open -= 1;
+                if slot.open > 0 || slot.outcome == Outcome::Hinted {
+                    return;
+                }
+                slot.take()
+            };
+            let directory = slot.directory();
+            let mut shared = self.lock();
+            let Some((above, place)) = slot.above else {
+                shared.root = directory;
+                return;
+            };
+            let found = directory.map(|directory| Found::Node(Node::Directory(directory)));
+            shared.slots[above].found[place].1 = found.unwrap_or(Found::Absent);
+            index = above;
+        }
     }
 
     fn list(&self, slot: usize, directory: &Arc<OwnedFd>, worker: &mut Worker) {
@@ -282,7 +310,10 @@ impl<'a> Scan<'a> {
         while names.len() > CHUNK {
             let names = names.split_off(names.len() - CHUNK);
             let job = Job::Look { slot, directory: Arc::clone(directory), names };
-            self.lock().jobs.push(job);
+            let mut shared = self.lock();
+            shared.slots[slot].open += 1;
+            shared.jobs.push(job);
+            drop(shared);
             self.changed.notify_one();
         }
         self.look_at(slot, directory, names, worker);
@@ -302,6 +333,7 @@ impl<'a> Scan<'a> {
             seen.push((name.name, found));
         }
         self.enter(slot, &place, directory, seen);
+        self.done(slot);
     }
 
     /// Enters what was found, and makes a job of each directory among it.
@@ -315,21 +347,23 @@ impl<'a> Scan<'a> {
         let mut shared = self.lock();
         let shared = &mut *shared;
         for (name, look) in seen {
-            let bytes: Box<[u8]> = name.as_bytes().into();
-            let found = match look {
-                Look::Found(found) => found,
+            let (bytes, found) = match look {
+                Look::Found(found) => (name.into_bytes().into(), found),
                 Look::Walk(path) => {
+                    let bytes: Box<[u8]> = name.as_bytes().into();
                     let below = shared.slots.len();
                     let previous = match place.before(&bytes) {
                         Some(Node::Directory(previous)) => Some(previous.clone()),
                         _ => None,
                     };
                     let rules = place.rules.child(&bytes);
-                    shared.slots.push(Slot::listed(Place { path, previous, rules }));
+                    let above = (slot, shared.slots[slot].found.len());
+                    shared.slots.push(Slot::listed(Place { path, previous, rules }, Some(above)));
+                    shared.slots[slot].open += 1;
                     let inside = Arc::clone(directory);
                     shared.jobs.push(Job::List { slot: below, inside, name });
                     self.changed.notify_one();
-                    Found::Below(below)
+                    (bytes, Found::Below)
                 }
             };
             shared.slots[slot].found.push((bytes, found));
@@ -339,31 +373,37 @@ impl<'a> Scan<'a> {
     fn look(&self, place: &Place, directory: &OwnedFd, name: &Name, worker: &mut Worker) -> Look {
         worker.report.entries += 1;
         let bytes = name.name.as_bytes();
-        let Ok(path) = place.path.join(bytes) else {
+        if place.path.check_join(bytes).is_err() {
             let problem = Problem { path: place.path.clone(), reason: Reason::Name };
             worker.report.problems.push(problem);
             return Look::Found(Found::Absent);
-        };
+        }
         if name.kind.is_some_and(|kind| !kept(place, bytes, kind, worker)) {
             return Look::Found(Found::Absent);
+        }
+        // A file not known before is read whatever its facts: they are asked of the open file only.
+        if name.kind == Some(FileType::RegularFile)
+            && !matches!(place.before(bytes), Some(Node::File { .. }))
+            && let Some(found) = self.content(place, directory, &name.name, worker)
+        {
+            return Look::Found(found);
         }
         // What it is may change between the question and the opening: ask again.
         for _ in 0..3 {
             let facts = match Facts::at(directory, &name.name) {
                 Ok(facts) => facts,
-                Err(error) => return Look::Found(failed(place, bytes, path, error, worker)),
+                Err(error) => return Look::Found(failed(place, bytes, error, worker)),
             };
             if name.kind != Some(facts.kind) && !kept(place, bytes, facts.kind, worker) {
                 return Look::Found(Found::Absent);
             }
             let found = match facts.kind {
-                FileType::Directory => return Look::Walk(path),
-                FileType::Symlink => self.link(place, directory, &name.name, &path, worker),
-                FileType::RegularFile => {
-                    self.file(place, directory, &name.name, facts, &path, worker)
-                }
+                FileType::Directory => return Look::Walk(place.inside(bytes)),
+                FileType::Symlink => self.link(place, directory, &name.name, worker),
+                FileType::RegularFile => self.file(place, directory, &name.name, facts, worker),
                 _ => {
-                    worker.report.problems.push(Problem { path, reason: Reason::Special });
+                    let problem = Problem { path: place.inside(bytes), reason: Reason::Special };
+                    worker.report.problems.push(problem);
                     return Look::Found(Found::Absent);
                 }
             };
@@ -371,7 +411,7 @@ impl<'a> Scan<'a> {
                 return Look::Found(found);
             }
         }
-        worker.report.unstable.push(path);
+        worker.report.unstable.push(place.inside(bytes));
         Look::Found(place.kept(bytes))
     }
 
@@ -381,13 +421,12 @@ impl<'a> Scan<'a> {
         place: &Place,
         directory: &OwnedFd,
         name: &CStr,
-        path: &SyncPath,
         worker: &mut Worker,
     ) -> Option<Found> {
         match rustix::fs::readlinkat(directory, name, Vec::new()) {
             Ok(target) => Some(Found::Node(Node::Symlink(target.into_bytes().into()))),
             Err(Errno::INVAL) => None,
-            Err(error) => Some(failed(place, name.to_bytes(), path.clone(), error, worker)),
+            Err(error) => Some(failed(place, name.to_bytes(), error, worker)),
         }
     }
 
@@ -398,7 +437,6 @@ impl<'a> Scan<'a> {
         directory: &OwnedFd,
         name: &CStr,
         facts: Facts,
-        path: &SyncPath,
         worker: &mut Worker,
     ) -> Option<Found> {
         if let Some(&Node::File { digest, size, stamp, .. }) = place.before(name.to_bytes())
@@ -408,13 +446,29 @@ impl<'a> Scan<'a> {
             let executable = facts.executable;
             return Some(Found::Node(Node::File { digest, size, executable, stamp }));
         }
-        let grain = self.grains.of(facts.device, directory);
-        let asked = if grain == Grain::Exact { 0 } else { wall_clock() };
-        let keep = self.reserve(facts.size);
-        let read = read(directory, name, keep, &mut worker.buffer);
-        let kept = read.as_ref().is_ok_and(|read| read.content.is_some());
-        if keep && !kept {
-            self.contents_left.fetch_add(bytes_of(facts.size), Ordering::Relaxed);
+        self.content(place, directory, name, worker)
+    }
+
+    /// Reads a file. `None` when it is no regular file any more.
+    fn content(
+        &self,
+        place: &Place,
+        directory: &OwnedFd,
+        name: &CStr,
+        worker: &mut Worker,
+    ) -> Option<Found> {
+        let asked = wall_clock();
+        let reserved = Cell::new(0);
+        let keep = |size: u64| {
+            // Read again after it changed, it is reserved for anew.
+            self.contents_left.fetch_add(reserved.take(), Ordering::Relaxed);
+            let reserve = self.reserve(size);
+            reserved.set(if reserve { bytes_of(size) } else { 0 });
+            reserve
+        };
+        let read = read(directory, name, &keep, &mut worker.buffer);
+        if !read.as_ref().is_ok_and(|read| read.content.is_some()) {
+            self.contents_left.fetch_add(reserved.take(), Ordering::Relaxed);
         }
         match read {
             Ok(read) => {
@@ -422,26 +476,23 @@ impl<'a> Scan<'a> {
                 report.files_read += 1;
                 report.bytes_read += read.bytes;
                 report.contents.extend(read.content.map(|content| (read.digest, content)));
-                let Facts { size, executable, stamp, .. } = read.facts;
-                let stamp = grain.trusted(stamp, asked);
+                let Facts { size, executable, stamp, device, .. } = read.facts;
+                let stamp = self.grains.of(device, directory).trusted(stamp, asked);
                 Some(Found::Node(Node::File { digest: read.digest, size, executable, stamp }))
             }
             Err(ReadError::Replaced) => None,
             Err(ReadError::Unstable) => {
-                worker.report.unstable.push(path.clone());
+                worker.report.unstable.push(place.inside(name.to_bytes()));
                 Some(place.unsure(name.to_bytes()))
             }
-            Err(ReadError::Os(error)) => {
-                Some(failed(place, name.to_bytes(), path.clone(), error, worker))
-            }
+            Err(ReadError::Os(error)) => Some(failed(place, name.to_bytes(), error, worker)),
         }
     }
 
     /// Whether the content of a file may be kept, and takes its size off what is left.
     fn reserve(&self, size: u64) -> bool {
         let take = |left: usize| left.checked_sub(bytes_of(size));
-        size <= super::file::MAX_CONTENT_BYTES
-            && self.contents_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
+        self.contents_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     fn place(&self, slot: usize) -> Arc<Place> {
@@ -475,6 +526,11 @@ enum Look {
 }
 
 impl Place {
+    /// The path of a name that was seen to fit one.
+    fn inside(&self, name: &[u8]) -> SyncPath {
+        self.path.join(name).expect("checked before it was looked at")
+    }
+
     /// What stood at a name.
     pub(super) fn before(&self, name: &[u8]) -> Option<&Node> {
         self.previous.as_ref()?.get(name)
@@ -508,11 +564,11 @@ fn kept(place: &Place, name: &[u8], kind: FileType, worker: &mut Worker) -> bool
 }
 
 /// What has vanished is absent; what cannot be looked at stays as it was, and is a Problem.
-fn failed(place: &Place, name: &[u8], path: SyncPath, error: Errno, worker: &mut Worker) -> Found {
+fn failed(place: &Place, name: &[u8], error: Errno, worker: &mut Worker) -> Found {
     if error == Errno::NOENT {
         return Found::Absent;
     }
-    worker.problem(path, error);
+    worker.problem(place.inside(name), error);
     place.kept(name)
 }
 

@@ -85,7 +85,7 @@ fn each_command_asks_for_what_its_words_say() {
     let elsewhere = place.command(&["-C", daemon.folder().to_str().unwrap(), "stop"]);
     let said = { elsewhere }.current_dir("/").output().unwrap();
     assert_eq!(said.status.code(), Some(0));
-    assert_eq!(daemon.asked(), Request::Stop {});
+    assert_eq!(daemon.asked(), Request::Stop { target: None });
     daemon.ended();
 }
 

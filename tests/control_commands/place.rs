@@ -77,7 +77,7 @@ impl Place {
                     call.answer(answer(&request));
                     asked.send(request.clone()).unwrap();
                     records.iter().for_each(|record| server.publish(record));
-                    if request == (Request::Stop {}) {
+                    if request == (Request::Stop { target: None }) {
                         return server.close(PATIENCE).await;
                     }
                 }

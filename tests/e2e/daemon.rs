@@ -1,6 +1,7 @@
 //! A running `watch`: its lines as they come, and its end.
 
 use std::io::{BufRead, BufReader, Read, Write};
+use std::os::unix::net::UnixStream;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
 use std::sync::{Arc, Mutex};
@@ -9,7 +10,7 @@ use std::time::Instant;
 
 use rustix::process::Signal;
 
-use crate::place::{PATIENCE, Place, Said, until};
+use crate::place::{PATIENCE, Place, Said, everything_below, until};
 use crate::processes;
 
 pub(crate) struct Daemon<'a> {
@@ -105,6 +106,13 @@ impl<'a> Daemon<'a> {
         self.place.control(&["flush", "--timeout", "30s"]).ends_with(0);
     }
 
+    pub(crate) fn connection(&self) -> Connection {
+        let all = everything_below(&self.place.state).into_iter();
+        let mut sockets = all.filter(|path| path.extension().is_some_and(|end| end == "sock"));
+        let socket = sockets.next().expect("a daemon listens");
+        Connection(BufReader::new(UnixStream::connect(socket).unwrap()))
+    }
+
     pub(crate) fn status(&self) -> serde_json::Value {
         let said = self.place.control(&["status", "--json"]).ends_with(0);
         serde_json::from_str(&said.out).unwrap()
@@ -161,6 +169,21 @@ impl Drop for Daemon<'_> {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+    }
+}
+
+/// A connection to a daemon that is kept, so that a question is there within microseconds.
+pub(crate) struct Connection(BufReader<UnixStream>);
+
+impl Connection {
+    /// As [`Daemon::flush`].
+    #[track_caller]
+    pub(crate) fn flush(&mut self) {
+        let question = b"{\"v\":1,\"do\":\"flush\",\"timeout_ms\":30000}\n";
+        self.0.get_mut().write_all(question).unwrap();
+        let mut answer = String::new();
+        self.0.read_line(&mut answer).unwrap();
+        assert!(answer.contains("\"reply\":\"done\""), "{answer}");
     }
 }
 

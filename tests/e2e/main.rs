@@ -24,8 +24,10 @@ macro_rules! over_each_link {
     };
 }
 
+mod bytes;
 mod daemon;
 mod faults;
+mod join;
 mod kill;
 mod once;
 mod place;

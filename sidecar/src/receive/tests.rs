@@ -59,6 +59,7 @@ fn plan(from: &Snapshot, to: &Snapshot) -> Vec<Op> {
             let how = match &change.new {
                 Some(Entry::File { digest, .. }) => match known.get(digest) {
                     Some(from) => How::Copy { from: from.clone() },
+                    None if matches!(change.old, Some(Entry::File { .. })) => How::Patch,
                     None => How::Data,
                 },
                 _ => How::None,
@@ -72,6 +73,10 @@ struct Player {
     receiver: Receiver,
     disk: Disk,
     staged: BTreeMap<u32, Entry>,
+    /// Directories that may move whole are moved so.
+    whole: bool,
+    /// How many were.
+    moved: u32,
 }
 
 impl Player {
@@ -96,6 +101,24 @@ impl Player {
                 let entry = self.disk[&from].clone();
                 self.put(index, &entry);
             }
+            Step::MoveTree { index, removal } if self.whole => {
+                let to = self.receiver.op(index).change.path.clone();
+                let from = self.receiver.op(removal).change.path.clone();
+                assert!(self.disk.keys().all(|p| !p.starts_with(&to)), "{to} is free");
+                assert_eq!(self.disk.get(&to.parent().unwrap()), Some(&Entry::Directory));
+                let moves = self.disk.keys().filter(|p| p.starts_with(&from));
+                for path in moves.cloned().collect::<Vec<_>>() {
+                    let entry = self.disk.remove(&path).unwrap();
+                    let below = path.strip_prefix(&from).unwrap();
+                    self.disk.insert(to.append(&below).unwrap(), entry);
+                }
+                self.receiver.moved(index);
+                self.moved += 1;
+            }
+            Step::MoveTree { index, .. } => {
+                let steps = self.receiver.scattered(index);
+                self.perform(steps);
+            }
             Step::Move { index, removal } => {
                 let from = self.receiver.op(removal).change.path.clone();
                 let entry = self.disk.remove(&from).unwrap();
@@ -109,11 +132,16 @@ impl Player {
                 let entry = self.receiver.op(index).change.new.clone().unwrap();
                 self.put(index, &entry);
             }
+            Step::Patch { index, .. } => {
+                let entry = self.receiver.op(index).change.new.clone().unwrap();
+                self.put(index, &entry);
+            }
             Step::Make { .. } => unreachable!("no links here"),
             Step::Remove { index } => {
                 let at = self.receiver.op(index).change.path.clone();
                 assert!(self.disk.keys().all(|p| p == &at || !p.starts_with(&at)), "{at} holds");
-                self.disk.remove(&at).unwrap();
+                // Where it made room for something else it may have moved before.
+                assert!(self.disk.remove(&at).is_some() || self.moved > 0, "{at} is there");
                 self.receiver.done(index, Stamp::default());
             }
         }
@@ -130,28 +158,116 @@ impl Player {
     }
 }
 
+/// Brings one disk to another, and the record with it.
+fn becomes(a: &Disk, b: &Disk, whole: bool) -> u32 {
+    let (from, to) = (snapshot(a), snapshot(b));
+    let ops = plan(&from, &to);
+    let (disk, staged) = (a.clone(), BTreeMap::new());
+    let receiver = Receiver::new(from, 4, 1);
+    let mut player = Player { receiver, disk, staged, whole, moved: 0 };
+    let steps = player.receiver.take_ops(5, fold(ops.clone()), true).unwrap();
+    let path = |op: &Op| op.change.clone();
+    let unfolded: Vec<_> = player.receiver.ops().iter().map(path).collect();
+    assert_eq!(unfolded, ops.iter().map(path).collect::<Vec<_>>(), "the same ops at both ends");
+    player.perform(steps);
+    let mut wanted: Vec<u32> = player.receiver.needed().unwrap_or_default();
+    let sent = |op: &Op| matches!(op.how, How::Data | How::Patch);
+    wanted.extend((0u32..).zip(&ops).filter(|(_, op)| sent(op)).map(|(i, _)| i));
+    let data = wanted.into_iter().map(|i| (i, 0..1)).collect();
+    let steps = player.receiver.take_data(data).unwrap();
+    player.perform(steps);
+    let steps = player.receiver.commit(5, to.id()).unwrap();
+    player.perform(steps);
+    let finished = player.receiver.finish().unwrap();
+    assert!(finished.skipped.is_empty(), "{:?}", finished.skipped);
+    assert_eq!(&player.disk, b);
+    assert_eq!(player.receiver.held().id(), to.id());
+    player.moved
+}
+
+/// A directory of three entries, and the same elsewhere.
+fn moved_once() -> (Disk, Disk) {
+    let inside = |top: &str| {
+        let at = |name: &str| path(&format!("{top}{name}"));
+        let mut disk = Disk::from([(path("0"), Entry::Directory), (at(""), Entry::Directory)]);
+        disk.extend([(at("/x"), file(1)), (at("/y"), Entry::Directory), (at("/y/z"), file(2))]);
+        disk
+    };
+    (inside("0/a"), inside("0/b"))
+}
+
+#[test]
+fn a_directory_moves_as_one_op() {
+    let (a, b) = moved_once();
+    assert_eq!(fold(plan(&snapshot(&a), &snapshot(&b))).len(), 1);
+    assert_eq!((becomes(&a, &b, false), becomes(&a, &b, true)), (0, 1));
+}
+
+/// A daemon that believes something else of the directory than the record says.
+#[test]
+fn i4_a_directory_of_which_the_record_says_something_else_stays() {
+    let (a, b) = moved_once();
+    let ops = plan(&snapshot(&a), &snapshot(&b));
+    let mut held = a;
+    held.insert(path("0/a/x"), file(2));
+    let held = snapshot(&held);
+    let mut receiver = Receiver::new(held.clone(), 0, 1);
+    assert_eq!(receiver.take_ops(1, fold(ops.clone()), true), Ok(vec![]));
+    assert_eq!(receiver.needed(), Some(vec![]), "the question is answered");
+    assert_eq!(receiver.commit(1, snapshot(&b).id()), Ok(vec![]));
+    let finished = receiver.finish().unwrap();
+    assert_eq!(finished.skipped.len(), ops.len(), "every op, as the daemon counts them");
+    assert_eq!(receiver.held().id(), held.id());
+}
+
+#[test]
+fn i11_moves_of_directories_are_bounded() {
+    let (a, _) = moved_once();
+    let held = snapshot(&a);
+    let tree = held.dir(&path("0/a")).unwrap();
+    let moves = |to: &str, count: u32| {
+        let how = How::Tree { from: path("0/a"), tree: tree.id(), count };
+        op(to, None, Some(Entry::Directory), how)
+    };
+    let inside = op("0/a/x", Some(file(1)), None, How::None);
+    for ops in [
+        vec![moves("0/b", 2)],
+        vec![moves("0/b", u32::MAX)],
+        vec![moves("0/b", 3), moves("0/c", 3)],
+        vec![inside, moves("0/b", 3)],
+        vec![moves("0/a/y/b", 3)],
+    ] {
+        let taken = Receiver::new(held.clone(), 0, 1).take_ops(1, ops.clone(), true);
+        // Into itself: each goes its own way, and what cannot be is skipped.
+        let into_itself = ops[0].change.path == path("0/a/y/b");
+        assert!(into_itself || matches!(taken, Err(WireError::Order(_))), "{ops:?}");
+    }
+}
+
 proptest! {
     #[test]
     fn i3_any_tree_becomes_any_other(a in disks(), b in disks()) {
-        let (from, to) = (snapshot(&a), snapshot(&b));
-        let ops = plan(&from, &to);
-        let mut player = Player {
-            receiver: Receiver::new(from, 4, 1),
-            disk: a,
-            staged: BTreeMap::new(),
-        };
-        let steps = player.receiver.take_ops(5, ops.clone(), true).unwrap();
-        player.perform(steps);
-        let mut wanted: Vec<u32> = player.receiver.needed().unwrap_or_default();
-        wanted.extend((0u32..).zip(&ops).filter(|(_, op)| op.how == How::Data).map(|(i, _)| i));
-        let steps = player.receiver.take_data(wanted.into_iter().map(|i| (i, 0..1)).collect()).unwrap();
-        player.perform(steps);
-        let steps = player.receiver.commit(5, to.id()).unwrap();
-        player.perform(steps);
-        let finished = player.receiver.finish().unwrap();
-        prop_assert!(finished.skipped.is_empty());
-        prop_assert_eq!(player.disk, b);
-        prop_assert_eq!(player.receiver.held().id(), to.id());
+        becomes(&a, &b, false);
+        becomes(&a, &b, true);
+    }
+
+    #[test]
+    fn i3_directories_move_whole_or_by_entry(a in disks(), b in disks(), place in 0..4usize) {
+        // What `a` has in one directory, `b` has in another, beside what else differs.
+        let to = ["0/c", "0/b/c", "0/a", "0/b"][place];
+        let mut wanted: Disk = b.clone();
+        wanted.retain(|p, _| !p.starts_with(&path("0/a")) && !p.starts_with(&path(to)));
+        let mut above = path(to).parent();
+        while let Some(directory) = above.filter(|p| !p.is_root()) {
+            wanted.insert(directory.clone(), Entry::Directory);
+            above = directory.parent();
+        }
+        for (path_there, entry) in a.iter().filter(|(p, _)| p.starts_with(&path("0/a"))) {
+            let below = path_there.strip_prefix(&path("0/a")).unwrap();
+            wanted.insert(path(to).append(&below).unwrap(), entry.clone());
+        }
+        becomes(&a, &wanted, false);
+        becomes(&a, &wanted, true);
     }
 
     #[test]
@@ -212,6 +328,9 @@ fn i11_nonsense_is_refused() {
         vec![op("0/a", None, Some(Entry::Directory), How::Data)],
         vec![op("0/a", None, Some(file(1)), How::None)],
         vec![op("0/a", None, Some(file(1)), How::Copy { from: path("7/x") })],
+        vec![op("0/a", None, Some(file(1)), How::Patch)],
+        vec![op("0/a", Some(Entry::Directory), Some(file(1)), How::Patch)],
+        vec![op("0/a", Some(file(1)), None, How::Patch)],
         vec![op("0/b", None, Some(file(1)), How::Data), op("0/a", None, Some(file(1)), How::Data)],
     ] {
         assert!(matches!(refused(ops.clone()), WireError::Order(_)), "{ops:?}");
@@ -252,6 +371,34 @@ fn i4_an_op_that_expects_something_else_is_skipped() {
     assert_eq!(receiver.held().entry(&path("0/a")), Some(file(1)));
 }
 
+#[test]
+fn a_patch_is_whole_when_it_was_applied() {
+    let held = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(1))]));
+    let wanted = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(2))]));
+    let ops = vec![op("0/a", Some(file(1)), Some(file(2)), How::Patch)];
+    let mut receiver = Receiver::new(held.clone(), 0, 1);
+    receiver.take_ops(1, ops.clone(), true).unwrap();
+    assert!(receiver.commit(1, wanted.id()).is_err(), "too early");
+    let steps = receiver.take_data(vec![(0, 0..7), (0, 7..9)]);
+    let step = |range| Step::Patch { index: 0, range };
+    assert_eq!(steps, Ok(vec![step(0..7), step(7..9)]), "of any length");
+    receiver.done(0, Stamp::default());
+    assert!(receiver.take_data(vec![(0, 0..1)]).is_err(), "more than the patch");
+    receiver.commit(1, wanted.id()).unwrap();
+    receiver.finish().unwrap();
+    assert_eq!(receiver.held().id(), wanted.id());
+    // Of another base: the record forgets the path, so that all of it comes.
+    let mut receiver = Receiver::new(held, 0, 1);
+    receiver.take_ops(1, ops, true).unwrap();
+    receiver.take_data(vec![(0, 0..7)]).unwrap();
+    receiver.lost(0);
+    assert_eq!(receiver.take_data(vec![(0, 7..9)]), Ok(vec![]), "the rest is on its way already");
+    receiver.commit(1, wanted.id()).unwrap();
+    let finished = receiver.finish().unwrap();
+    assert_eq!(finished.skipped, [Skipped { index: 0, reason: Some(Reason::Conflict) }]);
+    assert_eq!(receiver.held().entry(&path("0/a")), None);
+}
+
 /// One denied file used to end the link when a second save was on its way already.
 #[test]
 fn i3_a_generation_sent_before_a_skip_was_known_is_taken() {
@@ -283,6 +430,25 @@ fn i3_a_generation_sent_before_a_skip_was_known_is_taken() {
     receiver.take_ops(5, made("0/c"), true).unwrap();
     receiver.done(0, Stamp::default());
     assert!(receiver.commit(5, TreeId([7; 32])).is_err(), "both agree again");
+}
+
+/// When the hub's state was full the directory was skipped, though it stood at the target: files that
+/// came after it were written and recorded by nobody.
+#[test]
+fn i7_nothing_is_put_where_the_record_has_no_directory() {
+    let mut receiver = Receiver::new(Snapshot::empty(), 0, 1);
+    receiver.take_ops(1, vec![op("0", None, Some(Entry::Directory), How::None)], true).unwrap();
+    receiver.skip(0, Reason::NoSpace);
+    receiver.abandon();
+    let link = || Some(Entry::Symlink { target: b"x".as_slice().into() });
+    let ops = vec![op("0/a", None, link(), How::None), op("0/b", None, link(), How::None)];
+    assert_eq!(receiver.take_ops(2, ops, true), Ok(vec![]));
+    receiver.commit(2, TreeId([2; 32])).unwrap();
+    let skipped = |index| Skipped { index, reason: Some(Reason::Conflict) };
+    assert_eq!(receiver.finish().unwrap().skipped, [skipped(0), skipped(1)]);
+    let dir = op("0", None, Some(Entry::Directory), How::None);
+    let steps = receiver.take_ops(3, vec![dir, op("0/a", None, link(), How::None)], true);
+    assert_eq!(steps.unwrap().len(), 2, "together with its directory it fits");
 }
 
 #[test]

@@ -7,37 +7,52 @@
 //! record differs afterwards from what the daemon believed; what may happen again is
 //! [`Reason::Unstable`], which is tried again later.
 
+mod overlay;
+mod patch;
+mod redo;
+mod tree;
+
 use std::collections::HashMap;
 use std::io::Read;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
+pub(super) use self::overlay::Parts;
+use self::patch::Patching;
+use super::hands::{AHEAD, Hands, Job, NewFile};
 use super::look::{Look, content_of, is_as_written, look, reason, whose};
+use super::memory;
 use super::root::{
     Found, FoundKind, InPlace, Put, PutMeta, Removed, RootError, RootErrorKind, Staged,
 };
 use super::site::Site;
+use crate::delta::NodeHasher;
 use crate::path::SyncPath;
 use crate::receive::{Finished, Step};
 use crate::tree::{Digest, Entry, Reason, Stamp};
 use crate::wire::{self, FromHub, How, OPS_PER_FRAME, Op, WireError};
 
-/// Files of one frame that are worth a second thread.
+/// Pieces of one frame that are worth other threads.
 const PARALLEL_FROM: usize = 8;
 
 /// What a generation needs while it is being applied.
 #[derive(Default)]
 pub(super) struct Applying {
     /// Content that comes in several pieces.
-    pieces: HashMap<u32, (Staged, blake3::Hasher)>,
+    pieces: HashMap<u32, (Staged, NodeHasher)>,
+    /// Content that is made from the old one.
+    patches: HashMap<u32, Patching>,
     /// Content set aside.
     staged: HashMap<u32, Staged>,
     /// Foreign content that went to the trash.
     overwritten: Vec<SyncPath>,
     /// What the trash holds a copy of, as it stood then: it may be replaced.
     kept: HashMap<u32, Stamp>,
+    /// Who makes new files meanwhile, once there are many.
+    hands: Option<Hands>,
     adopted: u64,
     /// Files that could not be replaced by a rename.
     in_place: u64,
@@ -124,12 +139,64 @@ impl Site {
     /// Takes content.
     pub(super) fn take_data(
         &mut self,
-        body: &[u8],
+        body: Vec<u8>,
         pieces: Vec<(u32, Range<usize>)>,
     ) -> Result<(), WireError> {
         let steps = self.receiver.take_data(pieces)?;
-        self.perform(steps, body);
+        if self.applying.hands.is_some() || steps.len() >= PARALLEL_FROM {
+            self.hand_out(&body.into(), steps);
+        } else {
+            self.perform(steps, &body);
+        }
         Ok(())
+    }
+
+    /// Has new files made by other threads; does the rest itself.
+    fn hand_out(&mut self, body: &Arc<[u8]>, mut steps: Vec<Step>) {
+        if self.applying.hands.is_none() {
+            self.applying.hands = Hands::new().ok();
+        }
+        let mut files = Vec::new();
+        if self.applying.hands.is_some() {
+            steps.retain(|step| {
+                let file = self.new_file(step);
+                let keep = file.is_none();
+                files.extend(file);
+                keep
+            });
+        }
+        if let Some(hands) = self.applying.hands.as_mut().filter(|_| !files.is_empty()) {
+            hands.give(Job { body: Arc::clone(body), files });
+        }
+        self.perform(steps, body);
+        self.gather(AHEAD);
+    }
+
+    /// The file that a step makes where nothing stood and nothing is expected.
+    fn new_file(&self, step: &Step) -> Option<NewFile> {
+        let Step::Write { index, offset: 0, ref range, complete: true } = *step else {
+            return None;
+        };
+        let op = self.receiver.op(index);
+        let digest = content_of(op.change.new.as_ref())?;
+        let (root, path) = self.locate(&op.change.path)?;
+        let root = Arc::clone(root);
+        let file = NewFile { index, root, path, range: range.clone(), digest, meta: meta(op) };
+        (op.change.old.is_none() && op.how == How::Data).then_some(file)
+    }
+
+    /// Takes in what other threads did, until at most `ahead` frames are left with them.
+    fn gather(&mut self, ahead: usize) {
+        while let Some(done) = self.applying.hands.as_mut().and_then(|hands| hands.gather(ahead)) {
+            let mut left = Vec::new();
+            for (index, range, made) in done.files {
+                match made {
+                    Some(stamp) => self.receiver.done(index, stamp),
+                    None => left.push((index, &done.body[range])),
+                }
+            }
+            self.write_small(&left);
+        }
     }
 
     /// Ends the generation; the answer is the acknowledgement.
@@ -138,6 +205,8 @@ impl Site {
         generation: u64,
         target: crate::tree::TreeId,
     ) -> Result<Vec<FromHub>, WireError> {
+        self.gather(0);
+        self.applying.hands = None;
         let steps = self.receiver.commit(generation, target)?;
         self.perform(steps, &[]);
         let Finished { generation, edits, skipped } = self.receiver.finish()?;
@@ -148,6 +217,10 @@ impl Site {
         let done = std::mem::take(&mut self.applying);
         let micros = done.began.map_or(0, |began| began.elapsed().as_micros() as u64);
         let (count, skips, in_place) = (edits.len(), skipped.len(), done.in_place);
+        drop(edits);
+        if count >= memory::WORTH_FROM {
+            memory::give_back();
+        }
         debug!(generation, micros, edits = count, skipped = skips, in_place, "applied");
         let (tree, overwritten) = (held.id(), done.overwritten);
         let small = skipped.len() + overwritten.len() <= OPS_PER_FRAME / 8;
@@ -173,6 +246,7 @@ impl Site {
         if self.receiver.ops().is_empty() {
             return;
         }
+        self.gather(0);
         self.applying = Applying::default();
         self.receiver.abandon();
         let (generation, held) = (self.receiver.generation(), self.receiver.held().clone());
@@ -191,6 +265,7 @@ impl Site {
                 Step::Write { index, offset, range, complete } => {
                     self.piece(index, offset, &body[range], complete);
                 }
+                Step::Patch { index, range } => self.patch(index, &body[range]),
                 step => self.perform_one(&step),
             }
         }
@@ -203,11 +278,12 @@ impl Site {
             Step::Place { index } => return self.place(index),
             Step::Ask { index } => (index, self.ask(index)),
             Step::Copy { index } => return self.copy(index),
+            Step::MoveTree { index, removal } => return self.move_tree(index, removal),
             Step::Move { index, removal } => return self.move_file(index, removal),
             Step::MakeDirectory { index } => (index, self.twice(index, Self::make_directory)),
             Step::Make { index } => (index, self.twice(index, Self::make)),
             Step::Remove { index } => (index, self.twice(index, Self::remove)),
-            Step::Write { .. } => return,
+            Step::Write { .. } | Step::Patch { .. } => return,
         };
         self.report(index, outcome);
     }
@@ -282,20 +358,8 @@ impl Site {
     }
 
     fn write_small(&mut self, files: &[(u32, &[u8])]) {
-        let write = |&(index, content): &(u32, &[u8])| (index, self.write(index, content));
-        let outcomes: Vec<(u32, Outcome)> = if files.len() < PARALLEL_FROM {
-            files.iter().map(write).collect()
-        } else {
-            let (left, right) = files.split_at(files.len() / 2);
-            std::thread::scope(|scope| {
-                let other = scope.spawn(|| right.iter().map(write).collect::<Vec<_>>());
-                let mut all: Vec<_> = left.iter().map(write).collect();
-                all.extend(other.join().unwrap_or_default());
-                all
-            })
-        };
-        for ((index, outcome), (_, content)) in outcomes.into_iter().zip(files) {
-            let outcome = match outcome {
+        for &(index, content) in files {
+            let outcome = match self.write(index, content) {
                 Outcome::Foreign => match self.trash(index) {
                     Ok(()) => self.write(index, content),
                     Err(reason) => Outcome::Skip(reason),
@@ -362,7 +426,7 @@ impl Site {
             let Some((root, below)) = self.locate(&path) else { return };
             match root.stage(&below, file_size(self.receiver.op(index))) {
                 Ok(staged) => {
-                    self.applying.pieces.insert(index, (staged, blake3::Hasher::new()));
+                    self.applying.pieces.insert(index, (staged, NodeHasher::default()));
                 }
                 Err(error) => return self.receiver.skip(index, reason(&error)),
             }
@@ -378,9 +442,11 @@ impl Site {
         }
         let Some((staged, hasher)) = self.applying.pieces.remove(&index) else { return };
         let wanted = content_of(self.receiver.op(index).change.new.as_ref());
-        if Some(Digest::from(hasher.finalize())) != wanted {
+        let (digest, nodes) = hasher.finish();
+        if Some(digest) != wanted {
             return self.receiver.skip(index, Reason::Unstable);
         }
+        self.parts.keep(digest, nodes);
         self.applying.staged.insert(index, staged);
         self.place(index);
     }

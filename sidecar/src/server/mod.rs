@@ -10,9 +10,11 @@ mod apply;
 mod command;
 mod entry;
 mod foreign;
+mod hands;
 mod link;
 pub mod listen;
 mod look;
+pub mod memory;
 mod opening;
 pub mod root;
 pub mod run;
@@ -290,7 +292,7 @@ impl Hub {
             }
             ToHub::Data { encoding, body } => {
                 let (body, pieces) = wire::unpack(encoding, body.0)?;
-                site.take_data(&body, pieces)?;
+                site.take_data(body, pieces)?;
             }
             ToHub::Withdraw { index } => site.receiver.withdraw(index)?,
             _ => {}

@@ -8,17 +8,18 @@
 use std::collections::HashSet;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tracing::warn;
 
-use super::apply::Applying;
-use super::root::{FoundKind, RootError, RootErrorKind, Settings, TargetRoot, WriteMode};
+use super::apply::{Applying, Parts};
+use super::root::{Found, FoundKind, RootErrorKind, Settings, TargetRoot, WriteMode};
 use super::site::Site;
 use super::store::{Claim, ClaimError, Loaded, Owner, Registry, Store, StoreError};
 use super::target::Target;
 use crate::path::{Escaped, SyncPath};
 use crate::receive::{Receiver, apply_what_fits};
-use crate::tree::{Change, Edit, Node, Snapshot, Stamp};
+use crate::tree::{Change, Dir, Edit, Node, Snapshot, Stamp};
 use crate::wire::{self, Blob, Open, Refusal};
 
 /// Why a site is not opened.
@@ -56,6 +57,8 @@ impl Site {
             process,
             store: None,
             applying: Applying::default(),
+            in_place: open.write != wire::WriteMode::Rename,
+            parts: Parts::default(),
             epoch: 0,
             populated: false,
             drifted: Vec::new(),
@@ -78,7 +81,7 @@ impl Site {
     fn take(&mut self, open: &Open, state: &Path, names: &[PathBuf]) -> Result<(), NotOpened> {
         for path in &open.roots {
             let root = open_root(path, self.process.as_ref(), open)?;
-            self.roots.push(Some(root));
+            self.roots.push(Some(Arc::new(root)));
         }
         let dir = state.join("hubs").join(folder_name(names, &self.roots));
         let (mut store, loaded) = open_store(&dir, open)?;
@@ -86,6 +89,7 @@ impl Site {
             warn!("the record of this target was damaged; it is made anew");
         }
         self.keep_journal(&store, &loaded.staged);
+        self.finish_patches(&store.redo_folder());
         let staged = loaded.staged.clone();
         let (generation, rebooted) = (loaded.generation, loaded.rebooted);
         self.epoch = loaded.owner.as_ref().map_or(1, |owner| owner.epoch + 1);
@@ -112,7 +116,7 @@ impl Site {
     fn peek(&mut self, open: &Open, state: &Path, names: &[PathBuf]) -> Result<(), NotOpened> {
         for path in &open.roots {
             match open_root(path, self.process.as_ref(), open) {
-                Ok(root) => self.roots.push(Some(root)),
+                Ok(root) => self.roots.push(Some(Arc::new(root))),
                 Err(Refusal::NotFound(_)) if self.process.is_none() => self.roots.push(None),
                 Err(refusal) => return Err(refusal.into()),
             }
@@ -150,7 +154,8 @@ impl Site {
         for (index, root) in self.roots.iter_mut().enumerate() {
             let record = store.staged_journal();
             let top = SyncPath::root().join(index.to_string().as_bytes());
-            if let (Some(root), Ok(top)) = (root, top) {
+            // Nobody else has them yet.
+            if let (Some(root), Ok(top)) = (root.as_mut().and_then(Arc::get_mut), top) {
                 root.on_beside(move |below| {
                     if let Ok(path) = top.append(below) {
                         record(&path);
@@ -163,38 +168,22 @@ impl Site {
     /// Compares the record with the disk. Returns the true record, the managed paths that somebody
     /// changed, and whether anything differs.
     fn make_true(&self, held: &Snapshot, unfinished: &[Change]) -> (Snapshot, Vec<SyncPath>, bool) {
-        let mut edits: Vec<Edit> = Vec::new();
-        let mut drifted = Vec::new();
+        let mut differences = Differences::default();
         let begun: HashSet<&SyncPath> = unfinished.iter().map(|change| &change.path).collect();
-        let mut gone: Option<SyncPath> = None;
-        held.walk(&mut |path, node| {
-            if gone.as_ref().is_some_and(|dir| path.starts_with(dir)) {
-                return;
-            }
-            match self.seen_as(path, node) {
-                Seen::Same(stamped) if stamp_of(&stamped) == stamp_of(node) => {}
-                Seen::Same(stamped) => edits.push((path.clone(), Some(stamped))),
-                Seen::Other => {
-                    edits.push((path.clone(), None));
-                    gone = Some(path.clone());
-                    if !begun.contains(path) {
-                        drifted.push(path.clone());
-                    }
-                }
-                // Forgotten, it would be somebody else's from now on: never removed, never updated.
-                Seen::Unknown => edits.push((path.clone(), Some(without_stamp(node)))),
-            }
-        });
+        self.compare(&SyncPath::root(), held.root(), &mut differences);
+        let Differences { edits, mut drifted } = differences;
+        drifted.retain(|path| !begun.contains(path));
         let mut changed = !edits.is_empty();
         let held = held.apply(&edits).unwrap_or_default();
         // A killed hub may have come further than its record: what is complete counts.
         let mut further: Vec<Edit> = Vec::new();
         for change in unfinished.iter().filter(|change| held.entry(&change.path) != change.new) {
-            if let Some(new) = &change.new
-                && let Seen::Same(node) =
-                    self.seen_as(&change.path, &Node::from_entry(new, Stamp::default()))
-            {
-                further.push((change.path.clone(), Some(node)));
+            let Some(new) = &change.new else { continue };
+            let node = Node::from_entry(new, Stamp::default());
+            match self.seen(|| change.path.clone(), self.stat(&change.path), &node) {
+                Seen::Unchanged => further.push((change.path.clone(), Some(node))),
+                Seen::Same(node) => further.push((change.path.clone(), Some(node))),
+                Seen::Other | Seen::Unknown => {}
             }
         }
         further.sort_by(|a, b| a.0.cmp(&b.0));
@@ -204,32 +193,73 @@ impl Site {
         (held, drifted, changed)
     }
 
-    /// How what stands at a path compares with what the record says.
-    fn seen_as(&self, path: &SyncPath, node: &Node) -> Seen {
-        let Some((root, below)) = self.locate(path) else { return Seen::Other };
-        let found = match root.stat(&below) {
+    /// Looks at all that the record says of one directory; one `statx` a name.
+    fn compare(&self, at: &SyncPath, dir: &Dir, differences: &mut Differences) {
+        let names = match self.locate(at).map(|(root, below)| root.names_in(&below)) {
+            Some(Ok(names)) => Some(names),
+            Some(Err(error)) if is_unknown(error.kind) => return,
+            Some(Err(_)) | None => None,
+        };
+        for (name, node) in dir.iter() {
+            let inside = || at.join(name).expect("names and depth were checked");
+            let found = match &names {
+                Some(names) => names.stat(name),
+                // The roots themselves.
+                None if at.is_root() => self.stat(&inside()),
+                None => Ok(None),
+            };
+            match (self.seen(inside, found, node), node) {
+                (Seen::Unchanged, Node::Directory(below)) => {
+                    self.compare(&inside(), below, differences);
+                }
+                // Forgotten, it would be somebody else's from now on: never removed nor updated.
+                (Seen::Unchanged | Seen::Unknown, _) => {}
+                (Seen::Same(stamped), _) => differences.edits.push((inside(), Some(stamped))),
+                (Seen::Other, _) => {
+                    differences.edits.push((inside(), None));
+                    differences.drifted.push(inside());
+                }
+            }
+        }
+    }
+
+    fn stat(&self, path: &SyncPath) -> Result<Option<Found>, RootErrorKind> {
+        let Some((root, below)) = self.locate(path) else { return Ok(None) };
+        root.stat(&below).map_err(|error| error.kind)
+    }
+
+    /// How what was found at a path compares with what the record says. Reads a file whose stamp is
+    /// another one.
+    fn seen(
+        &self,
+        path: impl FnOnce() -> SyncPath,
+        found: Result<Option<Found>, RootErrorKind>,
+        node: &Node,
+    ) -> Seen {
+        let found = match found {
             Ok(Some(found)) => found,
-            Ok(None) => return Seen::Other,
-            Err(error) => return not_seen(&error),
+            Err(kind) if is_unknown(kind) => return Seen::Unknown,
+            Ok(None) | Err(_) => return Seen::Other,
         };
         match (node, &found.kind) {
-            (Node::Directory(_), FoundKind::Directory) => Seen::Same(node.clone()),
+            (Node::Directory(_), FoundKind::Directory) => Seen::Unchanged,
             (Node::Symlink(link), FoundKind::Symlink { target }) if link == target => {
-                Seen::Same(node.clone())
+                Seen::Unchanged
             }
             (&Node::File { digest, size, executable, stamp }, FoundKind::File) => {
                 if found.size != size || found.executable != executable {
                     return Seen::Other;
                 }
                 if stamp != Stamp::default() && found.stamp == stamp {
-                    return Seen::Same(node.clone());
+                    return Seen::Unchanged;
                 }
-                match root.hash(&below) {
-                    Ok(Some((same, found))) if same == digest => {
+                let hashed = self.locate(&path()).map(|(root, below)| root.hash(&below));
+                match hashed {
+                    Some(Ok(Some((same, found)))) if same == digest => {
                         Seen::Same(Node::File { digest, size, executable, stamp: found.stamp })
                     }
-                    Ok(_) => Seen::Other,
-                    Err(error) => not_seen(&error),
+                    Some(Err(error)) if is_unknown(error.kind) => Seen::Unknown,
+                    _ => Seen::Other,
                 }
             }
             _ => Seen::Other,
@@ -238,46 +268,36 @@ impl Site {
 
     fn holds_something(&self) -> bool {
         let occupied =
-            |root: &TargetRoot| root.list(&SyncPath::root()).is_ok_and(|l| !l.is_empty());
+            |root: &Arc<TargetRoot>| root.list(&SyncPath::root()).is_ok_and(|l| !l.is_empty());
         self.roots.iter().flatten().any(occupied)
     }
 }
 
+/// Where the disk differs from the record.
+#[derive(Default)]
+struct Differences {
+    /// What makes the record true, in path order.
+    edits: Vec<Edit>,
+    /// What is not as it was written.
+    drifted: Vec<SyncPath>,
+}
+
 /// What stands at a path, compared with a node.
 enum Seen {
+    /// Just that.
+    Unchanged,
     /// That, with the stamp it has now.
     Same(Node),
     /// Something else, or nothing.
     Other,
-    /// It could not be looked at just now; before it is changed it is looked at again.
+    /// It cannot be looked at just now. Before it is changed it is looked at again.
     Unknown,
 }
 
-fn not_seen(error: &RootError) -> Seen {
+/// Whether a fault at a path says nothing about what stands there.
+fn is_unknown(kind: RootErrorKind) -> bool {
     use RootErrorKind::{Changed, IsDirectory, LinkInTheWay, NotADirectory, NotFound, NotRegular};
-    match error.kind {
-        Changed | IsDirectory | LinkInTheWay | NotADirectory | NotFound | NotRegular => Seen::Other,
-        _ => {
-            warn!(%error, "a managed path cannot be looked at");
-            Seen::Unknown
-        }
-    }
-}
-
-fn without_stamp(node: &Node) -> Node {
-    match node {
-        &Node::File { digest, size, executable, .. } => {
-            Node::File { digest, size, executable, stamp: Stamp::default() }
-        }
-        node => node.clone(),
-    }
-}
-
-fn stamp_of(node: &Node) -> Option<Stamp> {
-    match node {
-        Node::File { stamp, .. } => Some(*stamp),
-        _ => None,
-    }
+    !matches!(kind, Changed | IsDirectory | LinkInTheWay | NotADirectory | NotFound | NotRegular)
 }
 
 fn is_ours(loaded: &Loaded, open: &Open) -> bool {
@@ -361,12 +381,12 @@ fn refusal_of_process(pid: i32, error: &super::target::TargetError) -> Refusal {
 }
 
 /// The record's folder: named by the roots, and by which directories they are.
-fn folder_name(names: &[PathBuf], roots: &[Option<TargetRoot>]) -> String {
+fn folder_name(names: &[PathBuf], roots: &[Option<Arc<TargetRoot>>]) -> String {
     let mut hasher = blake3::Hasher::new();
     for (name, root) in names.iter().zip(roots) {
         hasher.update(name.as_os_str().as_bytes());
         hasher.update(&[0]);
-        if let Some(identity) = root.as_ref().map(TargetRoot::identity) {
+        if let Some(identity) = root.as_ref().map(|root| root.identity()) {
             hasher.update(&identity.device.to_le_bytes());
             hasher.update(&identity.inode.to_le_bytes());
         }

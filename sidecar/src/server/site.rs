@@ -4,10 +4,11 @@
 //! `foreign`'s.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use tracing::info;
 
-use super::apply::Applying;
+use super::apply::{Applying, Parts};
 use super::root::TargetRoot;
 use super::store::{Claim, Owner, Store};
 use super::target::Target;
@@ -18,13 +19,17 @@ use crate::wire::{self, Open};
 /// One target being served.
 pub(super) struct Site {
     /// One a path pair; `None` where a mere look found no directory.
-    pub(super) roots: Vec<Option<TargetRoot>>,
+    pub(super) roots: Vec<Option<Arc<TargetRoot>>>,
     /// Whose root the paths are resolved in.
     pub(super) process: Option<Target>,
     /// `None` in a session that only looks.
     pub(super) store: Option<Store>,
     pub(super) receiver: Receiver,
     pub(super) applying: Applying,
+    /// Large files may be patched where they stand.
+    pub(super) in_place: bool,
+    /// Of large files that were written.
+    pub(super) parts: Parts,
     /// Where the command runs: the first root.
     pub(super) directory: PathBuf,
     pub(super) epoch: u64,
@@ -37,7 +42,7 @@ pub(super) struct Site {
 
 impl Site {
     /// The root that a path of the session's tree lies in, and the path below it.
-    pub(super) fn locate(&self, path: &SyncPath) -> Option<(&TargetRoot, SyncPath)> {
+    pub(super) fn locate(&self, path: &SyncPath) -> Option<(&Arc<TargetRoot>, SyncPath)> {
         let (index, below) = root_index(path)?;
         Some((self.roots.get(index)?.as_ref()?, below))
     }

@@ -10,7 +10,8 @@
 //! ([`Loaded::rebooted`]) the last records may be missing, so every managed path is to be looked at.
 //!
 //! All calls block, for the time of one small write; [`Store::finish`] now and then and
-//! [`Store::reset`] and [`Store::close`] always write the whole manifest (about 70 bytes a file).
+//! [`Store::reset`] always write the whole manifest (about 70 bytes a file), [`Store::close`] after a
+//! long log.
 
 mod files;
 mod format;
@@ -40,6 +41,8 @@ use crate::wire::WorkspaceId;
 
 /// A log longer than this, and than a tenth of its manifest, is folded into a new manifest.
 const FOLD_FROM_BYTES: u64 = 1 << 20;
+/// A log shorter than this is not folded at the end: a start without a change writes no manifest.
+const CLOSE_FROM_BYTES: u64 = 16 << 10;
 /// About what an edit takes in the log.
 const EDIT_BYTES: u64 = 64;
 
@@ -196,6 +199,12 @@ impl Store {
         &self.marker
     }
 
+    /// Where patches in place are written down before they are made.
+    #[must_use]
+    pub fn redo_folder(&self) -> PathBuf {
+        self.dir.join("redo")
+    }
+
     /// Says who writes from now on, here and to a hub that finds the store locked. One write each.
     ///
     /// # Errors
@@ -302,13 +311,18 @@ impl Store {
         trash.keep(path, generation, source)
     }
 
-    /// Folds the log and lets go: the next open reads one file. Nothing may be staged any more.
+    /// Folds a log that is long enough to take time at the next open, and lets go. Nothing may be
+    /// staged any more.
     ///
     /// # Errors
     /// When it cannot be written; the log stays and nothing is lost.
     pub fn close(mut self) -> io::Result<()> {
         self.journal.clear()?;
-        if self.behind || self.log_bytes > LOG_HEAD_BYTES as u64 { self.fold() } else { Ok(()) }
+        if self.behind || self.log_bytes > CLOSE_FROM_BYTES.min(self.fold_from) {
+            self.fold()
+        } else {
+            Ok(())
+        }
     }
 
     fn encode(&mut self, record: &RecordRef<'_>) -> io::Result<()> {

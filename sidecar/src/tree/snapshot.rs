@@ -1,16 +1,18 @@
-//! Snapshots: directories in sorted columns, hashed bottom up, shared between versions.
+//! Snapshots: directories hashed bottom up and shared between versions.
+
+mod dir;
+
+pub use dir::{Dir, DirBuilder};
 
 use std::cmp::Ordering;
 use std::fmt;
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
 use super::{Change, Digest, Entry, Stamp};
-use crate::path::{SyncPath, check_component};
-
-/// Key of the hash of a directory listing, so that no file's content can pass for one.
-const LISTING_KEY: &[u8; 32] = b"e2ek-sync directory listing v1\0\0";
+use crate::path::SyncPath;
+use dir::{Assembly, Cursor};
 
 /// The hash of a directory and everything below it: names, kinds, executable bits, sizes, digests
 /// and link targets; not stamps. Equal ids mean equal trees.
@@ -94,178 +96,14 @@ impl Node {
 
     fn same_content(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Directory(a), Self::Directory(b)) => a.hash == b.hash,
-            (Self::Directory(_), _) | (_, Self::Directory(_)) => false,
-            (a, b) => a.entry() == b.entry(),
+            (Self::Directory(a), Self::Directory(b)) => a.id() == b.id(),
+            (
+                Self::File { digest: a, size: b, executable: c, .. },
+                Self::File { digest: x, size: y, executable: z, .. },
+            ) => (a, b, c) == (x, y, z),
+            (Self::Symlink(a), Self::Symlink(b)) => a == b,
+            _ => false,
         }
-    }
-}
-
-struct Child {
-    /// Where the name ends in the directory's pool; it begins where the one before ends.
-    name_end: u32,
-    node: Node,
-}
-
-/// One directory: children sorted by name, names pooled, and the hash over all below.
-pub struct Dir {
-    names: Box<[u8]>,
-    children: Box<[Child]>,
-    hash: TreeId,
-    /// Files, links and directories below, at any depth.
-    count: u64,
-}
-
-impl Dir {
-    /// The directory that holds nothing.
-    #[must_use]
-    pub fn empty() -> Arc<Self> {
-        static EMPTY: LazyLock<Arc<Dir>> = LazyLock::new(|| DirBuilder::default().finish());
-        EMPTY.clone()
-    }
-
-    /// The hash over everything below.
-    #[must_use]
-    pub fn id(&self) -> TreeId {
-        self.hash
-    }
-
-    /// Files, links and directories below, at any depth.
-    #[must_use]
-    pub fn count(&self) -> u64 {
-        self.count
-    }
-
-    /// Direct children.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.children.len()
-    }
-
-    /// Whether it holds nothing.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.children.is_empty()
-    }
-
-    fn name(&self, index: usize) -> &[u8] {
-        let start = if index == 0 { 0 } else { self.children[index - 1].name_end };
-        &self.names[start as usize..self.children[index].name_end as usize]
-    }
-
-    /// Direct children by name, in order.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Node)> {
-        (0..self.children.len()).map(|i| (self.name(i), &self.children[i].node))
-    }
-
-    /// The child of that name. Cost: a binary search.
-    #[must_use]
-    pub fn get(&self, name: &[u8]) -> Option<&Node> {
-        let (mut low, mut high) = (0, self.children.len());
-        while low < high {
-            let middle = low.midpoint(high);
-            match self.name(middle).cmp(name) {
-                Ordering::Less => low = middle + 1,
-                Ordering::Greater => high = middle,
-                Ordering::Equal => return Some(&self.children[middle].node),
-            }
-        }
-        None
-    }
-}
-
-impl fmt::Debug for Dir {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_map()
-            .entries(self.iter().map(|(name, node)| (String::from_utf8_lossy(name), node)))
-            .finish()
-    }
-}
-
-/// Collects the children of one directory, in any order.
-#[derive(Default)]
-pub struct DirBuilder {
-    children: Vec<(Box<[u8]>, Node)>,
-}
-
-impl DirBuilder {
-    /// Adds a child. Of two with the same name the later one stays.
-    ///
-    /// # Panics
-    /// Never on names that [`check_component`] accepts; others are a programming error.
-    pub fn push(&mut self, name: &[u8], node: Node) {
-        debug_assert!(check_component(name).is_ok());
-        self.children.push((name.into(), node));
-    }
-
-    /// Sorts, hashes and freezes. Cost: linear in the children, once.
-    #[must_use]
-    pub fn finish(mut self) -> Arc<Dir> {
-        if !self.children.is_sorted_by(|a, b| a.0 < b.0) {
-            self.children.reverse();
-            self.children.sort_by(|a, b| a.0.cmp(&b.0));
-            self.children.dedup_by(|a, b| a.0 == b.0);
-        }
-        let mut pool = Pool::with_capacity(self.children.len());
-        for (name, node) in self.children {
-            pool.push(&name, node);
-        }
-        pool.finish()
-    }
-}
-
-/// Children in order, names pooled, listing bytes gathered for the hash.
-struct Pool {
-    names: Vec<u8>,
-    children: Vec<Child>,
-    listing: Vec<u8>,
-    count: u64,
-}
-
-impl Pool {
-    fn with_capacity(children: usize) -> Self {
-        Self {
-            names: Vec::with_capacity(children * 16),
-            children: Vec::with_capacity(children),
-            listing: Vec::with_capacity(children * 48),
-            count: 0,
-        }
-    }
-
-    fn push(&mut self, name: &[u8], node: Node) {
-        self.names.extend_from_slice(name);
-        let name_end = u32::try_from(self.names.len()).expect("a directory's names fit 4 GiB");
-        self.count += 1;
-        self.listing.push(u8::try_from(name.len()).expect("a component is at most 255 bytes"));
-        self.listing.extend_from_slice(name);
-        match &node {
-            Node::File { digest, size, executable, .. } => {
-                self.listing.push(if *executable { b'x' } else { b'f' });
-                self.listing.extend_from_slice(&size.to_le_bytes());
-                self.listing.extend_from_slice(&digest.0);
-            }
-            Node::Symlink(target) => {
-                self.listing.push(b'l');
-                self.listing.extend_from_slice(&(target.len() as u64).to_le_bytes());
-                self.listing.extend_from_slice(target);
-            }
-            Node::Directory(dir) => {
-                self.count += dir.count;
-                self.listing.push(b'd');
-                self.listing.extend_from_slice(&dir.hash.0);
-            }
-        }
-        self.children.push(Child { name_end, node });
-    }
-
-    fn finish(self) -> Arc<Dir> {
-        let hash = TreeId(*blake3::keyed_hash(LISTING_KEY, &self.listing).as_bytes());
-        Arc::new(Dir {
-            names: self.names.into(),
-            children: self.children.into(),
-            hash,
-            count: self.count,
-        })
     }
 }
 
@@ -314,13 +152,13 @@ impl Snapshot {
     /// The Merkle root.
     #[must_use]
     pub fn id(&self) -> TreeId {
-        self.root.hash
+        self.root.id()
     }
 
     /// Files, links and directories, the root not counted.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.root.count
+        self.root.count()
     }
 
     /// What stands at a path below the root; `None` also for the root itself (see [`Self::dir`]).
@@ -390,9 +228,25 @@ impl Snapshot {
     /// that differ.
     #[must_use]
     pub fn diff(&self, target: &Self) -> Vec<Change> {
+        self.diff_up_to(target, usize::MAX)
+    }
+
+    /// The first changes of [`Self::diff`], at least `limit` of them if there are so many, and not
+    /// many more. Cost: those, and the directories on the way.
+    #[must_use]
+    pub fn diff_up_to(&self, target: &Self, limit: usize) -> Vec<Change> {
         let mut changes = Vec::new();
-        diff_dir(&SyncPath::root(), &self.root, &target.root, &mut changes);
+        diff_dir(&SyncPath::root(), &self.root, &target.root, limit, &mut changes);
         changes
+    }
+
+    /// This tree with everything up to `last`, in path order, as it is in `target`: what the first
+    /// changes of a diff lead to, as long as they only add. A directory at `last` keeps what it holds
+    /// here. All else is shared with the two.
+    #[must_use]
+    pub fn advanced(&self, target: &Self, last: &SyncPath) -> Self {
+        let path: Vec<&[u8]> = last.components().collect();
+        Self { root: advance_dir(&self.root, &target.root, &path) }
     }
 
     /// Calls `visit` for everything below the root, a directory before what it holds.
@@ -415,7 +269,8 @@ fn walk_dir(at: &SyncPath, dir: &Dir, visit: &mut dyn FnMut(&SyncPath, &Node)) {
     }
 }
 
-/// Rebuilds one directory. `depth` is how many components of each edit's path lead to it.
+/// Rebuilds one directory. `depth` is how many components of each edit's path lead to it. Cost: its
+/// children; of a wide one, those of the parts that are edited.
 fn edit_dir(dir: &Arc<Dir>, edits: &[Edit], depth: usize) -> Result<Arc<Dir>, TreeError> {
     if edits.is_empty() {
         return Ok(dir.clone());
@@ -423,26 +278,26 @@ fn edit_dir(dir: &Arc<Dir>, edits: &[Edit], depth: usize) -> Result<Arc<Dir>, Tr
     let component = |edit: &Edit| -> Box<[u8]> {
         edit.0.components().nth(depth).expect("edits below a directory are longer").into()
     };
-    let mut pool = Pool::with_capacity(dir.len() + 1);
-    let mut kept = dir.iter().peekable();
+    let mut made = Assembly::like(dir);
+    let mut kept = dir.cursor();
     let mut rest = edits;
     while let Some(first) = rest.first() {
         let name = component(first);
         let here = rest.iter().take_while(|edit| component(edit) == name).count();
         let (group, after) = rest.split_at(here);
         rest = after;
-        while let Some((kept_name, node)) = kept.next_if(|(kept_name, _)| **kept_name < *name) {
-            pool.push(kept_name, node.clone());
+        made.take_until(&mut kept, Some(&name));
+        let before =
+            kept.peek().filter(|(kept_name, _)| **kept_name == *name).map(|(_, node)| node);
+        if before.is_some() {
+            kept.step();
         }
-        let before = kept.next_if(|(kept_name, _)| **kept_name == *name).map(|(_, node)| node);
         if let Some(node) = edit_node(before, group, depth + 1)? {
-            pool.push(&name, node);
+            made.push(&name, node);
         }
     }
-    for (name, node) in kept {
-        pool.push(name, node.clone());
-    }
-    Ok(pool.finish())
+    made.take_until(&mut kept, None);
+    Ok(made.finish())
 }
 
 fn edit_node(
@@ -470,31 +325,74 @@ fn edit_node(
     }
 }
 
-fn diff_dir(at: &SyncPath, old: &Arc<Dir>, new: &Arc<Dir>, changes: &mut Vec<Change>) {
-    if Arc::ptr_eq(old, new) || old.hash == new.hash {
+fn advance_dir(old: &Arc<Dir>, new: &Arc<Dir>, path: &[&[u8]]) -> Arc<Dir> {
+    let [name, inside @ ..] = path else { return old.clone() };
+    let mut made = Assembly::like(new);
+    made.take_until(&mut new.cursor(), Some(name));
+    let below = |dir: &Dir| match dir.get(name) {
+        Some(Node::Directory(below)) => below.clone(),
+        _ => Dir::empty(),
+    };
+    match new.get(name) {
+        Some(Node::Directory(to)) => {
+            made.push(name, Node::Directory(advance_dir(&below(old), to, inside)));
+        }
+        Some(node) => made.push(name, node.clone()),
+        None => {}
+    }
+    let mut rest = old.cursor();
+    while rest.peek().is_some_and(|(next, _)| next <= *name) {
+        rest.step();
+    }
+    made.take_until(&mut rest, None);
+    made.finish()
+}
+
+fn diff_dir(
+    at: &SyncPath,
+    old: &Arc<Dir>,
+    new: &Arc<Dir>,
+    limit: usize,
+    changes: &mut Vec<Change>,
+) {
+    if Arc::ptr_eq(old, new) || old.id() == new.id() {
         return;
     }
-    let (mut olds, mut news) = (old.iter().peekable(), new.iter().peekable());
-    loop {
-        let order = match (olds.peek(), news.peek()) {
+    let (mut olds, mut news) = (old.cursor(), new.cursor());
+    while changes.len() < limit {
+        Cursor::skip_equal(&mut olds, &mut news);
+        let (a, b) = (olds.peek(), news.peek());
+        let order = match (a, b) {
             (None, None) => return,
             (Some(_), None) => Ordering::Less,
             (None, Some(_)) => Ordering::Greater,
             (Some(a), Some(b)) => a.0.cmp(b.0),
         };
-        let a = if order.is_le() { olds.next() } else { None };
-        let b = if order.is_ge() { news.next() } else { None };
+        let (a, b) = (a.filter(|_| order.is_le()), b.filter(|_| order.is_ge()));
+        if a.is_some() {
+            olds.step();
+        }
+        if b.is_some() {
+            news.step();
+        }
         let name = a.or(b).expect("one side has a name").0;
-        diff_node(&child_path(at, name), a.map(|x| x.1), b.map(|x| x.1), changes);
+        diff_node((at, name), a.map(|x| x.1), b.map(|x| x.1), limit, changes);
     }
 }
 
-fn diff_node(path: &SyncPath, old: Option<&Node>, new: Option<&Node>, changes: &mut Vec<Change>) {
+fn diff_node(
+    (at, name): (&SyncPath, &[u8]),
+    old: Option<&Node>,
+    new: Option<&Node>,
+    limit: usize,
+    changes: &mut Vec<Change>,
+) {
     if let (Some(a), Some(b)) = (old, new)
         && a.same_content(b)
     {
         return;
     }
+    let path = &child_path(at, name);
     let below = |node: Option<&Node>| match node {
         Some(Node::Directory(dir)) => Some(dir.clone()),
         _ => None,
@@ -507,7 +405,7 @@ fn diff_node(path: &SyncPath, old: Option<&Node>, new: Option<&Node>, changes: &
     if old_dir.is_some() || new_dir.is_some() {
         let (old_dir, new_dir) =
             (old_dir.unwrap_or_else(Dir::empty), new_dir.unwrap_or_else(Dir::empty));
-        diff_dir(path, &old_dir, &new_dir, changes);
+        diff_dir(path, &old_dir, &new_dir, limit, changes);
     }
 }
 

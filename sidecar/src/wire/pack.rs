@@ -1,25 +1,38 @@
 //! Data frames: pieces of many files in one body, each `index (varint) | length (varint) | bytes`,
 //! the whole either as it is or as one self-contained zstd frame.
 
+use zstd::bulk::Compressor;
+
 use crate::varint;
 
 use super::{Blob, MAX_UNPACKED_BYTES, PIECE_BYTES, ToHub, WireError};
 
-/// A body that is at least this long is tried with zstd.
-const COMPRESS_FROM_BYTES: usize = 256;
+/// A body that is at least this long is tried with zstd; a shorter one fits a packet as it is.
+const COMPRESS_FROM_BYTES: usize = 1024;
+/// After a body that does not become shorter so many go out untried.
+const UNTRIED: u32 = 7;
 
 /// Gathers pieces of files into Data messages.
 pub struct Packer {
     body: Vec<u8>,
     /// zstd level; 0 sends bytes as they are.
     level: i32,
+    /// Kept from body to body; of this level.
+    compressor: Option<(i32, Compressor<'static>)>,
+    /// Bodies that still go out untried.
+    untried: u32,
 }
 
 impl Packer {
     /// Level 0: no compression.
     #[must_use]
     pub fn new(level: i32) -> Self {
-        Self { body: Vec::new(), level }
+        Self { body: Vec::new(), level, compressor: None, untried: 0 }
+    }
+
+    /// Changes the level from the next message on.
+    pub fn set_level(&mut self, level: i32) {
+        self.level = level;
     }
 
     /// Adds content of an op. Returns messages that are full. An empty piece adds nothing.
@@ -47,14 +60,32 @@ impl Packer {
             return None;
         }
         let body = std::mem::take(&mut self.body);
-        if self.level > 0
-            && body.len() >= COMPRESS_FROM_BYTES
-            && let Ok(small) = zstd::bulk::compress(&body, self.level)
-            && small.len() < body.len()
-        {
-            return Some(ToHub::Data { encoding: 1, body: Blob(small) });
+        Some(match self.compress(&body) {
+            Some(small) => ToHub::Data { encoding: 1, body: Blob(small) },
+            None => ToHub::Data { encoding: 0, body: Blob(body) },
+        })
+    }
+
+    /// The body as a frame, where that is shorter by a sixteenth and more.
+    fn compress(&mut self, body: &[u8]) -> Option<Vec<u8>> {
+        if self.level == 0 || body.len() < COMPRESS_FROM_BYTES {
+            return None;
         }
-        Some(ToHub::Data { encoding: 0, body: Blob(body) })
+        if self.untried > 0 {
+            self.untried -= 1;
+            return None;
+        }
+        let level = self.level;
+        if self.compressor.as_ref().is_none_or(|(known, _)| *known != level) {
+            self.compressor = Compressor::new(level).ok().map(|new| (level, new));
+        }
+        let (_, compressor) = self.compressor.as_mut()?;
+        let small = compressor.compress(body).ok();
+        let small = small.filter(|small| small.len() <= body.len() - body.len() / 16);
+        if small.is_none() {
+            self.untried = UNTRIED;
+        }
+        small
     }
 }
 
@@ -90,6 +121,10 @@ pub fn unpack(
 fn decompress(body: &[u8]) -> Result<Vec<u8>, WireError> {
     match zstd::zstd_safe::get_frame_content_size(body) {
         Ok(Some(size)) if size > MAX_UNPACKED_BYTES as u64 => Err(WireError::TooLong),
+        Ok(Some(size)) => {
+            // No more room than the frame says that it needs.
+            zstd::bulk::decompress(body, size as usize).map_err(|_| WireError::Malformed)
+        }
         // Never writes beyond the cap, whatever the frame says.
         _ => zstd::bulk::decompress(body, MAX_UNPACKED_BYTES).map_err(|_| WireError::Malformed),
     }

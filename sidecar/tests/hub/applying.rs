@@ -56,6 +56,31 @@ fn equal_content_is_taken_over_and_other_content_goes_to_the_trash() {
 }
 
 #[test]
+fn i4_among_many_new_files_those_of_others_are_kept() {
+    let place = place();
+    let name = |number: usize| format!("d{}/f{number}", number % 30);
+    let files = |content: &str| Tree::of((0..600).map(|n| (name(n), format!("{content} {n}"))));
+    let mut client = Client::stdio(&place.state);
+    client.enter(ANN, &place.root);
+    // What comes between the question and the answer.
+    fs::create_dir_all(place.root.join("d7")).unwrap();
+    fs::write(place.root.join("d7/f7"), "theirs").unwrap();
+    fs::write(place.root.join("d7/f37"), "ours 37").unwrap();
+    let wanted = files("ours");
+    let outcome = client.sync(&Tree::default(), &wanted, false);
+    assert_eq!((outcome.tree, outcome.skipped), (wanted.id(), vec![]));
+    assert_eq!(outcome.overwritten, ["0/d7/f7"]);
+    assert_eq!(trash(&place.state), ["theirs"]);
+    client.leave();
+    let mut expected: Vec<_> = (0..600).map(|n| (name(n), format!("ours {n}"))).collect();
+    expected.sort();
+    let mut found = listing(&place.root);
+    found.retain(|(name, _)| !name.ends_with('/'));
+    found.sort();
+    assert_eq!(found, expected);
+}
+
+#[test]
 fn any_tree_follows_any_other_in_place() {
     let place = place();
     let mut client = Client::stdio(&place.state);

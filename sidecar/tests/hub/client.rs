@@ -97,6 +97,16 @@ impl Client {
         Self::over(stream, Some(child))
     }
 
+    /// Starts a hub of its own that is killed at its n-th `pwrite64`.
+    pub(crate) fn killed_at_pwrite(state: &Path, number: u32) -> Self {
+        let mut strace = Command::new("strace");
+        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64", "-e"]);
+        strace.arg(format!("inject=pwrite64:signal=KILL:when={number}"));
+        strace.arg(env!("CARGO_BIN_EXE_e2ek-sidecar"));
+        let (child, stream) = over_one_socket(strace, state);
+        Self::over(stream, Some(child))
+    }
+
     pub(crate) fn connect(socket: &Path) -> Self {
         Self::over(Self::reach(socket).unwrap(), None)
     }
@@ -293,10 +303,18 @@ pub(crate) fn open(who: u8, root: &Path) -> Open {
 
 /// A hub over one socket, which is its standard input and output.
 pub(crate) fn hub_of_one_link(state: &Path) -> (Child, UnixStream) {
+    over_one_socket(sidecar(&[]), state)
+}
+
+fn over_one_socket(mut command: Command, state: &Path) -> (Child, UnixStream) {
     let (ours, theirs) = UnixStream::pair().unwrap();
     let stream = || Stdio::from(OwnedFd::from(theirs.try_clone().unwrap()));
-    let mut command = sidecar(&["stdio", "--state"]);
-    command.arg(state).stdin(stream()).stdout(stream()).stderr(Stdio::piped());
+    command
+        .args(["stdio", "--state"])
+        .arg(state)
+        .stdin(stream())
+        .stdout(stream())
+        .stderr(Stdio::piped());
     (command.spawn().unwrap(), ours)
 }
 

@@ -6,4 +6,5 @@ mod applying;
 mod client;
 mod faults;
 mod leases;
+mod patches;
 mod socket;

@@ -39,7 +39,7 @@ variants!(Refusal: Owned, Nested, NotFound, Forbidden, Unusable, Superseded);
 variants!(ChildEvent: Started, Restarted, Exited, Failed, Ran, Signalled, Stopped, Interrupted,
     Backoff);
 variants!(Listed: File, Symlink, Directory);
-variants!(How: None, Data, Copy, Ask, Forget);
+variants!(How: None, Data, Copy, Ask, Forget, Patch, Tree);
 variants!(WriteMode: Auto, Rename, InPlace);
 variants!(Entry: File, Directory, Symlink);
 variants!(OnExit: Hold, Restart);
@@ -70,7 +70,15 @@ pub(crate) fn entries() -> Vec<Entry> {
 }
 
 pub(crate) fn hows() -> Vec<How> {
-    vec![How::None, How::Data, How::Copy { from: path("0/b") }, How::Ask, How::Forget]
+    vec![
+        How::None,
+        How::Data,
+        How::Copy { from: path("0/b") },
+        How::Ask,
+        How::Forget,
+        How::Patch,
+        How::Tree { from: path("0/b"), tree: TREE, count: 5000 },
+    ]
 }
 
 pub(crate) fn listed() -> Vec<Listed> {
@@ -150,7 +158,7 @@ fn ops() -> Vec<Op> {
         |name: &str, old: Option<Entry>, new: Option<Entry>| Change { path: path(name), old, new };
     let [file, directory, link] = entries().try_into().unwrap();
     let meta = Meta { mode: 0o755, mtime_ns: -5 };
-    let [none, data, copy, ask, forget] = hows().try_into().unwrap();
+    let [none, data, copy, ask, forget, _, _] = hows().try_into().unwrap();
     vec![
         Op { change: change("0/a", None, Some(file.clone())), how: data, meta },
         Op { change: change("0/c", Some(link), Some(file.clone())), how: copy, meta },
@@ -189,7 +197,21 @@ pub(crate) fn to_hub() -> Vec<ToHub> {
         ToHub::Ping,
         ToHub::Bye,
         ToHub::RemoveForeign { paths: vec![(path("0/log"), listed().remove(0))] },
+        ToHub::Ops { generation: 43, ops: vec![patch()], last: false },
+        ToHub::Ops { generation: 44, ops: vec![tree()], last: true },
     ]
+}
+
+fn tree() -> Op {
+    let change = Change { path: path("0/t"), old: None, new: Some(Entry::Directory) };
+    Op { change, how: hows().remove(6), meta: Meta { mode: 0o755, mtime_ns: 7 } }
+}
+
+fn patch() -> Op {
+    let file = entries().remove(0);
+    let old = Some(Entry::File { digest: Digest([0xef; 16]), size: 11_000, executable: false });
+    let change = Change { path: path("0/p"), old, new: Some(file) };
+    Op { change, how: How::Patch, meta: Meta { mode: 0, mtime_ns: 7 } }
 }
 
 pub(crate) fn from_hub() -> Vec<FromHub> {

@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::restart::{Action, ActionSet};
-use e2ek_sidecar::wire::{ChildEvent, ToHub};
+use e2ek_sidecar::wire::{ChildEvent, CommandSpec, ToHub};
 
 use super::{Effect, Notice, Settings, TargetId};
 
@@ -26,6 +26,15 @@ struct Settling {
     latest_git: Instant,
     /// Some of the paths that need a new image.
     build: Vec<SyncPath>,
+}
+
+/// A restart asked for on this link that the hub has not told of yet.
+struct Asked {
+    /// For generations up to this.
+    generation: u64,
+    actions: ActionSet,
+    /// `Run` was asked for before and may be unanswered: the next `Started` is of that.
+    after_run: bool,
 }
 
 /// Paths that need a new image and are told by name.
@@ -52,9 +61,12 @@ impl Settling {
 /// new image.
 #[derive(Default)]
 pub(super) struct Command {
+    /// What is run; none where rules only tell.
+    spec: Option<CommandSpec>,
     settling: Option<Settling>,
-    /// A restart asked for on this link, up to this generation, that the hub has not told of yet.
-    unconfirmed: Option<(u64, ActionSet)>,
+    unconfirmed: Option<Asked>,
+    /// `Run` was sent on this link, and no `Started` came since.
+    run_open: bool,
     /// The target was current on this link: `Run` may be sent.
     ready: bool,
     /// The target was equal to the source once.
@@ -73,6 +85,10 @@ pub(super) struct Command {
 }
 
 impl Command {
+    pub(super) fn new(spec: Option<CommandSpec>) -> Self {
+        Self { spec, ..Self::default() }
+    }
+
     /// Adds what changed paths ask for; the wait for quiet begins anew.
     pub(super) fn settle<'a>(
         &mut self,
@@ -117,7 +133,7 @@ impl Command {
 
     /// Restarts without a wait, with all that waits. A command that is still to be started needs none.
     pub(super) fn restart_now(&mut self, now: Instant, generation: u64, settings: &Settings) {
-        if settings.command.is_none() || !self.ever_started {
+        if self.spec.is_none() || !self.ever_started {
             return;
         }
         let settling =
@@ -128,19 +144,13 @@ impl Command {
     }
 
     /// The target has all of the source up to this generation.
-    pub(super) fn current(
-        &mut self,
-        id: TargetId,
-        generation: u64,
-        settings: &Settings,
-        effects: &mut Vec<Effect>,
-    ) {
+    pub(super) fn current(&mut self, id: TargetId, generation: u64, effects: &mut Vec<Effect>) {
         self.newest = self.newest.max(generation);
         self.ready = true;
         self.was_current = true;
         // The first start waits for nothing; after a reconnect changes may still be coming.
         if !self.started && (self.settling.is_none() || !self.ever_started) {
-            self.act(id, settings, effects);
+            self.act(id, effects);
         }
         if self.settling.is_none() && self.unconfirmed.is_none() {
             self.restarted = generation;
@@ -157,7 +167,7 @@ impl Command {
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
-        let may_act = can_send && self.may_act(settings);
+        let may_act = can_send && self.may_act();
         let Some(settling) = self.settling.as_mut().filter(|s| may_act && s.due() <= now) else {
             return;
         };
@@ -167,42 +177,43 @@ impl Command {
             settling.latest = settling.latest.min(settling.latest_git.max(settling.quiet_at));
             return;
         }
-        self.act(id, settings, effects);
+        self.act(id, effects);
     }
 
     /// Nothing is asked of a command that is not there yet: its start comes first.
-    fn may_act(&self, settings: &Settings) -> bool {
-        self.started || self.ready || settings.command.is_none()
+    fn may_act(&self) -> bool {
+        self.started || self.ready || self.spec.is_none()
     }
 
-    fn act(&mut self, id: TargetId, settings: &Settings, effects: &mut Vec<Effect>) {
+    fn act(&mut self, id: TargetId, effects: &mut Vec<Effect>) {
         let Settling { mut actions, generation, build, .. } = match self.settling.take() {
             Some(settling) => settling,
-            None => return self.start(id, settings, effects),
+            None => return self.start(id, effects),
         };
         let work = actions.restart || !actions.commands.is_empty() || !actions.signals.is_empty();
-        if work && settings.command.is_some() {
+        if work && self.spec.is_some() {
             let message = ToHub::Act { generation, actions: actions.clone() };
             effects.push(Effect::Send(id, message));
             if actions.restart {
-                self.unconfirmed = Some((generation, actions.clone()));
+                let (actions, after_run) = (actions.clone(), self.run_open);
+                self.unconfirmed = Some(Asked { generation, actions, after_run });
             }
         }
         if self.unconfirmed.is_none() {
             self.restarted = self.restarted.max(generation);
         }
-        if settings.command.is_none() || !self.ever_started {
+        if self.spec.is_none() || !self.ever_started {
             // What people see is the start; without a command nothing is restarted.
             actions = ActionSet { needs_build: actions.needs_build, ..ActionSet::default() };
         }
         if !actions.is_empty() || self.started {
             effects.push(Effect::Say(Notice::Acted { target: id, generation, actions, build }));
         }
-        self.start(id, settings, effects);
+        self.start(id, effects);
     }
 
-    fn start(&mut self, id: TargetId, settings: &Settings, effects: &mut Vec<Effect>) {
-        if let Some(command) = &settings.command
+    fn start(&mut self, id: TargetId, effects: &mut Vec<Effect>) {
+        if let Some(command) = &self.spec
             && !std::mem::replace(&mut self.started, true)
         {
             if std::mem::replace(&mut self.ever_started, true) {
@@ -211,6 +222,7 @@ impl Command {
                 let (generation, actions) = (self.newest, ActionSet::default());
                 effects.push(Effect::Send(id, ToHub::Act { generation, actions }));
             }
+            self.run_open = true;
             effects.push(Effect::Send(id, ToHub::Run(command.clone())));
         }
     }
@@ -218,9 +230,11 @@ impl Command {
     /// The hub tells of the command.
     pub(super) fn child(&mut self, event: &ChildEvent) {
         self.restarts += u64::from(matches!(event, ChildEvent::Restarted { .. }));
+        let answers_run =
+            matches!(event, ChildEvent::Started { .. }) && std::mem::take(&mut self.run_open);
         let over = match event {
             ChildEvent::Restarted { generation, .. } => {
-                self.unconfirmed.as_ref().is_some_and(|(asked, _)| generation >= asked)
+                self.unconfirmed.as_ref().is_some_and(|asked| *generation >= asked.generation)
             }
             // Its own end is followed by the start that was asked for.
             ChildEvent::Exited { .. }
@@ -234,8 +248,14 @@ impl Command {
             | ChildEvent::Interrupted
             | ChildEvent::Ran { .. } => true,
         };
-        if over && let Some((generation, _)) = self.unconfirmed.take() {
-            self.restarted = self.restarted.max(generation);
+        let kept = self.unconfirmed.as_mut().filter(|asked| answers_run && asked.after_run);
+        if let Some(asked) = kept {
+            // It may not have come as far as the restart: asked for again if the link is lost now. A
+            // hub that has no process just then does not answer `Run`, so nobody waits for more.
+            asked.after_run = false;
+            self.restarted = self.restarted.max(asked.generation);
+        } else if over && let Some(asked) = self.unconfirmed.take() {
+            self.restarted = self.restarted.max(asked.generation);
         }
         if !matches!(event, ChildEvent::Ran { .. } | ChildEvent::Signalled { .. }) {
             self.child = Some(event.clone());
@@ -246,7 +266,8 @@ impl Command {
     pub(super) fn link_down(&mut self, now: Instant, settings: &Settings) {
         self.started = false;
         self.ready = false;
-        if let Some((generation, actions)) = self.unconfirmed.take() {
+        self.run_open = false;
+        if let Some(Asked { generation, actions, .. }) = self.unconfirmed.take() {
             let settling =
                 self.settling.get_or_insert_with(|| Settling::new(now, generation, settings));
             let later = std::mem::replace(&mut settling.actions, actions);
@@ -260,8 +281,8 @@ impl Command {
     }
 
     /// When [`Self::tick`] is due, if it can do anything then.
-    pub(super) fn deadline(&self, can_send: bool, settings: &Settings) -> Option<Instant> {
-        let settling = self.settling.as_ref().filter(|_| can_send && self.may_act(settings));
+    pub(super) fn deadline(&self, can_send: bool) -> Option<Instant> {
+        let settling = self.settling.as_ref().filter(|_| can_send && self.may_act());
         settling.map(Settling::due)
     }
 }

@@ -1,22 +1,26 @@
 //! One target's part of a session: its link, what it holds, what is on its way, what it refused.
 
+mod flight;
+
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::receive::leave_out_stayers;
-use e2ek_sidecar::tree::{Change, Entry, Problem, Reason, Snapshot, TreeId};
-use e2ek_sidecar::wire::{Blob, ChildEvent, How, Listed, Op, Skipped, ToHub, WireError, batches};
+use e2ek_sidecar::tree::{Problem, Reason, Snapshot, TreeId};
+use e2ek_sidecar::wire::{Blob, ChildEvent, CommandSpec, Listed, Op, ToHub, WireError, batches};
 
+use self::flight::InFlight;
+pub(super) use self::flight::Report;
 use super::command::Command;
 use super::compare::{Compare, Progress};
 use super::mirror::Mirror;
-use super::{Applied, Closing, Effect, Local, Notice, Settings, TargetId, is_race};
+use super::{Closing, Effect, Local, Notice, Settings, TargetId};
 use crate::engine::plan::{self, Hold, Mode, Refused};
 
 /// Generations on their way at once.
 const MAX_IN_FLIGHT: usize = 64;
+/// The same as long as a first sync comes in pieces: one is applied while the next is on its way.
+const FILLING: usize = 2;
 /// First wait before a lost link is made again, and before refused paths are tried again; doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest wait between two tries to connect.
@@ -44,6 +48,8 @@ pub enum TargetState {
 /// What `status` tells of a target.
 #[derive(Clone, Debug)]
 pub struct TargetStatus {
+    /// Which.
+    pub id: TargetId,
     /// How it stands.
     pub state: TargetState,
     /// The newest generation of which it has everything.
@@ -75,31 +81,6 @@ enum Link {
     Refused,
 }
 
-/// What the hub says of a generation.
-pub(super) struct Report {
-    pub(super) generation: u64,
-    pub(super) tree: TreeId,
-    pub(super) skipped: Vec<Skipped>,
-    pub(super) overwritten: Vec<SyncPath>,
-    pub(super) micros: u64,
-}
-
-struct InFlight {
-    generation: u64,
-    ops: Arc<[Op]>,
-    /// What the hub will hold; the Commit carries it.
-    target: TreeId,
-    /// `Need` is unanswered: neither data nor Commit was sent.
-    asking: bool,
-    /// What came of `Need` so far; afterwards, sorted, all whose content was sent for it.
-    needed: Vec<u32>,
-    /// What came of `Applied` so far.
-    part: (Vec<Skipped>, Vec<SyncPath>),
-    seen: Instant,
-    hashed: Instant,
-    sent: Instant,
-}
-
 pub(super) struct Target {
     id: TargetId,
     link: Link,
@@ -117,6 +98,8 @@ pub(super) struct Target {
     in_flight: VecDeque<InFlight>,
     /// The hub manages nothing yet and something lies there: ask before sending.
     ask: bool,
+    /// Not yet level with the source on this link: much that is new comes in several generations.
+    filling: bool,
     /// Newest generation used on this link.
     last_used: u64,
     /// Newest generation of the source that is fully there.
@@ -142,7 +125,7 @@ pub(super) struct Target {
 }
 
 impl Target {
-    pub(super) fn new(id: TargetId) -> Self {
+    pub(super) fn new(id: TargetId, command: Option<CommandSpec>) -> Self {
         Self {
             id,
             link: Link::Down,
@@ -154,6 +137,7 @@ impl Target {
             unsure: None,
             in_flight: VecDeque::new(),
             ask: false,
+            filling: false,
             last_used: 0,
             reached: 0,
             refused: Refused::new(),
@@ -166,7 +150,7 @@ impl Target {
             accepted: None,
             mirror: Mirror::default(),
             seen: None,
-            command: Command::default(),
+            command: Command::new(command),
             ever_ready: false,
         }
     }
@@ -318,6 +302,7 @@ impl Target {
         self.sent = tree.clone();
         self.acked = tree;
         self.unsure = None;
+        self.filling = true;
         self.link = Link::Ready;
         self.ever_ready = true;
     }
@@ -347,7 +332,10 @@ impl Target {
         }
         self.forget_settled(&local.tree, effects);
         let accepted = self.accepted == Some(local.tree.id());
-        let mut ops = plan::plan(&self.sent, &local.tree, &self.refused, self.ask);
+        let (mut ops, part) = match self.filling {
+            true => plan::first(&self.sent, &local.tree, &self.refused, self.ask),
+            false => (plan::plan(&self.sent, &local.tree, &self.refused, self.ask), None),
+        };
         let forgotten = plan::forget(&mut ops, &settings.ignored);
         if ops.is_empty() {
             self.nothing_to_send(*generation, accepted, settings, effects);
@@ -362,7 +350,7 @@ impl Target {
                     let notice = Notice::Forgotten { target: self.id, count: forgotten };
                     effects.push(Effect::Say(notice));
                 }
-                self.send(now, ops, local, generation, settings, effects);
+                self.send(now, (ops, part), local, generation, settings, effects);
             }
         }
     }
@@ -370,7 +358,7 @@ impl Target {
     /// Whether nothing may be sent before something is answered.
     fn is_blocked(&self, settings: &Settings) -> bool {
         settings.dry
-            || self.in_flight.len() >= MAX_IN_FLIGHT
+            || self.in_flight.len() >= if self.filling { FILLING } else { MAX_IN_FLIGHT }
             || self.is_asking()
             || self.unsure.is_some() && !self.in_flight.is_empty()
     }
@@ -416,214 +404,6 @@ impl Target {
         }
     }
 
-    fn send(
-        &mut self,
-        now: Instant,
-        ops: Vec<Op>,
-        local: &Local,
-        generation: &mut u64,
-        settings: &Settings,
-        effects: &mut Vec<Effect>,
-    ) {
-        // With nothing left out the ops lead to the source itself: no need to build it again.
-        let reached = if self.refused.is_empty() {
-            local.tree.clone()
-        } else {
-            let changes: Vec<Change> = ops.iter().map(|op| op.change.clone()).collect();
-            match self.sent.apply_changes(&changes) {
-                Ok(reached) => reached,
-                // What was refused before makes the rest not fit: compare afresh.
-                Err(_) => return self.close(Closing::Desync, effects),
-            }
-        };
-        if *generation <= self.last_used {
-            *generation = self.last_used + 1;
-        }
-        self.last_used = *generation;
-        let number = *generation;
-        self.count_deletes(now, &ops, local);
-        // What was refused before may be again: its wishes count when it is done.
-        let fresh = ops.iter().map(|op| &op.change.path).filter(|p| !self.told.contains_key(*p));
-        self.command.settle(now, number, fresh, settings);
-        let ops: Arc<[Op]> = ops.into();
-        let asking = ops.iter().any(|op| matches!(op.how, How::Ask | How::Copy { .. }));
-        let files = ops.iter().filter(|op| is_file(&op.change)).count() as u64;
-        effects.push(Effect::Say(Notice::Begin { target: self.id, generation: number, files }));
-        effects.push(Effect::SendOps(self.id, number, ops.clone()));
-        if !asking {
-            effects.push(Effect::SendData {
-                target: self.id,
-                generation: number,
-                ops: ops.clone(),
-                indices: with_data(&ops).collect(),
-                commit: reached.id(),
-            });
-        }
-        self.in_flight.push_back(InFlight {
-            generation: number,
-            ops,
-            target: reached.id(),
-            asking,
-            needed: Vec::new(),
-            part: Default::default(),
-            seen: self.seen.take().unwrap_or(local.seen),
-            hashed: local.hashed,
-            sent: now,
-        });
-        self.sent = reached;
-    }
-
-    pub(super) fn needs(
-        &mut self,
-        indices: Vec<u32>,
-        last: bool,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), Closing> {
-        let asking = self.in_flight.back_mut().filter(|flight| flight.asking);
-        let Some(flight) = asking else {
-            return Err(Closing::Protocol(WireError::Order("need without a question")));
-        };
-        let asked = |&index: &u32| {
-            let how = flight.ops.get(index as usize).map(|op| &op.how);
-            matches!(how, Some(How::Ask | How::Copy { .. }))
-        };
-        if !indices.iter().all(asked) {
-            return Err(Closing::Protocol(WireError::Order("need of what has no content")));
-        }
-        flight.needed.extend(indices);
-        if flight.needed.len() > flight.ops.len() {
-            return Err(Closing::Protocol(WireError::Order("more needs than ops")));
-        }
-        if !last {
-            return Ok(());
-        }
-        let mut indices = std::mem::take(&mut flight.needed);
-        indices.extend(with_data(&flight.ops));
-        indices.sort_unstable();
-        indices.dedup();
-        flight.asking = false;
-        flight.needed.clone_from(&indices);
-        effects.push(Effect::SendData {
-            target: self.id,
-            generation: flight.generation,
-            ops: flight.ops.clone(),
-            indices,
-            commit: flight.target,
-        });
-        Ok(())
-    }
-
-    pub(super) fn applied_part(
-        &mut self,
-        skipped: Vec<Skipped>,
-        overwritten: Vec<SyncPath>,
-    ) -> Result<(), Closing> {
-        let flight = self.in_flight.front_mut().filter(|flight| !flight.asking);
-        let flight = flight.ok_or(Closing::Protocol(WireError::Order("applied without ops")))?;
-        flight.part.0.extend(skipped);
-        flight.part.1.extend(overwritten);
-        let bound = flight.ops.len();
-        if flight.part.0.len() > bound || flight.part.1.len() > bound {
-            return Err(Closing::Protocol(WireError::Order("more applied than ops")));
-        }
-        Ok(())
-    }
-
-    pub(super) fn applied(
-        &mut self,
-        now: Instant,
-        mut report: Report,
-        settings: &Settings,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), Closing> {
-        let flight = self.in_flight.pop_front();
-        let mut flight = flight
-            .filter(|flight| flight.generation == report.generation && !flight.asking)
-            .ok_or(Closing::Protocol(WireError::Order("applied of another generation")))?;
-        report.skipped.append(&mut flight.part.0);
-        report.overwritten.append(&mut flight.part.1);
-        let skipped: BTreeMap<u32, Option<Reason>> =
-            report.skipped.into_iter().map(|skip| (skip.index, skip.reason)).collect();
-        let done = done(&self.acked, &flight.ops, &skipped);
-        let before = std::mem::take(&mut self.acked);
-        self.acked = before.apply_changes(&done).unwrap_or(before);
-        self.ask = false;
-        let retried = done.iter().map(|change| &change.path);
-        let mut retried = retried.filter(|path| self.told.contains_key(*path)).peekable();
-        if retried.peek().is_some() {
-            self.command.settle(now, self.last_used, retried, settings);
-        }
-        let problems = self.learn(&flight.ops, &skipped, &done, now, effects);
-        // Where the record lost a path, or left out what hangs on another: ask what is there.
-        self.unsure = (self.acked.id() != report.tree).then_some(report.tree);
-        if self.in_flight.is_empty() {
-            self.sent = self.acked.clone();
-        }
-        effects.push(Effect::Say(Notice::Applied {
-            target: self.id,
-            report: Applied {
-                generation: report.generation,
-                files: done.iter().filter(|change| is_file(change)).count() as u64,
-                bytes: new_bytes(&flight.ops, &flight.needed, &skipped),
-                skipped: problems,
-                overwritten: report.overwritten,
-                seen: flight.seen,
-                hashed: flight.hashed,
-                sent: flight.sent,
-                written: Duration::from_micros(report.micros),
-                acked: now,
-            },
-        }));
-        Ok(())
-    }
-
-    /// Remembers what was refused, tells what is new of it and what is over. Returns how many.
-    fn learn(
-        &mut self,
-        ops: &[Op],
-        skipped: &BTreeMap<u32, Option<Reason>>,
-        done: &[Change],
-        now: Instant,
-        effects: &mut Vec<Effect>,
-    ) -> u64 {
-        for change in done {
-            self.refused.remove(&change.path);
-            self.raced.remove(&change.path);
-            if self.told.remove(&change.path).is_some() {
-                let path = change.path.clone();
-                effects.push(Effect::Say(Notice::ProblemGone { target: self.id, path }));
-            }
-        }
-        let mut count = 0;
-        for (&index, reason) in skipped {
-            let Some(op) = ops.get(index as usize) else { continue };
-            let path = op.change.path.clone();
-            match reason {
-                // Sent before it was known that an earlier generation left the path as it was.
-                Some(reason) if is_race(reason) && self.acked.entry(&path) != op.change.old => {}
-                // A lost race is run again at once, but told when it is lost again.
-                Some(reason) if is_race(reason) && self.raced.insert(path.clone()) => {}
-                // The next look brings another content.
-                None => self.refuse(path, op, Reason::Unstable, now),
-                Some(reason) => {
-                    self.refuse(path.clone(), op, reason.clone(), now);
-                    count += 1;
-                    if self.told.get(&path) != Some(reason) {
-                        self.told.insert(path.clone(), reason.clone());
-                        let problem = Problem { path, reason: reason.clone() };
-                        effects.push(Effect::Say(Notice::Problem { target: self.id, problem }));
-                    }
-                }
-            }
-        }
-        count
-    }
-
-    fn refuse(&mut self, path: SyncPath, op: &Op, reason: Reason, now: Instant) {
-        self.refused.insert(path, (op.change.new.clone(), reason));
-        self.retry_later(now);
-    }
-
     fn retry_later(&mut self, now: Instant) {
         if self.retry_at.is_none() {
             self.retry_at = Some(now + self.retry_wait);
@@ -639,6 +419,7 @@ impl Target {
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
+        self.filling = false;
         // What was withdrawn is on its way again soon: nobody was told of a problem.
         let withdrawn = self.refused.keys().any(|path| !self.told.contains_key(path));
         if !self.in_flight.is_empty() || withdrawn {
@@ -658,7 +439,7 @@ impl Target {
             // The answer is used up: the same tree may come again for another reason.
             self.accepted = None;
         }
-        self.command.current(self.id, generation, settings, effects);
+        self.command.current(self.id, generation, effects);
     }
 
     pub(super) fn foreign(
@@ -727,8 +508,8 @@ impl Target {
         self.command.is_settling()
     }
 
-    pub(super) fn deadline(&self, settings: &Settings) -> Option<Instant> {
-        let command = self.command.deadline(self.can_act(), settings);
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let command = self.command.deadline(self.can_act());
         [self.connect_at, self.retry_at, command].into_iter().flatten().min()
     }
 
@@ -756,6 +537,7 @@ impl Target {
             .chain(self.mirror.problems.iter().cloned())
             .collect();
         TargetStatus {
+            id: self.id,
             state,
             generation: self.reached,
             tree: self.acked.id(),
@@ -775,40 +557,4 @@ impl Target {
         let nothing_open = self.in_flight.is_empty() && self.unsure.is_none();
         equal && mirrored && nothing_open && self.told.is_empty() && self.reached > 0
     }
-}
-
-/// What was done of a generation, as the hub enters it into its record: a directory stays there as
-/// long as something in it stays.
-fn done(held: &Snapshot, ops: &[Op], skipped: &BTreeMap<u32, Option<Reason>>) -> Vec<Change> {
-    let mut done: Vec<Change> = (0u32..)
-        .zip(ops)
-        .filter(|(index, _)| !skipped.contains_key(index))
-        .map(|(_, op)| op.change.clone())
-        .collect();
-    leave_out_stayers(held, &mut done, |change| (&change.path, change.new.is_none()));
-    done
-}
-
-fn with_data(ops: &[Op]) -> impl Iterator<Item = u32> {
-    (0u32..).zip(ops).filter(|(_, op)| op.how == How::Data).map(|(index, _)| index)
-}
-
-fn is_file(change: &Change) -> bool {
-    let file =
-        |entry: &Option<Entry>| matches!(entry, Some(Entry::File { .. } | Entry::Symlink { .. }));
-    file(&change.new) || change.new.is_none() && file(&change.old)
-}
-
-fn new_bytes(ops: &[Op], needed: &[u32], skipped: &BTreeMap<u32, Option<Reason>>) -> u64 {
-    (0u32..)
-        .zip(ops)
-        .filter(|(index, op)| {
-            let sent = matches!(op.how, How::Data) || needed.binary_search(index).is_ok();
-            sent && !skipped.contains_key(index)
-        })
-        .map(|(_, op)| match op.change.new {
-            Some(Entry::File { size, .. }) => size,
-            _ => 0,
-        })
-        .sum()
 }

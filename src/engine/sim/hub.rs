@@ -1,127 +1,215 @@
-//! A model of a hub: the real [`Receiver`] over a disk that is a map, performing steps as
-//! `server::apply` does and opening as `server::site` does.
+//! A model of a hub: the real [`Receiver`] and the real [`Leases`] over a disk that is a map, with a
+//! record that outlives it. Opens as `server::opening` and `server::entry` do.
+
+pub(super) mod record;
+mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
+use std::time::Instant;
 
+use e2ek_sidecar::lease::Leases;
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::receive::{Receiver, Step};
-use e2ek_sidecar::tree::{Change, Edit, Entry, Node, Reason, Snapshot, Stamp};
-use e2ek_sidecar::wire::{Blob, FromHub, How, Listed, Op, WireError};
+use e2ek_sidecar::receive::Receiver;
+use e2ek_sidecar::restart::ActionSet;
+use e2ek_sidecar::tree::{Edit, Node, Reason, Snapshot, Stamp, TreeId};
+use e2ek_sidecar::wire::{Blob, ChildEvent, FromHub, Listed, Op, WireError};
 
-pub(super) type Disk = BTreeMap<SyncPath, Entry>;
-
-pub(super) fn snapshot(disk: &Disk) -> Snapshot {
-    let edits: Vec<Edit> = disk
-        .iter()
-        .map(|(p, e)| (p.clone(), Some(Node::from_entry(e, Stamp::default()))))
-        .collect();
-    Snapshot::empty().apply(&edits).expect("a disk is a tree")
-}
-
-pub(super) fn is_dir(entry: Option<&Entry>) -> bool {
-    matches!(entry, Some(Entry::Directory))
-}
-
-enum Look {
-    Free,
-    Equal,
-    Foreign,
-}
+use self::record::Record;
+use self::steps::Applying;
+use super::disk::{Disk, stamp_of, upwards};
 
 pub(super) struct Hub {
     pub(super) disk: Disk,
     pub(super) receiver: Receiver,
-    /// What the store would know of a generation that was begun.
-    unfinished: Vec<Change>,
-    staged: BTreeMap<u32, Entry>,
-    overwritten: Vec<SyncPath>,
+    pub(super) record: Record,
+    applying: Applying,
     /// Paths at which every write fails.
     pub(super) broken: BTreeMap<SyncPath, Reason>,
-    /// Put there by us and not taken away since.
+    /// Put there by us and not taken away since, by somebody who remembers it.
     pub(super) ours: BTreeSet<SyncPath>,
     /// Changed by others since the record was made true.
-    pub(super) drifted: bool,
+    pub(super) drift: BTreeSet<SyncPath>,
     pub(super) ever_drifted: bool,
+    leases: Leases,
+    /// The link that it listens to.
     pub(super) peer: Option<u64>,
+    /// It outlives its clients (`serve`), and goes on as it is as long as its command runs.
+    pub(super) served: bool,
+    /// It looks at everything at the next open, whatever goes on.
+    pub(super) check: bool,
+    /// It is killed after so many steps.
+    pub(super) fuse: Option<u64>,
+    pub(super) dead: bool,
     pub(super) pid: Option<i32>,
     pub(super) pids: i32,
     /// The tree that the command has loaded.
     pub(super) loaded: Option<Snapshot>,
     pub(super) starting: bool,
+    /// The tree that the session has asked for all it wants of.
+    settled: Option<TreeId>,
+    /// A session was lost before it asked for what its last files need.
+    owed: bool,
 }
 
 impl Hub {
-    pub(super) fn new(disk: Disk) -> Self {
+    pub(super) fn new(disk: Disk, served: bool) -> Self {
         Self {
             disk,
             receiver: Receiver::new(Snapshot::empty(), 0, 1),
-            unfinished: Vec::new(),
-            staged: BTreeMap::new(),
-            overwritten: Vec::new(),
+            record: Record::default(),
+            applying: Applying::default(),
             broken: BTreeMap::new(),
             ours: BTreeSet::new(),
-            drifted: false,
+            drift: BTreeSet::new(),
             ever_drifted: false,
+            leases: Leases::new(0),
             peer: None,
+            served,
+            check: false,
+            fuse: None,
+            dead: false,
             pid: None,
             pids: 0,
             loaded: None,
             starting: false,
+            settled: None,
+            owed: false,
         }
     }
 
-    /// kill -9: what was done of an open generation stays on the disk, not in the record.
+    /// kill -9: what was done of an open generation stays on the disk, not in the record. The next
+    /// one starts with what the record says.
     pub(super) fn crash(&mut self) {
-        let (held, generation) = (self.receiver.held().clone(), self.receiver.generation());
+        let Record { held, generation, epoch, .. } = self.record.clone();
         self.receiver = Receiver::new(held, generation, 1);
-        self.staged.clear();
+        self.leases = Leases::new(epoch);
+        self.applying = Applying::default();
         self.peer = None;
+        (self.fuse, self.dead) = (None, false);
+        self.end_command();
+    }
+
+    fn end_command(&mut self) {
         (self.pid, self.loaded, self.starting) = (None, None, false);
+    }
+
+    /// Whether it is killed now.
+    fn blows(&mut self) -> bool {
+        match &mut self.fuse {
+            Some(0) => self.dead = true,
+            Some(left) => *left -= 1,
+            None => {}
+        }
+        self.dead
+    }
+
+    /// The record was lost or is another: what it does not name is nobody's.
+    pub(super) fn disown(&mut self) {
+        let (held, disk) = (&self.record.held, &self.disk);
+        self.ours.retain(|path| held.entry(path).as_ref() == disk.get(path));
     }
 
     pub(super) fn unlink(&mut self) {
         self.peer = None;
-        self.receiver.abandon();
-        self.unfinished.clear();
-        self.staged.clear();
+        self.abandon();
+        if !self.served {
+            self.end_command();
+        }
     }
 
-    pub(super) fn open(&mut self) -> Vec<FromHub> {
-        let mut edits: Vec<Edit> = Vec::new();
-        let mut drifted = Vec::new();
-        let disk = &self.disk;
-        let begun: BTreeSet<&SyncPath> = self.unfinished.iter().map(|c| &c.path).collect();
-        self.receiver.held().walk(&mut |path, node| {
-            let below = edits.last().is_some_and(|(gone, _)| path.starts_with(gone));
-            if !below && disk.get(path) != Some(&node.entry()) {
-                edits.push((path.clone(), None));
-                if !begun.contains(path) {
-                    drifted.push(path.clone());
-                }
-            }
-        });
-        let mut held = self.receiver.held().apply(&edits).unwrap_or_default();
-        for change in std::mem::take(&mut self.unfinished) {
-            if let Some(new) = &change.new
-                && held.entry(&change.path) != change.new
-                && self.disk.get(&change.path) == Some(new)
-                && let Ok(with) = held
-                    .apply(&[(change.path.clone(), Some(Node::from_entry(new, Stamp::default())))])
-            {
-                held = with;
-            }
+    fn abandon(&mut self) {
+        if self.receiver.ops().is_empty() {
+            return;
         }
-        let generation = self.receiver.generation();
+        self.disown_forgotten();
+        self.applying = Applying::default();
+        self.receiver.abandon();
+        self.record.finish(&self.receiver);
+        self.i4_record_is_true();
+    }
+
+    /// Whether the epoch may write.
+    pub(super) fn may_write(&mut self, now: Instant, epoch: Option<u64>) -> bool {
+        epoch.is_some_and(|epoch| self.leases.touch(now, epoch))
+    }
+
+    /// Takes the link as its only one; returns its epoch, and the answers to Open.
+    pub(super) fn open(&mut self, now: Instant, serial: u64) -> (u64, Vec<FromHub>) {
+        if self.peer.is_some() {
+            self.unlink();
+        }
+        self.abandon();
+        let epoch =
+            self.leases.acquire(now, [1; 16], "sim", false).expect("there is one workspace");
+        self.record.epoch = epoch;
+        self.peer = Some(serial);
+        let check = std::mem::take(&mut self.check);
+        let goes_on = self.served && self.pid.is_some() && !check;
+        let drifted = if goes_on { Vec::new() } else { self.make_true() };
+        let held = self.receiver.held();
         let populated = held.root().is_empty() && self.disk.len() > 1;
-        let tree = held.id();
-        self.receiver = Receiver::new(held, generation, 1);
-        self.drifted = false;
+        let (tree, generation) = (held.id(), self.receiver.generation());
+        self.owed |= self.pid.is_some() && Some(tree) != self.settled;
         let mut answers = Vec::new();
         if !drifted.is_empty() {
             answers.push(FromHub::Drifted { paths: drifted });
         }
-        answers.push(FromHub::Opened { tree, generation, epoch: 1, populated });
-        answers
+        answers.push(FromHub::Opened { tree, generation, epoch, populated });
+        (epoch, answers)
+    }
+
+    /// Compares the record with the disk, and makes it say what is there.
+    fn make_true(&mut self) -> Vec<SyncPath> {
+        let mut edits: Vec<Edit> = Vec::new();
+        let mut drifted = Vec::new();
+        let (disk, record) = (&self.disk, &self.record);
+        record.held.walk(&mut |path, node| {
+            let below = edits.last().is_some_and(|(gone, _)| path.starts_with(gone));
+            if !below && disk.get(path) != Some(&node.entry()) {
+                edits.push((path.clone(), None));
+                if !record.begun(path) {
+                    drifted.push(path.clone());
+                }
+            }
+        });
+        let mut held = record.held.apply(&edits).unwrap_or_default();
+        let mut further: Vec<Edit> = (record.unfinished.iter())
+            .filter(|change| held.entry(&change.path) != change.new)
+            .filter(|change| change.new.is_some() && disk.get(&change.path) == change.new.as_ref())
+            .map(|change| (change.path.clone(), change.new.as_ref().map(node_of)))
+            .collect();
+        further.sort_by(|a, b| a.0.cmp(&b.0));
+        for edit in further {
+            held = held.apply(&[edit]).unwrap_or(held);
+        }
+        self.receiver = Receiver::new(held, self.record.generation, 1);
+        self.record.finish(&self.receiver);
+        let ours = &mut self.ours;
+        self.receiver.held().walk(&mut |path, _| {
+            ours.insert(path.clone());
+        });
+        self.drift.clear();
+        self.i4_record_is_true();
+        drifted
+    }
+
+    /// Whether the record says no more than the disk holds, whatever others did.
+    pub(super) fn is_true(&self) -> bool {
+        let mut all = true;
+        self.receiver.held().walk(&mut |path, node| {
+            all &= self.disk.get(path) == Some(&node.entry());
+        });
+        all
+    }
+
+    /// The record never says more than the disk holds: else foreign content would pass for ours.
+    fn i4_record_is_true(&self) {
+        self.receiver.held().walk(&mut |path, node| {
+            let there = self.disk.get(path) == Some(&node.entry());
+            let drifted = || upwards(path).any(|up| self.drift.contains(&up));
+            assert!(there || drifted(), "i4: the record claims {path}, and it is not there");
+        });
     }
 
     pub(super) fn take_ops(
@@ -134,29 +222,47 @@ impl Hub {
         if !last {
             return Ok(Vec::new());
         }
-        self.overwritten.clear();
-        self.unfinished = self.receiver.ops().iter().map(|op| op.change.clone()).collect();
-        self.perform(steps);
+        self.applying = Applying::default();
+        if self.record.begin(&self.receiver) {
+            self.perform(steps);
+        } else {
+            for index in 0..self.receiver.ops().len() as u32 {
+                self.receiver.skip(index, Reason::NoSpace);
+            }
+        }
         let need = |indices| FromHub::Need { indices, adopted: 0, last: true };
         Ok(self.receiver.needed().map(need).into_iter().collect())
+    }
+
+    pub(super) fn take_pieces(
+        &mut self,
+        pieces: Vec<(u32, Range<usize>)>,
+    ) -> Result<(), WireError> {
+        let steps = self.receiver.take_data(pieces)?;
+        self.perform(steps);
+        Ok(())
     }
 
     pub(super) fn commit(
         &mut self,
         generation: u64,
-        tree: e2ek_sidecar::tree::TreeId,
-    ) -> Result<FromHub, WireError> {
+        tree: TreeId,
+    ) -> Result<Vec<FromHub>, WireError> {
         let steps = self.receiver.commit(generation, tree)?;
         self.perform(steps);
+        if self.blows() {
+            return Ok(Vec::new());
+        }
+        self.disown_forgotten();
         let finished = self.receiver.finish()?;
-        self.unfinished.clear();
-        Ok(FromHub::Applied {
-            generation,
-            tree: self.receiver.held().id(),
-            skipped: finished.skipped,
-            overwritten: std::mem::take(&mut self.overwritten),
-            micros: 1,
-        })
+        self.record.finish(&self.receiver);
+        self.i4_record_is_true();
+        if self.blows() {
+            return Ok(Vec::new());
+        }
+        let overwritten = std::mem::take(&mut self.applying.overwritten);
+        let (tree, skipped) = (self.receiver.held().id(), finished.skipped);
+        Ok(vec![FromHub::Applied { generation, tree, skipped, overwritten, micros: 1 }])
     }
 
     pub(super) fn describe(&self, paths: &[SyncPath]) -> Vec<FromHub> {
@@ -176,15 +282,18 @@ impl Hub {
     pub(super) fn foreign(&self) -> Vec<(SyncPath, Listed)> {
         (self.disk.iter())
             .filter(|(path, _)| self.receiver.held().get(path).is_none())
-            .map(|(path, entry)| (path.clone(), listed(&Node::from_entry(entry, Stamp::default()))))
+            .map(|(path, entry)| (path.clone(), listed(&node_of(entry))))
             .filter(|(path, _)| path.parent().is_some_and(|p| !p.is_root()))
             .collect()
     }
 
     pub(super) fn remove_foreign(&mut self, paths: &[(SyncPath, Listed)]) -> FromHub {
         let (mut removed, problems) = (0, Vec::new());
-        for (path, _) in paths.iter().rev() {
-            if self.receiver.held().get(path).is_none() && !self.has_children(path) {
+        for (path, listed_then) in paths.iter().rev() {
+            let managed = self.receiver.held().get(path).is_some();
+            let now = self.disk.get(path).map(|entry| listed(&node_of(entry)));
+            let same = now.as_ref() == Some(listed_then);
+            if !managed && same && !self.has_children(path) && !self.blows() {
                 self.disk.remove(path);
                 self.ours.remove(path);
                 removed += 1;
@@ -193,194 +302,51 @@ impl Hub {
         FromHub::ForeignRemoved { removed, problems }
     }
 
+    /// Starts the command, unless it runs; then says whether a restart is owed to it. One that has no
+    /// process just now does not answer.
+    pub(super) fn run(&mut self) -> (Option<FromHub>, bool) {
+        self.settled = Some(self.receiver.held().id());
+        let owed = std::mem::take(&mut self.owed) && self.pid.is_some();
+        if self.pid.is_none() {
+            self.pids += 1;
+            self.pid = Some(self.pids);
+            self.loaded = Some(self.receiver.held().clone());
+        }
+        let pid = self.pid.filter(|_| !self.starting);
+        (pid.map(|pid| FromHub::Child(ChildEvent::Started { pid })), owed)
+    }
+
+    /// Takes what the session asks of the command; nothing at all says that nothing is owed. Returns
+    /// whether it is to be restarted.
+    pub(super) fn act(&mut self, actions: &ActionSet) -> bool {
+        self.settled = Some(self.receiver.held().id());
+        self.owed &= !actions.restart && !actions.is_empty();
+        actions.restart && self.pid.is_some()
+    }
+
+    /// A restart that was begun is done, if the command is still the same.
+    pub(super) fn restarted(&mut self, generation: u64, pid: i32) -> Option<FromHub> {
+        if self.pid != Some(pid) || !std::mem::take(&mut self.starting) {
+            return None;
+        }
+        self.pids += 1;
+        self.pid = Some(self.pids);
+        self.loaded = Some(self.receiver.held().clone());
+        Some(FromHub::Child(ChildEvent::Restarted { generation, micros: 1, pid: self.pids }))
+    }
+
     fn has_children(&self, path: &SyncPath) -> bool {
-        self.disk.keys().any(|p| p != path && p.starts_with(path))
+        (self.disk.range(path.clone()..)).take_while(|(p, _)| p.starts_with(path)).nth(1).is_some()
     }
+}
 
-    pub(super) fn perform(&mut self, steps: Vec<Step>) {
-        for step in steps {
-            match step {
-                Step::Stage { index } => {
-                    if let Some(entry) = self.source(index) {
-                        self.staged.insert(index, entry);
-                    }
-                }
-                Step::Place { index } => {
-                    if let Some(entry) = self.staged.remove(&index) {
-                        self.put(index, entry);
-                    }
-                }
-                Step::Copy { index } => {
-                    if let Some(entry) = self.source(index) {
-                        self.put(index, entry);
-                    }
-                }
-                Step::Move { index, removal } => self.move_file(index, removal),
-                Step::Ask { index } => match self.look(index) {
-                    Ok(Look::Equal) => self.done(index),
-                    Ok(_) => self.receiver.need(index),
-                    Err(reason) => self.receiver.skip(index, reason),
-                },
-                Step::Write { index, complete, .. } => {
-                    if complete && let Some(entry) = self.wanted(index) {
-                        self.put(index, entry);
-                    }
-                }
-                Step::MakeDirectory { index } => self.put(index, Entry::Directory),
-                Step::Make { index } => self.make(index),
-                Step::Remove { index } => self.remove(index),
-            }
-        }
-    }
+fn node_of(entry: &e2ek_sidecar::tree::Entry) -> Node {
+    Node::from_entry(entry, Stamp::default())
+}
 
-    fn path(&self, index: u32) -> SyncPath {
-        self.receiver.op(index).change.path.clone()
-    }
-
-    fn wanted(&self, index: u32) -> Option<Entry> {
-        self.receiver.op(index).change.new.clone()
-    }
-
-    fn done(&mut self, index: u32) {
-        self.receiver.done(index, Stamp::default());
-    }
-
-    /// The content to copy; else it is asked for.
-    fn source(&mut self, index: u32) -> Option<Entry> {
-        let op = self.receiver.op(index);
-        let How::Copy { from } = &op.how else { return None };
-        let same = match (self.disk.get(from), &op.change.new) {
-            (Some(Entry::File { digest, .. }), Some(Entry::File { digest: wanted, .. })) => {
-                digest == wanted
-            }
-            _ => false,
-        };
-        let entry = same.then(|| op.change.new.clone()).flatten();
-        if entry.is_none() {
-            self.receiver.need(index);
-        }
-        entry
-    }
-
-    fn look(&self, index: u32) -> Result<Look, Reason> {
-        let change = &self.receiver.op(index).change;
-        let held = self.receiver.held().entry(&change.path);
-        let Some(found) = self.disk.get(&change.path) else { return Ok(Look::Free) };
-        match (found, &held, &change.new) {
-            (Entry::Directory, _, Some(Entry::Directory)) => Ok(Look::Equal),
-            (Entry::Directory, Some(Entry::Directory), _) => Ok(Look::Free),
-            (Entry::Directory, ..) => Err(Reason::NotEmpty),
-            (found, _, Some(new)) if found == new => Ok(Look::Equal),
-            (found, Some(held), _) if found == held => Ok(Look::Free),
-            _ => Ok(Look::Foreign),
-        }
-    }
-
-    fn trash(&mut self, index: u32) -> Result<(), Reason> {
-        let path = self.path(index);
-        self.may_write(&path)?;
-        self.disk.remove(&path);
-        self.overwritten.push(path);
-        Ok(())
-    }
-
-    fn may_write(&self, path: &SyncPath) -> Result<(), Reason> {
-        match self.broken.get(path) {
-            Some(reason) => Err(reason.clone()),
-            None => Ok(()),
-        }
-    }
-
-    fn put(&mut self, index: u32, entry: Entry) {
-        let path = self.path(index);
-        assert_eq!(self.wanted(index).as_ref(), Some(&entry), "wrong content for {path}");
-        let result = self.try_put(index, &path, entry);
-        match result {
-            Ok(()) => self.done(index),
-            Err(reason) => self.receiver.skip(index, reason),
-        }
-    }
-
-    fn try_put(&mut self, index: u32, path: &SyncPath, entry: Entry) -> Result<(), Reason> {
-        match self.look(index)? {
-            Look::Equal => return Ok(()),
-            Look::Foreign => self.trash(index)?,
-            Look::Free => {}
-        }
-        self.may_write(path)?;
-        let parent = path.parent().unwrap_or_default();
-        if !parent.is_root() && !is_dir(self.disk.get(&parent)) {
-            return Err(Reason::Io("no parent".to_owned()));
-        }
-        if is_dir(self.disk.get(path)) && self.has_children(path) {
-            return Err(Reason::NotEmpty);
-        }
-        self.disk.insert(path.clone(), entry);
-        self.ours.insert(path.clone());
-        Ok(())
-    }
-
-    fn make(&mut self, index: u32) {
-        let Some(entry) = self.wanted(index) else { return };
-        let content = matches!(entry, Entry::File { size: 1.., .. });
-        if content {
-            // Only the executable bit: the content must be there.
-            match self.look(index) {
-                Ok(Look::Foreign) => return self.receiver.lost(index),
-                Ok(Look::Free) if !self.disk.contains_key(&self.path(index)) => {
-                    return self.receiver.skip(index, Reason::Io("not found".to_owned()));
-                }
-                _ => {}
-            }
-        }
-        self.put(index, entry);
-    }
-
-    fn remove(&mut self, index: u32) {
-        let path = self.path(index);
-        let result = match self.look(index) {
-            Err(reason) => Err(reason),
-            Ok(Look::Foreign) => self.trash(index),
-            Ok(_) if self.has_children(&path) => Ok(()),
-            Ok(_) => self.may_write(&path).map(|()| {
-                if path.parent().is_some_and(|p| !p.is_root()) {
-                    self.disk.remove(&path);
-                }
-            }),
-        };
-        match result {
-            Ok(()) => {
-                self.ours.remove(&path);
-                if self.disk.contains_key(&path) {
-                    self.done(index);
-                } else {
-                    self.receiver.gone(index);
-                }
-            }
-            Err(reason) => self.receiver.skip(index, reason),
-        }
-    }
-
-    fn move_file(&mut self, index: u32, removal: u32) {
-        let (from, to) = (self.path(removal), self.path(index));
-        let same = self.disk.get(&from).cloned() == self.wanted(index)
-            && self.receiver.held().entry(&from) == self.wanted(index);
-        let free = matches!(self.look(index), Ok(Look::Free));
-        let parent = to.parent().is_some_and(|p| is_dir(self.disk.get(&p)));
-        let writable = !self.broken.contains_key(&from) && !self.broken.contains_key(&to);
-        let clear = !is_dir(self.disk.get(&to));
-        if same && free && parent && writable && clear {
-            if let Some(entry) = self.disk.remove(&from) {
-                self.disk.insert(to.clone(), entry);
-            }
-            self.ours.remove(&from);
-            self.ours.insert(to);
-            self.done(index);
-            self.done(removal);
-        } else if let Some(entry) = self.source(index) {
-            self.put(index, entry);
-        }
-    }
+/// The stamp of what was put.
+fn stamp(entry: Option<&e2ek_sidecar::tree::Entry>) -> Stamp {
+    entry.map(stamp_of).unwrap_or_default()
 }
 
 fn listed(node: &Node) -> Listed {

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
-use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, Uid};
 use rustix::io::Errno;
 
 use super::error::{Fault, RootError, RootErrorKind};
@@ -52,6 +52,29 @@ impl TargetRoot {
                 .and_then(|()| install((source, name), goal, new_name, old.as_ref(), false))
         };
         done.and_then(|()| stamp_of(goal, new_name)).map_err(|fault| fault.at("rename", to))
+    }
+
+    /// Moves a directory with all it holds to a path where nothing stands.
+    ///
+    /// # Errors
+    /// [`RootErrorKind::NotADirectory`] for anything else, [`RootErrorKind::MountPoint`] when something
+    /// is mounted on it (not on what it holds: that is the caller's to look at), and what the kernel
+    /// says: EEXIST, EXDEV, and EINVAL for a move into itself.
+    pub fn rename_directory(&self, from: &SyncPath, to: &SyncPath) -> Result<(), RootError> {
+        let (source, name) = self.parent(from).map_err(|fault| fault.at("rename", from))?;
+        let (goal, new_name) = self.parent(to).map_err(|fault| fault.at("rename", to))?;
+        let movable = match look(source.as_fd(), name) {
+            Ok(Some(Found { kind: FoundKind::Directory, mount_root: false, .. })) => Ok(()),
+            Ok(Some(Found { kind: FoundKind::Directory, .. })) => {
+                Err(RootErrorKind::MountPoint.into())
+            }
+            Ok(Some(_)) => Err(RootErrorKind::NotADirectory.into()),
+            Ok(None) => Err(Errno::NOENT.into()),
+            Err(fault) => Err(fault),
+        };
+        movable.map_err(|fault: Fault| fault.at("rename", from))?;
+        rustix::fs::renameat_with(&source, name, &goal, new_name, RenameFlags::NOREPLACE)
+            .map_err(|errno| Fault::from(errno).at("rename", to))
     }
 
     /// Makes a directory, or leaves the one that is there as it is. A file or link makes room.

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Statx, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 
+use super::beneath::Directory;
 use super::error::{Fault, RootError, RootErrorKind};
 use super::{TargetRoot, is_ours};
 use crate::path::SyncPath;
@@ -52,6 +53,22 @@ pub enum FoundKind {
     },
     /// A FIFO, socket or device: never opened, never replaced.
     Other,
+}
+
+/// A directory whose names are looked at one after the other.
+pub struct NamesIn<'a>(Directory<'a>);
+
+impl NamesIn<'_> {
+    /// What stands at one name; `None` for nothing and for names of ours.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn stat(&self, name: &[u8]) -> Result<Option<Found>, RootErrorKind> {
+        if is_ours(name) {
+            return Ok(None);
+        }
+        look(self.0.as_fd(), name).map_err(|fault| fault.kind)
+    }
 }
 
 /// The names of a directory with what stands there.
@@ -99,6 +116,14 @@ impl TargetRoot {
     /// As [`TargetRoot::stat`]; [`RootErrorKind::NotFound`] when nothing is there.
     pub fn list(&self, path: &SyncPath) -> Result<Listing, RootError> {
         self.read_directory(path).map_err(|fault| fault.at("list", path))
+    }
+
+    /// Opens the directory `path` to look at many names in it, one `statx` each.
+    ///
+    /// # Errors
+    /// As [`TargetRoot::list`].
+    pub fn names_in(&self, path: &SyncPath) -> Result<NamesIn<'_>, RootError> {
+        self.directory(path).map(NamesIn).map_err(|fault| fault.at("look at", path))
     }
 
     fn find(&self, path: &SyncPath) -> Result<Option<Found>, Fault> {

@@ -2,8 +2,9 @@
 //!
 //! Promises, for everything below the held directory:
 //! - **Contained** (I6). One `openat2` (BENEATH, no links, no magic links) finds the parent, then
-//!   one `*at` call acts on one component. Parents are found anew for each operation, never kept,
-//!   so a directory moved out of the root is at most written to by the call that was under way.
+//!   one `*at` call acts on one component. Parents are found anew for each operation, or for the
+//!   new files of one frame ([`Within`]), never kept longer, so a directory moved out of the root is
+//!   at most written to by what was under way.
 //! - **Old or new** (I1). Content, mode, owner and time are complete before a rename shows them.
 //!   Written in place only where that is impossible or unwanted; [`Put::in_place`] then says why.
 //! - **Mounts stay mounted.** The kernel's EBUSY looks at the *caller's* mount namespace only, so
@@ -23,7 +24,9 @@ mod beneath;
 mod entries;
 mod error;
 mod found;
+mod fresh;
 mod mounts;
+mod patch;
 mod put;
 mod stage;
 mod staged;
@@ -40,7 +43,9 @@ use self::beneath::{Directory, Resolver};
 pub use self::entries::Removed;
 use self::error::Fault;
 pub use self::error::{RootError, RootErrorKind};
-pub use self::found::{Found, FoundKind, Listing};
+pub use self::found::{Found, FoundKind, Listing, NamesIn};
+pub use self::fresh::Within;
+pub use self::patch::{Extents, can_patch};
 pub use self::put::{InPlace, Put, PutMeta};
 pub use self::stage::STAGING;
 use self::stage::{Beside, Grounds};

@@ -50,6 +50,8 @@ pub enum InPlace {
     Directory,
     /// [`WriteMode::InPlace`].
     Asked,
+    /// It is large and little of it changed ([`TargetRoot::patch_in_place`]).
+    Patch,
 }
 
 /// How one file gets to its place.
@@ -333,7 +335,7 @@ pub(super) fn with_executable(mode: u32, executable: bool) -> u32 {
     }
 }
 
-fn set_mtime(
+pub(super) fn set_mtime(
     fd: BorrowedFd<'_>,
     old: Option<&Found>,
     meta: &PutMeta,

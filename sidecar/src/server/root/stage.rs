@@ -194,7 +194,7 @@ impl TargetRoot {
         remove_place(directory.as_fd())
     }
 
-    fn make_staged(&self, for_path: &SyncPath, size_hint: u64) -> Result<Staged, Fault> {
+    pub(super) fn make_staged(&self, for_path: &SyncPath, size_hint: u64) -> Result<Staged, Fault> {
         let refused = match self.place_for(for_path, |place, name| {
             self.resolver.create(self.fd.as_fd(), &place.path, name)
         }) {

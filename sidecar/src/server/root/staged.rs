@@ -96,7 +96,7 @@ impl Staged {
         self.home = Home::Nameless(RootErrorKind::Io.into());
     }
 
-    fn append(&mut self, bytes: &[u8]) -> Result<(), Errno> {
+    pub(super) fn append(&mut self, bytes: &[u8]) -> Result<(), Errno> {
         if matches!(self.home, Home::Nameless(_))
             && self.length + bytes.len() as u64 > MAX_MEMORY_BYTES
         {

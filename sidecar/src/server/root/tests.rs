@@ -114,6 +114,40 @@ fn i1_a_new_file_comes_complete_and_nothing_stays_behind() {
 }
 
 #[test]
+fn i1_i4_the_short_way_makes_a_file_only_where_nothing_stands() {
+    let bench = Bench::new();
+    fs::create_dir(bench.at("d")).unwrap();
+    fs::write(bench.at("d/theirs"), "theirs").unwrap();
+    symlink("..", bench.at("link")).unwrap();
+    let mut within = Within::default();
+    let mut make = |to: &str, meta| {
+        let made = bench.root.put_new(&path(to), b"text", &meta, &mut within);
+        made.map_err(|error| error.kind)
+    };
+    let dated = PutMeta { mode: Some(0o6640), mtime_ns: Some(SECOND_NS), ..PROGRAM };
+    let stamps =
+        [make("d/a", PLAIN).unwrap(), make("d/b", dated).unwrap(), make("c", PLAIN).unwrap()];
+    for (name, stamp) in ["d/a", "d/b", "c"].into_iter().zip(stamps) {
+        assert_eq!(fs::read(bench.at(name)).unwrap(), b"text");
+        assert_eq!(bench.root.stat(&path(name)).unwrap().unwrap().stamp, stamp, "{name}");
+    }
+    assert_eq!((bench.mode("d/a"), bench.mode("d/b")), (0o644, 0o750));
+    assert_eq!(stamps[1].mtime_ns, SECOND_NS);
+    for (to, kind) in [
+        ("d/theirs", RootErrorKind::Changed),
+        ("d", RootErrorKind::Changed),
+        ("link", RootErrorKind::Changed),
+        ("link/d/x", RootErrorKind::LinkInTheWay),
+        ("none/x", RootErrorKind::NotFound),
+        (".e2ek-sync/x", RootErrorKind::Reserved),
+    ] {
+        assert_eq!(make(to, PLAIN), Err(kind), "{to}");
+    }
+    assert_eq!(fs::read(bench.at("d/theirs")).unwrap(), b"theirs");
+    assert_eq!(bench.staged(), 0, "nothing is left of what was refused");
+}
+
+#[test]
 fn i1_an_existing_file_keeps_its_other_bits() {
     let bench = Bench::new();
     fs::write(bench.at("a"), "old").unwrap();

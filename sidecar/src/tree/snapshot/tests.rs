@@ -132,3 +132,103 @@ proptest! {
         prop_assert_eq!(builder.finish().id(), tree.id());
     }
 }
+
+/// Some of 1,500 names: enough for directories that are in parts, and for those about to be.
+fn wide() -> impl Strategy<Value = BTreeMap<u32, bool>> {
+    (0.1..0.9f64).prop_flat_map(|share| {
+        let chosen = proptest::bool::weighted(share);
+        proptest::collection::vec((chosen, any::<bool>()), 1500).prop_map(|picks| {
+            let picked = (0..).zip(picks).filter(|(_, (chosen, _))| *chosen);
+            picked.map(|(number, (_, content))| (number, content)).collect()
+        })
+    })
+}
+
+fn name_of(number: u32) -> SyncPath {
+    path(&format!("f{number}"))
+}
+
+fn built(children: &BTreeMap<u32, bool>) -> Snapshot {
+    let mut builder = DirBuilder::default();
+    for (&number, content) in children {
+        builder.push(name_of(number).as_bytes(), file(if *content { "1" } else { "0" }));
+    }
+    Snapshot::from_root(builder.finish())
+}
+
+fn edits_between(a: &BTreeMap<u32, bool>, b: &BTreeMap<u32, bool>) -> Vec<Edit> {
+    let mut edits: Vec<Edit> = (0..1500)
+        .filter(|number| a.get(number) != b.get(number))
+        .map(|number| {
+            let node = b.get(&number).map(|content| file(if *content { "1" } else { "0" }));
+            (name_of(number), node)
+        })
+        .collect();
+    edits.sort_by(|a, b| a.0.cmp(&b.0));
+    edits
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+
+    #[test]
+    fn a_wide_directory_is_the_same_however_it_came_about(a in wide(), b in wide(), few in 0..1500u32) {
+        let (from, to) = (built(&a), built(&b));
+        let edited = from.apply(&edits_between(&a, &b)).unwrap();
+        prop_assert_eq!(edited.id(), to.id());
+        prop_assert_eq!(flatten(&edited), flatten(&to));
+        prop_assert_eq!((edited.count(), edited.root().len()), (b.len() as u64, b.len()));
+        for number in 0..1500 {
+            let name = name_of(number);
+            prop_assert_eq!(edited.get(&name).is_some(), b.contains_key(&number));
+        }
+        prop_assert_eq!(from.apply_changes(&from.diff(&to)).unwrap().id(), to.id());
+        // One name less or more: parts may join or split.
+        let mut near = b.clone();
+        if near.remove(&few).is_none() {
+            near.insert(few, true);
+        }
+        let near_tree = built(&near);
+        prop_assert_eq!(to.diff(&near_tree).len(), 1);
+        prop_assert_eq!(to.apply(&edits_between(&b, &near)).unwrap().id(), near_tree.id());
+    }
+}
+
+proptest! {
+    #[test]
+    fn a_tree_that_is_added_to_comes_in_slices(all in models(), keep in any::<[bool; 16]>(), slice in 1..6usize) {
+        let target = snapshot(&all);
+        // What is there already: some of the paths, with the directories they need.
+        let there: Model = all
+            .iter()
+            .zip(keep.iter().cycle())
+            .filter(|((path, entry), keep)| **keep && path.components().count() == 1
+                && (**entry != Entry::Directory || path.as_bytes() == b"a"))
+            .map(|((path, entry), _)| (path.clone(), entry.clone()))
+            .collect();
+        let mut at = snapshot(&there);
+        let mut rounds = 0;
+        loop {
+            let changes = at.diff_up_to(&target, slice);
+            prop_assert!(changes.iter().all(|change| change.old.is_none()));
+            let Some(last) = changes.last() else { break };
+            let next = at.advanced(&target, &last.path);
+            prop_assert_eq!(&next, &at.apply_changes(&changes).unwrap());
+            at = next;
+            rounds += 1;
+            prop_assert!(rounds <= all.len());
+        }
+        prop_assert_eq!(at, target);
+    }
+}
+
+#[test]
+fn a_change_in_a_wide_directory_leaves_the_rest_of_it_shared() {
+    let all: BTreeMap<u32, bool> = (0..20_000).map(|number| (number, false)).collect();
+    let tree = built(&all);
+    let at = |tree: &Snapshot, number| std::ptr::from_ref(tree.get(&name_of(number)).unwrap());
+    let edited = tree.apply(&[(name_of(7), Some(file("new")))]).unwrap();
+    let moved = (0..20_000).filter(|&n| at(&tree, n) != at(&edited, n)).count();
+    assert!((1..5_000).contains(&moved), "{moved} nodes were copied");
+    assert_eq!(tree.diff(&edited).len(), 1);
+}

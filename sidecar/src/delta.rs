@@ -1,0 +1,32 @@
+//! Owns what a changed file is made of: what is still known of its old content, how the new one
+//! differs from it, and the patch that says so.
+//!
+//! Pure. A patch copies ranges of the old content and brings the rest; whoever applies one compares
+//! the digest of the result with what it shall be and takes nothing else, so a wrong base, a hostile
+//! patch and sums that are equal by chance all end the same way: the content is sent whole.
+//!
+//! What is known of the old content decides how finely the change is found:
+//!
+//! | known | for files | finds |
+//! |---|---|---|
+//! | its bytes ([`between`]) | in memory | every run of 16 bytes and more |
+//! | a [`Sketch`] | 2 to 64 KiB | the front and the back that stayed, in blocks of 32 bytes and more |
+//! | its [`Blocks`] | above | blocks of 1 KiB and more, wherever they went |
+
+#![deny(clippy::disallowed_methods)]
+
+mod blocks;
+mod exact;
+mod nodes;
+mod patch;
+mod rolling;
+mod sketch;
+
+pub use blocks::{Blocks, Differ, Signer, block_bytes};
+pub use exact::between;
+pub use nodes::{NodeHasher, Nodes, PART_BYTES, part_node};
+pub use patch::{PatchError, PatchWriter, Patcher, Piece};
+pub use sketch::Sketch;
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,205 @@
+//! A directory that moved, as one op on the wire: what it stands for, and how both ends know.
+//!
+//! [`fold`] is the daemon's half: all ops of a directory that goes and of an equal one that comes
+//! become one [`How::Tree`]. [`unfold`] is the hub's: it works the same ops out from its record, in
+//! the same order, so that an index means the same op at both ends. Where the record is not what the
+//! op was made from, nothing of the generation is done and the daemon plans again.
+
+use crate::path::SyncPath;
+use crate::tree::{Change, Dir, Entry, Node, Snapshot, TreeId};
+use crate::wire::{How, MAX_OPS, Meta, Op, WireError};
+
+/// Smallest directory that is worth it: so many entries.
+const FROM_ENTRIES: usize = 2;
+
+/// A directory that moves within a generation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) struct Tree {
+    /// The op that makes it; those of what it holds follow.
+    pub(super) to: u32,
+    /// The op that removes it where it was; those of what it holds follow.
+    pub(super) from: u32,
+    /// How many follow.
+    pub(super) count: u32,
+}
+
+/// The ops of a generation as they cross the wire. `ops` are in path order.
+#[must_use]
+pub fn fold(ops: Vec<Op>) -> Vec<Op> {
+    let mut trees: Vec<(usize, usize, usize, TreeId)> = Vec::new();
+    let mut at = 0;
+    while at < ops.len() {
+        match tree_at(&ops, at) {
+            Some((from, count, id)) if trees.iter().all(|tree| tree.1 != from) => {
+                trees.push((at, from, count, id));
+                at += count;
+            }
+            _ => {}
+        }
+        at += 1;
+    }
+    if trees.is_empty() {
+        return ops;
+    }
+    let mut folded = vec![false; ops.len()];
+    for &(to, from, count, _) in &trees {
+        folded[to + 1..=to + count].fill(true);
+        folded[from..=from + count].fill(true);
+    }
+    let hows: Vec<_> = (trees.iter())
+        .map(|&(to, from, count, tree)| {
+            let from = ops[from].change.path.clone();
+            (to, How::Tree { from, tree, count: count as u32 })
+        })
+        .collect();
+    let kept = ops.into_iter().enumerate().filter(|(index, _)| !folded[*index]);
+    let mut hows = hows.into_iter().peekable();
+    kept.map(|(index, op)| match hows.next_if(|(to, _)| *to == index) {
+        Some((_, how)) => Op { how, ..op },
+        None => op,
+    })
+    .collect()
+}
+
+/// Whether the op makes a directory that is equal to one that goes: the op that removes that, how
+/// much they hold, and what.
+fn tree_at(ops: &[Op], at: usize) -> Option<(usize, usize, TreeId)> {
+    let to = &ops[at];
+    if to.change.old.is_some() || to.change.new != Some(Entry::Directory) || to.how != How::None {
+        return None;
+    }
+    let inside = below(ops, at);
+    let (tail, from) = inside.iter().find_map(|op| match &op.how {
+        How::Copy { from } => Some((op.change.path.strip_prefix(&to.change.path)?, from)),
+        _ => None,
+    })?;
+    let top = from.as_bytes().strip_suffix(tail.as_bytes())?.strip_suffix(b"/")?;
+    let top = SyncPath::new(top).ok()?;
+    let from = ops.binary_search_by(|op| op.change.path.cmp(&top)).ok()?;
+    let gone = below(ops, from);
+    let goes = |op: &Op| op.change.new.is_none() && op.how == How::None;
+    if inside.len() < FROM_ENTRIES
+        || inside.len() != gone.len()
+        || !goes(&ops[from])
+        || ops[from].change.old != Some(Entry::Directory)
+        || top.starts_with(&to.change.path)
+        || to.change.path.starts_with(&top)
+    {
+        return None;
+    }
+    let same = |(new, old): (&Op, &Op)| {
+        let moves = match (&new.change.new, &new.how) {
+            (Some(Entry::File { size: 1.., .. }), How::Copy { .. }) => true,
+            (Some(Entry::File { size: 1.., .. }) | None, _) => false,
+            (_, how) => *how == How::None,
+        };
+        moves
+            && goes(old)
+            && new.change.old.is_none()
+            && new.change.new == old.change.old
+            && rest(new, &to.change.path) == rest(old, &top)
+    };
+    if !inside.iter().zip(gone).all(same) {
+        return None;
+    }
+    let relative = inside.iter().map(|op| {
+        let path = op.change.path.strip_prefix(&to.change.path)?;
+        Some(Change { path, ..op.change.clone() })
+    });
+    let tree = Snapshot::empty().apply_changes(&relative.collect::<Option<Vec<_>>>()?).ok()?;
+    Some((from, inside.len(), tree.id()))
+}
+
+/// What an op's path has beyond the top that it lies below.
+fn rest<'a>(op: &'a Op, top: &SyncPath) -> &'a [u8] {
+    &op.change.path.as_bytes()[top.as_bytes().len()..]
+}
+
+/// The ops below the path of an op.
+fn below(ops: &[Op], at: usize) -> &[Op] {
+    let top = &ops[at].change.path;
+    let rest = &ops[at + 1..];
+    &rest[..rest.partition_point(|op| op.change.path.starts_with(top))]
+}
+
+/// What became of ops that came over the wire.
+pub(super) enum Unfolded {
+    /// All of them, in path order, and the directories that move.
+    Ops(Vec<Op>, Vec<Tree>),
+    /// The record is not what they were made from. As many ops as they would be, that do nothing.
+    Other(Vec<Op>),
+}
+
+/// The ops that folded ones stand for.
+pub(super) fn unfold(ops: Vec<Op>, held: &Snapshot) -> Result<Unfolded, WireError> {
+    let folded = |op: &Op| match &op.how {
+        How::Tree { count, .. } => *count as usize * 2 + 1,
+        _ => 0,
+    };
+    let total = ops.len() + ops.iter().map(folded).sum::<usize>();
+    if total > MAX_OPS {
+        return Err(WireError::Order("more ops than a generation may have"));
+    }
+    if total == ops.len() {
+        return Ok(Unfolded::Ops(ops, Vec::new()));
+    }
+    // Each entry moves once.
+    if (total - ops.len()) as u64 / 2 > held.count() {
+        return Err(WireError::Order("more moves than entries"));
+    }
+    let mut all = Vec::with_capacity(total);
+    let mut tops = Vec::new();
+    for op in ops {
+        let (to, how) = (op.change.path.clone(), op.how.clone());
+        all.push(op);
+        let How::Tree { from, tree, count } = how else { continue };
+        let Some(dir) = held.dir(&from).filter(|dir| dir.id() == tree) else {
+            let change = Change { path: to, old: None, new: None };
+            let nothing = Op { change, how: How::Ask, meta: Meta::default() };
+            return Ok(Unfolded::Other(vec![nothing; total]));
+        };
+        if dir.count() != u64::from(count) {
+            return Err(WireError::Order("a directory of another size"));
+        }
+        all.push(gone(from.clone(), Entry::Directory));
+        members(dir, &to, &from, &mut all)?;
+        tops.push((to, from, count));
+    }
+    all.sort_by(|a, b| a.change.path.cmp(&b.change.path));
+    if all.windows(2).any(|pair| pair[0].change.path == pair[1].change.path) {
+        return Err(WireError::Order("two ops of one path"));
+    }
+    let at = |path: &SyncPath| all.binary_search_by(|op| op.change.path.cmp(path)).ok();
+    let trees = tops.iter().map(|(to, from, count)| {
+        Some(Tree { to: at(to)? as u32, from: at(from)? as u32, count: *count })
+    });
+    let trees = trees.collect::<Option<Vec<_>>>();
+    Ok(Unfolded::Ops(all, trees.ok_or(WireError::Order("a directory without its op"))?))
+}
+
+fn gone(path: SyncPath, old: Entry) -> Op {
+    let change = Change { path, old: Some(old), new: None };
+    Op { change, how: How::None, meta: Meta::default() }
+}
+
+/// What a directory holds, as it comes and as it goes.
+fn members(dir: &Dir, to: &SyncPath, from: &SyncPath, ops: &mut Vec<Op>) -> Result<(), WireError> {
+    for (name, node) in dir.iter() {
+        let long = |_| WireError::Order("a path too long");
+        let (new, old) = (to.join(name).map_err(long)?, from.join(name).map_err(long)?);
+        let (how, meta) = match node {
+            Node::File { size: 1.., stamp, .. } => {
+                let meta = Meta { mode: 0, mtime_ns: stamp.mtime_ns };
+                (How::Copy { from: old.clone() }, meta)
+            }
+            _ => (How::None, Meta::default()),
+        };
+        let change = Change { path: new.clone(), old: None, new: Some(node.entry()) };
+        ops.push(Op { change, how, meta });
+        ops.push(gone(old.clone(), node.entry()));
+        if let Node::Directory(inside) = node {
+            members(inside, &new, &old, ops)?;
+        }
+    }
+    Ok(())
+}

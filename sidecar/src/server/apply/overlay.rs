@@ -1,0 +1,189 @@
+//! Owns a large content that is its old one but for some parts: written down, checked as a whole
+//! without being read as a whole, then patched in place.
+//!
+//! What cannot be so, such as a patch that moves things, is made beside the old file like any other.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::super::root::{Staged, can_patch};
+use super::super::site::Site;
+use super::redo::{Extent, Found, Head, Redo};
+use crate::delta::{NodeHasher, Nodes, PART_BYTES, part_node};
+use crate::tree::Digest;
+
+/// Smaller files are made anew beside the old one: that a reader never sees a mixture is worth it.
+pub(super) const ABOVE_BYTES: u64 = 64 << 20;
+/// Most parts that are remembered of one patch.
+const MAX_EXTENTS: usize = 64 << 10;
+/// Contents whose parts' hashes are kept; 32 KiB for 1 GiB.
+const KEPT: usize = 16;
+const READ_BYTES: usize = 256 << 10;
+
+/// The hashes of the parts of large contents that were written here, by digest; the oldest goes.
+#[derive(Default)]
+pub(in super::super) struct Parts {
+    by_digest: HashMap<Digest, Arc<Nodes>>,
+    order: VecDeque<Digest>,
+}
+
+impl Parts {
+    pub(super) fn keep(&mut self, digest: Digest, nodes: Option<Nodes>) {
+        let Some(nodes) = nodes.filter(|nodes| nodes.size() > ABOVE_BYTES) else { return };
+        if self.by_digest.insert(digest, Arc::new(nodes)).is_none() {
+            self.order.push_back(digest);
+        }
+        if self.order.len() > KEPT
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.by_digest.remove(&oldest);
+        }
+    }
+
+    pub(super) fn get(&self, digest: Digest) -> Option<Arc<Nodes>> {
+        self.by_digest.get(&digest).cloned()
+    }
+}
+
+/// A new content over an old one.
+pub(super) struct Overlay {
+    pub(super) redo: Redo,
+    /// Where the content is made when this way is given up; empty until then.
+    staged: Staged,
+    /// So much of the new content is known.
+    position: u64,
+    /// Bytes that are new, and how many may be.
+    new: (u64, u64),
+}
+
+impl Overlay {
+    pub(super) fn new(redo: Redo, staged: Staged, old_size: u64) -> Self {
+        Self { redo, staged, position: 0, new: (0, old_size / 4) }
+    }
+
+    /// Takes new bytes; `false` when there are too many for this way.
+    pub(super) fn bring(&mut self, bytes: &[u8]) -> io::Result<bool> {
+        self.new.0 += bytes.len() as u64;
+        if self.new.0 > self.new.1 || self.redo.extents().len() >= MAX_EXTENTS {
+            return Ok(false);
+        }
+        self.redo.take(self.position, bytes)?;
+        self.position += bytes.len() as u64;
+        Ok(true)
+    }
+
+    /// Takes a copy; `false` when something moves.
+    pub(super) fn stays(&mut self, offset: u64, length: u64) -> bool {
+        let stays = offset == self.position;
+        self.position += if stays { length } else { 0 };
+        stays
+    }
+
+    /// Gives this way up: what is known of the content, made beside the old one.
+    pub(super) fn make(mut self, old: &File) -> io::Result<(Staged, NodeHasher)> {
+        let mut hasher = NodeHasher::default();
+        let mut buffer = vec![0; READ_BYTES];
+        let mut at = 0;
+        let ends = [Extent::nothing(self.position)];
+        for extent in self.redo.extents().iter().chain(&ends) {
+            while at < extent.offset {
+                let now = (extent.offset - at).min(READ_BYTES as u64) as usize;
+                old.read_exact_at(&mut buffer[..now], at)?;
+                hasher.update(&buffer[..now]);
+                self.staged.write_all(&buffer[..now])?;
+                at += now as u64;
+            }
+            let bytes = self.redo.read(*extent)?;
+            hasher.update(&bytes);
+            self.staged.write_all(&bytes)?;
+            at += bytes.len() as u64;
+        }
+        Ok((self.staged, hasher))
+    }
+
+    /// The hashes of the new content: what stayed is taken from those of the old one where they are
+    /// known, else read.
+    pub(super) fn nodes(&self, old: &File, known: Option<&Nodes>) -> io::Result<Nodes> {
+        let size = self.redo.head().size;
+        let mut extents = self.redo.extents().iter().peekable();
+        let mut buffer = vec![0; PART_BYTES];
+        Nodes::of(size, |number| {
+            let start = number as u64 * PART_BYTES as u64;
+            let end = size.min(start + PART_BYTES as u64);
+            while extents.next_if(|extent| extent.end() <= start).is_some() {}
+            let changed = extents.peek().is_some_and(|extent| extent.offset < end);
+            if !changed && let Some(node) = known.and_then(|known| known.part(number, size)) {
+                return Ok(node);
+            }
+            let bytes = &mut buffer[..(end - start) as usize];
+            fill(old, bytes, start)?;
+            // The last may reach into the next part.
+            let inside = extents.clone().take_while(|extent| extent.offset < end);
+            for extent in inside {
+                let new = self.redo.read(*extent)?;
+                let skip = start.saturating_sub(extent.offset) as usize;
+                let at = extent.offset.saturating_sub(start) as usize;
+                let count = (new.len() - skip).min(bytes.len() - at);
+                bytes[at..at + count].copy_from_slice(&new[skip..skip + count]);
+            }
+            Ok(part_node(bytes, number))
+        })
+    }
+}
+
+/// Reads what there is at an offset; nothing is read beyond the end.
+fn fill(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match file.read_at(bytes, offset) {
+            Ok(0) => return Ok(()),
+            Ok(count) => {
+                offset += count as u64;
+                bytes = &mut bytes[count..];
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+impl Site {
+    /// Finishes what a killed hub had begun in place, before anything is said of the target.
+    pub(in super::super) fn finish_patches(&self, folder: &Path) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let path = entry.path();
+            match Found::open(&path) {
+                Ok(Some(found)) => self.finish_patch(found),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(%error, "a record of a patch cannot be read"),
+            }
+            let _ = std::fs::remove_file(path);
+        }
+        let _ = std::fs::remove_dir(folder);
+    }
+
+    fn finish_patch(&self, mut found: Found) {
+        let Head { path, file, size, .. } = found.head.clone();
+        let Some((root, below)) = self.locate(&path) else { return };
+        let meta = found.head.meta();
+        match root.patch_in_place(&below, file, size, &meta, &mut || found.next()) {
+            Ok(_) => tracing::info!(%path, "a patch that was cut off is finished"),
+            // Somebody put another file there: it is looked at like any other.
+            Err(error) => tracing::info!(%error, "a patch that was cut off is left"),
+        }
+    }
+
+    /// Whether the file may be patched where it stands.
+    pub(super) fn may_patch(&self, index: u32, file: (u64, u64)) -> bool {
+        let path = &self.receiver.op(index).change.path;
+        let Some((root, below)) = self.locate(path) else { return false };
+        let found = root.stat(&below);
+        matches!(found, Ok(Some(found)) if can_patch(&found)
+            && (found.device, found.stamp.inode) == file
+            && super::is_as_written(self.receiver.held().get(path), &found))
+    }
+}

@@ -1,0 +1,220 @@
+//! One target as the daemon knows it, and what its link tells.
+//!
+//! What a link brings is the session's to judge, but for what only passes through: credit, output,
+//! input taken, and the listing of unmanaged paths, which is collected and filtered here.
+
+use std::time::{Duration, Instant};
+
+use e2ek_sidecar::path::SyncPath;
+use e2ek_sidecar::wire::{CommandSpec, FromHub, Listed, Open, Refusal, ToHub, WireError};
+use tokio::sync::mpsc;
+
+use super::ending::HUB_ENDS_WITHIN;
+use super::link::{self, Connection, LinkError, LinkEvent, Outgoing};
+use super::{Daemon, Kind, say, settings};
+use crate::control::Wanted;
+use crate::engine::session::{Input, TargetId};
+use crate::error::Error;
+use crate::report::{Event, Phase, Stream, Text};
+use crate::transport::process::Transport;
+
+/// One target as the daemon knows it.
+pub(super) struct Target {
+    pub(super) name: Text,
+    /// As it was asked for first.
+    pub(super) wanted: Wanted,
+    /// Asked for by this process itself, so that it stays as long as that.
+    pub(super) own: bool,
+    /// What its command gets for standard streams is our terminal.
+    terminal: bool,
+    open: Open,
+    transport: Transport,
+    pub(super) connection: Option<Connection>,
+    /// Unmanaged paths told so far.
+    foreign: Vec<(SyncPath, Listed)>,
+    pub(super) ever_opened: bool,
+    /// Nobody wants it any more: its hub is to let go by then. The session has forgotten it.
+    pub(super) leaving: Option<Instant>,
+}
+
+impl Target {
+    pub(super) fn command(&self) -> Option<CommandSpec> {
+        settings::command(&self.wanted, self.terminal)
+    }
+
+    /// For people: the path at the target.
+    fn root(&self) -> String {
+        self.wanted.root.as_path().display().to_string()
+    }
+
+    /// How long its hub may take to end.
+    pub(super) fn patience(&self) -> Duration {
+        let command = self.wanted.command.as_ref();
+        let kill_after = command.map_or(0, |command| command.kill_after_ms);
+        Duration::from_millis(kill_after).saturating_add(HUB_ENDS_WITHIN)
+    }
+}
+
+impl Daemon {
+    /// A target more; the session has not heard of it yet.
+    pub(super) fn new_target(&mut self, wanted: Wanted, own: bool, terminal: bool) -> TargetId {
+        let id = self.next_target;
+        self.next_target += 1;
+        let root = wanted.root.as_path().display().to_string();
+        let target = Target {
+            name: self.teller.add(id, &wanted.name, &root),
+            open: settings::open(self.kind, &self.config, &wanted),
+            transport: settings::transport(&self.program, &self.config, &wanted, terminal),
+            wanted,
+            own,
+            terminal,
+            connection: None,
+            foreign: Vec::new(),
+            ever_opened: false,
+            leaving: None,
+        };
+        self.targets.insert(id, target);
+        id
+    }
+
+    pub(super) fn send(&self, target: TargetId, outgoing: Outgoing) {
+        let connection = self.targets.get(&target).and_then(|target| target.connection.as_ref());
+        if let Some(connection) = connection {
+            // A link that has ended says so by an event of its own.
+            let _ = connection.outgoing.send(outgoing);
+        }
+    }
+
+    pub(super) fn connect(&mut self, target: TargetId) {
+        if self.ending.is_some() {
+            return;
+        }
+        self.serial += 1;
+        let Some(one) = self.targets.get_mut(&target) else { return };
+        let (outgoing, queue) = mpsc::unbounded_channel();
+        let credit = link::new_credit();
+        // Said with the Hello, unasked.
+        let _ = outgoing.send(Outgoing::Message(ToHub::Open(one.open.clone())));
+        let transport = one.transport.clone();
+        let (origin, events) = (self.origin.clone(), self.events.0.clone());
+        let serving =
+            link::serve(target, self.serial, transport, origin, queue, credit.clone(), events);
+        self.tasks.spawn(serving);
+        one.foreign.clear();
+        one.connection = Some(Connection { serial: self.serial, outgoing, credit });
+    }
+
+    pub(super) fn link_event(&mut self, target: TargetId, serial: u64, event: LinkEvent) {
+        let Some(one) = self.targets.get_mut(&target) else { return };
+        let Some(connection) =
+            one.connection.as_ref().filter(|connection| connection.serial == serial)
+        else {
+            return;
+        };
+        match event {
+            LinkEvent::Up => {}
+            LinkEvent::Progress(progress) => self.say(Event::Progress {
+                generation: Some(progress.generation),
+                phase: Phase::Send,
+                files: progress.files,
+                bytes: progress.bytes,
+                total_files: Some(progress.total_files),
+                total_bytes: Some(progress.total_bytes),
+            }),
+            LinkEvent::Changed(path) => self.source.hint(Instant::now(), path),
+            LinkEvent::Down(error) => self.link_down(target, &error),
+            LinkEvent::Message(FromHub::Credit { bytes }) => {
+                connection.credit.add_permits(usize::try_from(bytes).unwrap_or(0));
+            }
+            LinkEvent::Message(FromHub::Output { stream, bytes }) => {
+                self.output(target, stream, bytes.0);
+            }
+            LinkEvent::Message(FromHub::StdinTaken { bytes }) => self.stdin.taken(bytes),
+            LinkEvent::Message(FromHub::Foreign { paths, last }) => {
+                self.foreign(target, paths, last);
+            }
+            LinkEvent::Message(FromHub::Bye { reason }) => {
+                tracing::info!(reason, "the hub says good-bye");
+            }
+            LinkEvent::Message(message) => {
+                one.ever_opened |= matches!(message, FromHub::Opened { .. });
+                self.input_to_session(Input::Message(target, message));
+            }
+        }
+    }
+
+    pub(super) fn output(&mut self, target: TargetId, stream: u8, bytes: Vec<u8>) {
+        let credit = ToHub::Credit { bytes: bytes.len() as u64 };
+        let stream = if stream == 1 { Stream::Stdout } else { Stream::Stderr };
+        self.say(Event::Output { target: self.teller.name(target), stream, bytes });
+        self.send(target, Outgoing::Message(credit));
+    }
+
+    /// Unmanaged paths that no ignore rule protects are the session's to judge.
+    pub(super) fn foreign(&mut self, target: TargetId, paths: Vec<(SyncPath, Listed)>, last: bool) {
+        let wanted = paths.into_iter().filter(|(path, listed)| {
+            self.source.is_wanted(path, matches!(listed, Listed::Directory(_)))
+        });
+        let wanted: Vec<_> = wanted.collect();
+        let Some(one) = self.targets.get_mut(&target) else { return };
+        one.foreign.extend(wanted);
+        if last {
+            let paths = std::mem::take(&mut one.foreign);
+            self.input_to_session(Input::Foreign(target, paths));
+        }
+    }
+
+    pub(super) fn is_own(&self, target: TargetId) -> bool {
+        self.targets.get(&target).is_some_and(|target| target.own)
+    }
+
+    /// The hub will not open.
+    pub(super) fn refused(&mut self, id: TargetId, refusal: &Refusal) {
+        let Some(target) = self.targets.get(&id) else { return };
+        let error = say::refused(&target.name, &target.root(), refusal);
+        self.target_failed(id, error);
+    }
+
+    pub(super) fn link_down(&mut self, id: TargetId, error: &LinkError) {
+        let Some(target) = self.targets.get_mut(&id) else { return };
+        target.connection = None;
+        if self.ending.is_some() {
+            return;
+        }
+        if target.leaving.is_some() {
+            return self.let_go(id);
+        }
+        let name = target.name.clone();
+        let fatal = match error {
+            LinkError::Wire(WireError::Skew { ours, theirs, ours_build, theirs_build }) => {
+                let shown = |versions: &(u16, u16), build: &str| {
+                    format!("protocol {}..={} ({build})", versions.0, versions.1)
+                };
+                let (ours, theirs) = (shown(ours, ours_build), shown(theirs, theirs_build));
+                Some(Error::version_skew(name.as_str(), &ours, &theirs))
+            }
+            _ if target.ever_opened && self.kind == Kind::Watch => None,
+            LinkError::NotStarted(error) => {
+                Some(Error::transport_not_started(&target.transport.program(), error))
+            }
+            LinkError::Wire(WireError::NotOurs(said)) => Some(Error::not_a_hub(said.as_bytes())),
+            error => Some(Error::disconnected(name.as_str(), &link_words(error))),
+        };
+        if let Some(error) = fatal {
+            return self.target_failed(id, error);
+        }
+        self.input_to_session(Input::LinkDown(id));
+        let retry = self.session.deadline().map(|at| at.saturating_duration_since(Instant::now()));
+        self.say(Event::Disconnected { target: name, error: link_words(error).into(), retry });
+    }
+}
+
+fn link_words(error: &LinkError) -> String {
+    match error {
+        LinkError::NotStarted(error) => error.to_string(),
+        LinkError::Wire(error) => error.to_string(),
+        LinkError::Silent => "nothing was heard for 15 seconds".to_owned(),
+        LinkError::Closed(Some(code)) if *code != 0 => format!("the carrier ended with {code}"),
+        LinkError::Closed(_) => "the link was closed".to_owned(),
+    }
+}

@@ -1,0 +1,151 @@
+//! The daemon's loop: carries inputs to the session and performs what it says, as `daemon` does with
+//! real files and links.
+
+use std::collections::VecDeque;
+
+use e2ek_sidecar::wire::{FromHub, Op, Open, ToHub, WriteMode};
+
+use super::World;
+use super::checks::brief;
+use super::clock::Event;
+use super::link::Down;
+use crate::engine::session::{Closing, Effect, Input, TargetId};
+
+impl World {
+    /// Something about the source changed: a look ends soon.
+    pub(super) fn touched(&mut self) {
+        if !self.looking {
+            self.looking = true;
+            self.source.look_begins();
+            let (seen, after) = (self.clock.now, 500 + self.rng.below(8000));
+            self.clock.after(after, Event::Look { seen });
+        }
+    }
+
+    pub(super) fn look_ends(&mut self, seen: u64) {
+        self.looking = false;
+        if self.unmounted {
+            self.root_gone();
+            return self.input(Input::RootGone);
+        }
+        let (tree, torn) = self.source.look(&mut self.rng);
+        self.i5_tree_is_what_was_seen(&tree);
+        if torn {
+            self.trace.count("files changed during a look");
+            self.touched();
+        }
+        if !std::mem::replace(&mut self.kept, true) {
+            self.source.keep_index(&tree);
+        }
+        let seen = self.clock.at(seen);
+        self.checks.source_is(&tree);
+        self.input(Input::Scanned { tree, seen });
+    }
+
+    pub(super) fn mounted(&mut self) {
+        self.unmounted = false;
+        self.touched();
+    }
+
+    pub(super) fn input(&mut self, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            self.note(format_args!("< {}", brief(&input)));
+            let time_passed = matches!(input, Input::Tick { .. });
+            let now = self.clock.instant();
+            for effect in self.session.handle(now, input) {
+                if !matches!(effect, Effect::SendData { .. }) {
+                    self.note(format_args!("> {effect:?}"));
+                }
+                self.check_effect(&effect, time_passed);
+                self.perform(effect, &mut inputs);
+            }
+            self.check_status();
+        }
+    }
+
+    fn perform(&mut self, effect: Effect, inputs: &mut VecDeque<Input>) {
+        match effect {
+            Effect::Connect(target) => {
+                assert_eq!(self.wires.current[target], None, "connected twice");
+                self.wires.connect(target);
+                self.send(target, Down::Message(ToHub::Open(open())));
+                if self.links_break() && self.rng.one_in(8) {
+                    self.cut(target);
+                }
+            }
+            Effect::Close(target, why) => {
+                let tampered = self.wires.now(target).is_none_or(|link| link.tampered);
+                let broken = matches!(why, Closing::Protocol(_));
+                assert!(!broken || tampered, "i11: {why:?}");
+                if broken {
+                    self.trace.count("the daemon refuses to go on");
+                }
+                self.cut(target);
+                self.wires.current[target] = None;
+                inputs.push_back(Input::LinkDown(target));
+            }
+            Effect::Send(target, message) => self.send(target, Down::Message(message)),
+            Effect::SendOps(target, generation, ops) => self.send_ops(target, generation, &ops),
+            Effect::SendData { target, generation, ops, indices, commit } => {
+                self.send(target, Down::Data { generation, ops, indices, commit });
+            }
+            Effect::Say(_) => {}
+        }
+    }
+
+    /// In as many frames as chance likes.
+    fn send_ops(&mut self, target: TargetId, generation: u64, ops: &[Op]) {
+        let mut rest = ops;
+        loop {
+            let most = if self.rng.one_in(4) { 1 } else { rest.len() };
+            let (part, after) = rest.split_at(most.min(rest.len()));
+            let (ops, last) = (part.to_vec(), after.is_empty());
+            self.send(target, Down::Message(ToHub::Ops { generation, ops, last }));
+            if last {
+                return;
+            }
+            rest = after;
+        }
+    }
+
+    fn send(&mut self, target: TargetId, item: Down) {
+        self.wires.send(target, item, &mut self.clock, &mut self.rng);
+    }
+
+    pub(super) fn cut(&mut self, target: TargetId) {
+        self.wires.cut(target, &mut self.clock, &mut self.rng);
+    }
+
+    pub(super) fn daemon_hears(&mut self, target: TargetId, serial: u64) {
+        if let Some(later) = self.wires.delayed(target, serial, self.clock.now) {
+            return self.clock.after(later, Event::ToDaemon { target, serial });
+        }
+        let Some(message) = self.wires.get(target, serial).up.pop_front() else { return };
+        if self.wires.current[target] != Some(serial) {
+            return;
+        }
+        self.checks.i10_no_ping_pong(self.clock.now);
+        if self.breaks(target, &message, |link| link.up.clear()) {
+            return;
+        }
+        self.checks.told(target, &message);
+        self.input(match message {
+            FromHub::Foreign { paths, .. } => Input::Foreign(target, paths),
+            message => Input::Message(target, message),
+        });
+    }
+}
+
+fn open() -> Open {
+    Open {
+        workspace: [1; 16],
+        writer: "sim".to_owned(),
+        roots: Vec::new(),
+        process: None,
+        write: WriteMode::Auto,
+        take_over: false,
+        check: false,
+        dry_run: false,
+    }
+}

@@ -1,0 +1,225 @@
+//! The content of one op on its way: whole, or as the patch of what the target has.
+//!
+//! What is read leaves a trace for its next change, where patches are worth it. A file of any size goes through in
+//! pieces, once.
+
+use std::io::Read;
+use std::sync::Arc;
+
+use e2ek_sidecar::delta::{Differ, Signer, Sketch, between};
+use e2ek_sidecar::tree::Digest;
+use e2ek_sidecar::wire::PIECE_BYTES;
+
+use super::Changed;
+use super::known::{Base, Contents, Trace};
+
+/// Files up to here are read at once when they are sent as a patch.
+const AT_ONCE_BYTES: u64 = 1 << 20;
+
+/// The content of one op, piece by piece.
+pub struct Reading {
+    /// Where the trace of what is read goes.
+    traces: Option<Arc<Contents>>,
+    digest: Digest,
+    size: u64,
+    left: u64,
+    way: Way,
+}
+
+/// Where it comes from and what becomes of it.
+enum Way {
+    Memory(Arc<[u8]>, Option<Base>),
+    /// A whole file; the hasher that also remembers it, where it is worth it.
+    File(std::fs::File, Hashing),
+    /// A file that is read at once.
+    Small(std::fs::File, Base),
+    /// A file of any size.
+    Differ(std::fs::File, Box<Differ>),
+    Over,
+}
+
+/// What checks that a file still is what the op says.
+enum Hashing {
+    Plain(Box<blake3::Hasher>),
+    Signing(Box<Signer>),
+}
+
+impl Reading {
+    pub(super) fn memory(
+        traces: Option<Arc<Contents>>,
+        digest: Digest,
+        content: Arc<[u8]>,
+        base: Option<Base>,
+    ) -> Self {
+        let size = content.len() as u64;
+        Self { traces, digest, size, left: size, way: Way::Memory(content, base) }
+    }
+
+    pub(super) fn file(
+        traces: Option<Arc<Contents>>,
+        digest: Digest,
+        size: u64,
+        file: std::fs::File,
+        base: Option<Base>,
+    ) -> Self {
+        let way = match base {
+            Some(Base::Trace(Trace::Blocks(blocks))) if size > AT_ONCE_BYTES => {
+                Way::Differ(file, Box::new(Differ::new(blocks, size)))
+            }
+            Some(base) if size <= AT_ONCE_BYTES => Way::Small(file, base),
+            _ => Way::File(file, Hashing::of(size, traces.is_some())),
+        };
+        Self { traces, digest, size, left: size, way }
+    }
+
+    /// Whether a content of `size` bytes can be sent as a patch of `base`.
+    pub(super) fn can_patch(base: &Base, size: u64) -> bool {
+        size <= AT_ONCE_BYTES || matches!(base, Base::Trace(Trace::Blocks(_)))
+    }
+
+    /// Bytes of the content that were read so far.
+    #[must_use]
+    pub fn progress(&self) -> u64 {
+        self.size - self.left
+    }
+
+    /// The next piece of what is sent: of the file, at most [`PIECE_BYTES`], all of what lies in
+    /// memory, or of the patch, which may be empty; `false` after the last. The last is given only
+    /// when the whole is what the op says.
+    ///
+    /// # Errors
+    /// When it is not.
+    pub fn piece(&mut self, buffer: &mut Vec<u8>) -> Result<bool, Changed> {
+        buffer.clear();
+        if self.left == 0 {
+            return Ok(false);
+        }
+        match std::mem::replace(&mut self.way, Way::Over) {
+            Way::Over => return Ok(false),
+            Way::Memory(content, base) => {
+                if content.len() as u64 != self.size {
+                    return Err(Changed);
+                }
+                self.at_once(&content, base, buffer);
+            }
+            Way::Small(mut file, base) => {
+                let mut content = Vec::with_capacity(self.size as usize);
+                read(&mut file, self.size, &mut content)?;
+                if Digest::of(&content) != self.digest {
+                    return Err(Changed);
+                }
+                self.at_once(&content, Some(base), buffer);
+            }
+            Way::File(file, hashing) => self.whole(file, hashing, buffer)?,
+            Way::Differ(file, differ) => self.patch(file, differ, buffer)?,
+        }
+        Ok(true)
+    }
+
+    /// Sends a content that is at hand.
+    fn at_once(&mut self, content: &[u8], base: Option<Base>, buffer: &mut Vec<u8>) {
+        self.left = 0;
+        let mut trace = None;
+        match base {
+            None => buffer.extend_from_slice(content),
+            Some(Base::Content(old)) => *buffer = between(&old, content),
+            Some(Base::Trace(Trace::Sketch(sketch))) => *buffer = sketch.patch(content),
+            Some(Base::Trace(Trace::Blocks(blocks))) => {
+                let mut differ = Differ::new(blocks, content.len() as u64);
+                differ.take(content);
+                *buffer = differ.patch();
+                let (rest, signed) = differ.finish();
+                buffer.extend(rest);
+                trace = signed.map(|(_, blocks)| Trace::Blocks(Arc::new(blocks)));
+            }
+        }
+        self.leave(|| trace.or_else(|| trace_of(content)));
+    }
+
+    /// Leaves a trace for the next change, where there is somebody to keep it.
+    fn leave(&self, trace: impl FnOnce() -> Option<Trace>) {
+        if let Some(traces) = &self.traces
+            && let Some(trace) = trace()
+        {
+            traces.trace(self.digest, trace);
+        }
+    }
+
+    fn whole(
+        &mut self,
+        mut file: std::fs::File,
+        mut hashing: Hashing,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), Changed> {
+        read(&mut file, self.left.min(PIECE_BYTES as u64), buffer)?;
+        match &mut hashing {
+            Hashing::Plain(hasher) => drop(hasher.update(buffer)),
+            Hashing::Signing(signer) => signer.take(buffer),
+        }
+        if buffer.len() as u64 == self.left {
+            let (digest, trace) = match hashing {
+                Hashing::Plain(hasher) => (Digest::from(hasher.finalize()), None),
+                Hashing::Signing(signer) => {
+                    let (digest, blocks) = signer.finish();
+                    (digest, Some(Trace::Blocks(Arc::new(blocks))))
+                }
+            };
+            if digest != self.digest {
+                return Err(Changed);
+            }
+            let all = buffer.len() as u64 == self.size;
+            self.leave(|| trace.or_else(|| all.then(|| trace_of(buffer)).flatten()));
+        } else {
+            self.way = Way::File(file, hashing);
+        }
+        self.left -= buffer.len() as u64;
+        Ok(())
+    }
+
+    fn patch(
+        &mut self,
+        mut file: std::fs::File,
+        mut differ: Box<Differ>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), Changed> {
+        read(&mut file, self.left.min(PIECE_BYTES as u64), buffer)?;
+        differ.take(buffer);
+        self.left -= buffer.len() as u64;
+        *buffer = differ.patch();
+        if self.left > 0 {
+            self.way = Way::Differ(file, differ);
+            return Ok(());
+        }
+        let (rest, signed) = differ.finish();
+        let (_, blocks) = signed.filter(|(digest, _)| *digest == self.digest).ok_or(Changed)?;
+        self.leave(|| Some(Trace::Blocks(Arc::new(blocks))));
+        buffer.extend(rest);
+        Ok(())
+    }
+}
+
+impl Hashing {
+    fn of(size: u64, signing: bool) -> Self {
+        match Signer::new(size).filter(|_| signing) {
+            Some(signer) => Self::Signing(Box::new(signer)),
+            None => Self::Plain(Box::default()),
+        }
+    }
+}
+
+/// What a change of a content that is at hand can be found by later.
+fn trace_of(content: &[u8]) -> Option<Trace> {
+    if let Some(sketch) = Sketch::of(content) {
+        return Some(Trace::Sketch(Arc::new(sketch)));
+    }
+    let mut signer = Signer::new(content.len() as u64)?;
+    signer.take(content);
+    Some(Trace::Blocks(Arc::new(signer.finish().1)))
+}
+
+/// Reads just so many bytes.
+fn read(file: &mut std::fs::File, len: u64, buffer: &mut Vec<u8>) -> Result<(), Changed> {
+    buffer.clear();
+    file.take(len).read_to_end(buffer).map_err(|_| Changed)?;
+    if buffer.len() as u64 == len { Ok(()) } else { Err(Changed) }
+}
