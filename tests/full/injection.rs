@@ -126,6 +126,63 @@ impl Injection {
     }
 }
 
+/// A plan of stops: all of them, or a share spread evenly over what a run without a fault made.
+pub(crate) enum Stops {
+    /// N = 1, 2, 3 ... until nothing happens any more.
+    All,
+    /// One of so many.
+    OneOf(usize),
+}
+
+impl Stops {
+    /// All with `E2EK_FULL=1`.
+    pub(crate) fn one_of(share: usize) -> Self {
+        if crate::is_full() { Self::All } else { Self::OneOf(share) }
+    }
+
+    /// Has `strike` done at each stop for as long as it answers that the fault happened. `made` is
+    /// what [`calls_made`] counted.
+    pub(crate) fn each(
+        &self,
+        made: &HashMap<String, u32>,
+        mut strike: impl FnMut(Injection) -> bool,
+    ) {
+        let made = CALLS.iter().filter_map(|&call| Some((call, *made.get(call)?)));
+        let kinds = made.flat_map(|(call, n)| faults(call).into_iter().map(move |f| (call, f, n)));
+        match self {
+            Self::All => {
+                for (call, fault, _) in kinds {
+                    let mut when = 1;
+                    while strike(Injection { call, fault, when }) {
+                        when += 1;
+                    }
+                }
+            }
+            Self::OneOf(share) => {
+                let all = kinds.flat_map(|(call, fault, n)| {
+                    (1..=n).map(move |when| Injection { call, fault, when })
+                });
+                all.step_by(*share).for_each(|injection| {
+                    strike(injection);
+                });
+            }
+        }
+    }
+}
+
+/// The words that run a program and only note its calls.
+pub(crate) fn survey(log: &Path, alone: bool) -> Vec<String> {
+    let mut words = tracing(log, alone);
+    let known: Vec<_> = CALLS.iter().map(|call| format!("?{call}")).collect();
+    words.extend(["-e".to_owned(), format!("trace={}", known.join(","))]);
+    words
+}
+
+/// How often each call is made by the thread that makes it most often.
+pub(crate) fn calls_made(log: &Path) -> HashMap<String, u32> {
+    counted(&fs::read_to_string(log).unwrap_or_default())
+}
+
 fn tracing(log: &Path, alone: bool) -> Vec<String> {
     let mut words = vec!["strace".to_owned(), "-f".to_owned()];
     if alone {
@@ -135,7 +192,6 @@ fn tracing(log: &Path, alone: bool) -> Vec<String> {
     words
 }
 
-/// How often each call is made by the thread that makes it most often.
 fn counted(log: &str) -> HashMap<String, u32> {
     let mut threads: HashMap<(&str, &str), u32> = HashMap::new();
     for line in log.lines() {

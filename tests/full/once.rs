@@ -4,9 +4,8 @@
 //! and then one plain run has to bring both sides together and leave nothing behind.
 
 use std::fs;
-use std::path::PathBuf;
 
-use crate::injection::{CALLS, Fault, Injection, can_inject, faults};
+use crate::injection::{Injection, Stops, calls_made, can_inject, survey};
 use crate::place::{Link, Place, Said, sidecar, until};
 use crate::processes;
 use crate::scenario::{Side, neither_old_nor_new, records};
@@ -14,7 +13,7 @@ use crate::table::Table;
 use crate::tree::Tree;
 
 /// Of how many stops the short run tries one.
-const SHORT: u32 = 23;
+const SHARE: usize = 29;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Subject {
@@ -42,42 +41,32 @@ fn i1_i4_i8_a_daemon_stopped_anywhere_in_its_first_sync() {
     sweep_first("first sync, daemon", Subject::Daemon);
 }
 
-/// The first stop and the distance to the next.
-pub(crate) fn stride(call: &str, fault: Fault, short: u32) -> (u32, u32) {
-    if crate::is_full() {
-        return (1, 1);
-    }
-    let salt =
-        format!("{call}{fault}").bytes().fold(7u32, |sum, byte| sum * 31 % 65521 + u32::from(byte));
-    (1 + salt % short, short)
-}
-
-/// A run with one fault in it.
-pub(crate) fn strike(place: &Place, subject: Subject, log: &PathBuf, injection: Injection) -> Said {
-    let _ = fs::remove_file(log);
+/// One `sync --once` with a part of it run by these words, of strace.
+fn traced(place: &Place, subject: Subject, tracer: &[String]) -> Said {
     let words = ["sync", "--once"];
     let command = match subject {
         Subject::Daemon => {
             let plain = place.syncing(&words, &[]);
-            let traced = injection.words(log, true);
-            let mut command = place.environment(traced[0].as_ref());
-            command.args(&traced[1..]).arg(plain.get_program()).args(plain.get_args());
+            let mut command = place.environment(tracer[0].as_ref());
+            command.args(&tracer[1..]).arg(plain.get_program()).args(plain.get_args());
             command
         }
         Subject::Hub => {
-            let hub = format!("{} stdio --state {}", sidecar().display(), place.far.display());
-            let traced = format!("{} {hub}", injection.words(log, false).join(" "));
             let mut command = place.command(&words);
-            command.arg(&place.source).arg(&place.target).args(["--transport-cmd", &traced]);
-            command.args(["--output", "lines"]);
+            command.arg(&place.source).arg(&place.target).args(["--output", "lines"]);
+            command.arg("--transport-cmd").arg(hub_traced(place, tracer));
             command
         }
     };
-    let began = std::time::Instant::now();
     let said = Said::of(command);
-    println!("struck for {:?}", began.elapsed());
     until("all processes of a struck run end", || processes::of_place(&place.top).is_empty());
     said
+}
+
+/// The transport that runs the hub under strace.
+pub(crate) fn hub_traced(place: &Place, tracer: &[String]) -> String {
+    let (hub, far) = (sidecar().display(), place.far.display());
+    format!("{} {hub} stdio --state {far}", tracer.join(" "))
 }
 
 /// What must hold at a stop, and after one plain run.
@@ -91,7 +80,6 @@ fn judge(place: &Place, injection: Injection, said: &Said, old: &Tree, new: &Tre
         let there = crate::tree::of(&place.target);
         assert!(there == *new, "i12: {injection}: ended well, but differs:\n{}", said.out);
     }
-    let began = std::time::Instant::now();
     let after = place.once(&[]);
     assert_eq!(
         after.code,
@@ -102,7 +90,7 @@ fn judge(place: &Place, injection: Injection, said: &Said, old: &Tree, new: &Tre
         said.out,
         said.err
     );
-    println!("{injection}: {:?}, by {:?}", said.code, began.elapsed());
+    println!("{injection}: {:?}", said.code);
     place.assert_equal();
     place.assert_clean();
 }
@@ -113,39 +101,37 @@ fn sweep(name: &'static str, subject: Subject) {
     }
     let place = Place::new(Link::Stdio);
     let log = place.top.join("strace.log");
+    let alone = subject == Subject::Daemon;
     let mut side = Side::Before;
     side.put_at(&place.source);
     place.once(&[]).ends_with(0);
     place.assert_equal();
+    side = side.other();
+    side.put_at(&place.source);
+    traced(&place, subject, &survey(&log, alone)).ends_with(0);
+    let made = calls_made(&log);
     let ordinary = records([&place.state, &place.far]);
     let mut table = Table::new(name);
-    for &call in CALLS {
-        for fault in faults(call) {
-            let (mut when, step) = stride(call, fault, SHORT);
-            // One direction may end before the other.
-            let mut quiet = 0;
-            while quiet < 2 {
-                let old = side.tree();
-                side = side.other();
-                side.put_at(&place.source);
-                let injection = Injection { call, fault, when };
-                let said = strike(&place, subject, &log, injection);
-                judge(&place, injection, &said, &old, &side.tree());
-                assert_eq!(place.trash(), Vec::<Vec<u8>>::new(), "{injection}: all of it was ours");
-                assert_eq!(records([&place.state, &place.far]), ordinary, "i8: {injection}");
-                if injection.has_fired(&log) {
-                    table.count(call, fault, &format!("{:?}", said.code));
-                    quiet = 0;
-                } else {
-                    quiet += 1;
-                }
-                if side == Side::Before {
-                    when += step;
-                }
+    Stops::one_of(SHARE).each(&made, |injection| {
+        let mut fired = false;
+        // There, and back again.
+        for _ in 0..2 {
+            let old = side.tree();
+            side = side.other();
+            side.put_at(&place.source);
+            let _ = fs::remove_file(&log);
+            let said = traced(&place, subject, &injection.words(&log, alone));
+            let struck = injection.has_fired(&log);
+            judge(&place, injection, &said, &old, &side.tree());
+            assert_eq!(place.trash(), Vec::<Vec<u8>>::new(), "{injection}: all of it was ours");
+            assert_eq!(records([&place.state, &place.far]), ordinary, "i8: {injection}");
+            if struck {
+                table.count(injection, &format!("{:?}", said.code));
             }
+            fired |= struck;
         }
-    }
-    assert!(table.total() > 0, "nothing was ever struck");
+        fired
+    });
     table.close();
 }
 
@@ -153,32 +139,36 @@ fn sweep_first(name: &'static str, subject: Subject) {
     if !can_inject() {
         return;
     }
-    let mut table = Table::new(name);
+    let alone = subject == Subject::Daemon;
     let new = Side::After.tree();
-    for &call in CALLS {
-        for fault in faults(call) {
-            let (mut when, step) = stride(call, fault, SHORT);
-            loop {
-                let place = Place::new(Link::Stdio);
-                let log = place.top.join("strace.log");
-                Side::After.put_at(&place.source);
-                // Of others: something at the place of ours, something equal, something apart.
-                fs::create_dir_all(place.target.join("deep")).unwrap();
-                fs::write(place.target.join("small.txt"), "of others").unwrap();
-                fs::write(place.target.join("same.txt"), "as ever").unwrap();
-                let old = crate::tree::of(&place.target);
-                let injection = Injection { call, fault, when };
-                let said = strike(&place, subject, &log, injection);
-                judge(&place, injection, &said, &old, &new);
-                assert_eq!(place.trash(), [b"of others"], "i4: {injection}");
-                if !injection.has_fired(&log) {
-                    break;
-                }
-                table.count(call, fault, &format!("{:?}", said.code));
-                when += step;
-            }
+    let fresh = || {
+        let place = Place::new(Link::Stdio);
+        Side::After.put_at(&place.source);
+        // Of others: something at the place of ours, and something equal.
+        fs::create_dir_all(place.target.join("deep")).unwrap();
+        fs::write(place.target.join("small.txt"), "of others").unwrap();
+        fs::write(place.target.join("same.txt"), "as ever").unwrap();
+        let log = place.top.join("strace.log");
+        (place, log)
+    };
+    let (place, log) = fresh();
+    traced(&place, subject, &survey(&log, alone)).ends_with(0);
+    let made = calls_made(&log);
+    let mut table = Table::new(name);
+    Stops::one_of(SHARE).each(&made, |injection| {
+        let (place, log) = fresh();
+        let old = crate::tree::of(&place.target);
+        let said = traced(&place, subject, &injection.words(&log, alone));
+        let struck = injection.has_fired(&log);
+        judge(&place, injection, &said, &old, &new);
+        // At least once: a hub that was stopped before it wrote keeps it again.
+        let mut kept = place.trash();
+        kept.dedup();
+        assert_eq!(kept, [b"of others"], "i4: {injection}");
+        if struck {
+            table.count(injection, &format!("{:?}", said.code));
         }
-    }
-    assert!(table.total() > 0, "nothing was ever struck");
+        struck
+    });
     table.close();
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::time::Instant;
 
-use crate::injection::Fault;
+use crate::injection::Injection;
 
 const FAULTS: &[&str] = &["KILL", "ENOSPC", "EIO", "EMFILE", "EROFS", "EACCES", "EBUSY"];
 
@@ -22,17 +22,18 @@ impl Table {
         Self { name, began: Instant::now(), stops: BTreeMap::new(), codes: BTreeMap::new() }
     }
 
-    pub(crate) fn count(&mut self, call: &'static str, fault: Fault, code: &str) {
-        *self.stops.entry(call).or_default().entry(fault.to_string()).or_default() += 1;
+    pub(crate) fn count(&mut self, at: Injection, code: &str) {
+        *self.stops.entry(at.call).or_default().entry(at.fault.to_string()).or_default() += 1;
         *self.codes.entry(code.to_owned()).or_default() += 1;
     }
 
-    pub(crate) fn total(&self) -> u32 {
+    fn total(&self) -> u32 {
         self.stops.values().flat_map(BTreeMap::values).sum()
     }
 
     /// Prints it; at full count also into the build's own directory.
     pub(crate) fn close(self) {
+        assert!(self.total() > 0, "nothing was ever struck");
         let seconds = self.began.elapsed().as_secs();
         let mut text = format!("### {}: {} stops, {seconds} s\n\n", self.name, self.total());
         let _ = writeln!(
