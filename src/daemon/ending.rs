@@ -117,17 +117,20 @@ impl Daemon {
             return;
         }
         self.kept = Some(tree.id());
+        let aside = self.index.with_extension("new");
         if !self.source.is_to_be_kept() {
+            // What a killed daemon had begun.
+            let _ = std::fs::remove_file(&aside);
             return;
         }
         let mut bytes = Vec::new();
         tree.encode(&mut bytes);
-        let aside = self.index.with_extension("new");
         let written =
             std::fs::write(&aside, &bytes).and_then(|()| std::fs::rename(&aside, &self.index));
         match written {
             Ok(()) => self.source.was_kept(),
             Err(error) => {
+                let _ = std::fs::remove_file(&aside);
                 tracing::warn!(%error, "the index cannot be kept; the next run reads all files");
             }
         }

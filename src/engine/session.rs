@@ -142,6 +142,8 @@ pub enum Closing {
     Protocol(WireError),
     /// The two records differ; the next link begins with a comparison.
     Desync,
+    /// The hub cannot serve us just now (its disk is full, say), but it could before.
+    Unusable(String),
 }
 
 /// Something worth telling.
@@ -444,6 +446,9 @@ impl Session {
             FromHub::Opened { tree, generation, epoch: _, populated } => {
                 self.generation = self.generation.max(generation);
                 target.opened(now, tree, generation, populated)
+            }
+            FromHub::Refused(Refusal::Unusable(why)) if target.was_open() => {
+                Err(Closing::Unusable(why))
             }
             FromHub::Refused(refusal) => {
                 effects.push(Effect::Say(Notice::Refused { target: id, refusal }));

@@ -6,8 +6,10 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 #![allow(clippy::zombie_processes, reason = "a wait that is not reached is a test that failed")]
 
+mod cuts;
 mod injection;
 mod once;
+mod relay;
 mod scenario;
 mod table;
 mod watch;

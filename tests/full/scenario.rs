@@ -3,7 +3,9 @@
 //! Between them everything that a sync does happens once: files come, go, grow, change their kind,
 //! their bit and their name; small ones, empty ones and one of several frames.
 
+use std::ffi::OsStr;
 use std::fs;
+use std::io::Read;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
@@ -71,36 +73,34 @@ impl Side {
         tree
     }
 
-    /// Makes a directory this side.
+    /// Makes a directory this side, each file and link by one rename.
     pub(crate) fn put_at(self, root: &Path) {
         let wanted = self.tree();
         let there = crate::tree::of(root);
+        let is_directory = |found: &Found| *found == Found::Directory;
         // The deepest first, for directories have to be empty.
         for (name, found) in there.iter().rev() {
-            let kept = wanted.get(name).is_some_and(|wanted| {
-                wanted == found
-                    || matches!((wanted, found), (Found::File { .. }, Found::File { .. }))
-            });
-            if !kept {
-                let path = root.join(std::ffi::OsStr::from_bytes(name));
-                let gone = if *found == Found::Directory {
-                    fs::remove_dir(path)
-                } else {
-                    fs::remove_file(path)
-                };
-                gone.unwrap();
+            let kept = wanted.get(name).is_some_and(|w| is_directory(w) == is_directory(found));
+            let path = root.join(OsStr::from_bytes(name));
+            match found {
+                _ if kept => {}
+                Found::Directory => fs::remove_dir(path).unwrap(),
+                _ => fs::remove_file(path).unwrap(),
             }
         }
+        let aside = root.with_extension("aside");
         for (name, found) in wanted.iter().filter(|(name, found)| there.get(*name) != Some(found)) {
-            let path = root.join(std::ffi::OsStr::from_bytes(name));
+            let path = root.join(OsStr::from_bytes(name));
             match found {
                 Found::File { mode, content } => {
-                    fs::write(&path, content).unwrap();
-                    fs::set_permissions(&path, fs::Permissions::from_mode(*mode)).unwrap();
+                    fs::write(&aside, content).unwrap();
+                    fs::set_permissions(&aside, fs::Permissions::from_mode(*mode)).unwrap();
+                    fs::rename(&aside, &path).unwrap();
                 }
                 Found::Directory => fs::create_dir(&path).unwrap(),
                 Found::Link(to) => {
-                    std::os::unix::fs::symlink(std::ffi::OsStr::from_bytes(to), &path).unwrap();
+                    std::os::unix::fs::symlink(OsStr::from_bytes(to), &aside).unwrap();
+                    fs::rename(&aside, &path).unwrap();
                 }
                 Found::Other => unreachable!("no side has any"),
             }
@@ -123,25 +123,61 @@ fn large(seed: u64) -> Found {
     Found::File { mode: 0o644, content: (0..150_000).map(|_| byte()).collect() }
 }
 
-/// I1: what is wrong with a target on its way from one tree to the other. Each path is as the one or
-/// the other has it, and missing only where one has nothing there, or a directory on one side only.
+/// I1: what is wrong with a target on its way from one tree to the other, and perhaps in motion. Each
+/// path is as the one or the other has it, and missing only where one has nothing there, or a
+/// directory on one side only.
 pub(crate) fn neither_old_nor_new(target: &Path, old: &Tree, new: &Tree) -> Vec<String> {
-    let there = crate::tree::of(target);
-    let mut wrong = Vec::new();
-    let mut names: Vec<_> = old.keys().chain(new.keys()).chain(there.keys()).collect();
+    let mut names: Vec<_> = old.keys().chain(new.keys()).collect();
     names.sort();
     names.dedup();
+    let mut wrong = Vec::new();
     for name in names {
-        let (old, new, found) = (old.get(name), new.get(name), there.get(name));
+        let (old, new) = (old.get(name), new.get(name));
+        let found = found(&target.join(OsStr::from_bytes(name)));
         let directory = |found: Option<&Found>| found == Some(&Found::Directory);
         let may_miss = old.is_none() || new.is_none() || directory(old) != directory(new);
-        let fits = found == old || found == new || (found.is_none() && may_miss);
-        if !fits {
+        let found = found.as_ref();
+        if found != old && found != new && (found.is_some() || !may_miss) {
             let name = String::from_utf8_lossy(name);
             wrong.push(format!("{name}: {found:?}, which is neither {old:?} nor {new:?}"));
         }
     }
     wrong
+}
+
+/// What nobody put there: names that neither tree has.
+pub(crate) fn unknown(target: &Path, old: &Tree, new: &Tree) -> Vec<String> {
+    let there = crate::tree::of(target);
+    let unknown = there.keys().filter(|name| !old.contains_key(*name) && !new.contains_key(*name));
+    unknown.map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+}
+
+/// What stands at a path at one moment, although it may be replaced at any.
+fn found(path: &Path) -> Option<Found> {
+    use rustix::fs::{Mode, OFlags};
+    use rustix::io::Errno;
+    loop {
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK;
+        match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(fd) => {
+                let mut file = fs::File::from(fd);
+                let meta = file.metadata().unwrap();
+                if meta.is_dir() {
+                    return Some(Found::Directory);
+                }
+                let mut content = Vec::new();
+                file.read_to_end(&mut content).unwrap();
+                let mode = meta.permissions().mode() & 0o7777;
+                return Some(Found::File { mode, content });
+            }
+            Err(Errno::LOOP) => {
+                if let Ok(to) = fs::read_link(path) {
+                    return Some(Found::Link(to.into_os_string().into_encoded_bytes()));
+                }
+            }
+            Err(_) => return None,
+        }
+    }
 }
 
 /// Files of our own records that are no trash and no log for people.
