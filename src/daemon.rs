@@ -259,8 +259,8 @@ impl Daemon {
             self.input_to_session(Input::Tick { git_busy: busy });
         }
         self.settle_members(now);
-        let busy = !self.source.is_quiet();
-        self.answers.settle(now, &self.session, busy);
+        let (busy, problems) = (!self.source.is_quiet(), self.source.problems().len());
+        self.answers.settle(now, &self.session, answers::Outlook { busy, problems });
         if self.kind != Kind::Watch && self.ending.is_none() {
             self.end_when_done();
         }
