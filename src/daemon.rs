@@ -304,7 +304,8 @@ impl Daemon {
 
     /// Whether a git command is at work in one of the source's repositories.
     fn git_is_busy(&self) -> bool {
-        self.origin.roots().iter().any(|root| root.join(".git").join("index.lock").exists())
+        let git = |root: &PathBuf| crate::filter::git_directory_of(root);
+        self.origin.roots().iter().filter_map(git).any(|git| git.join("index.lock").exists())
     }
 
     fn source_event(&mut self, next: Next) {

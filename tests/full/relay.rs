@@ -114,8 +114,7 @@ struct Pass {
 impl Pass {
     fn run(mut self, mut from: UnixStream, mut to: UnixStream) {
         let mut buffer = vec![0; 64 << 10];
-        loop {
-            let Ok(len @ 1..) = from.read(&mut buffer) else { break };
+        while let Ok(len @ 1..) = from.read(&mut buffer) {
             let bytes = &mut buffer[..len];
             let good = self.damage(bytes);
             let carried = (self.meter.bytes, self.meter.frames);
@@ -141,8 +140,7 @@ impl Pass {
 
     /// Does what is to be done to these bytes; how many of them may pass.
     fn damage(&mut self, bytes: &mut [u8]) -> usize {
-        let mut good = bytes.len();
-        for at in 0..bytes.len() {
+        for (at, byte) in bytes.iter_mut().enumerate() {
             let (number, frames) = (self.meter.bytes, self.meter.frames);
             let now = match self.harm {
                 Some(Harm::CutAfterFrames(after)) => frames == after,
@@ -150,19 +148,16 @@ impl Pass {
                 Some(Harm::Flip(which)) => number == which,
                 None => false,
             };
-            self.meter.take(bytes[at]);
+            self.meter.take(*byte);
             if now {
                 self.seen.lock().unwrap().harmed = true;
                 match self.harm {
-                    Some(Harm::Flip(_)) => bytes[at] ^= 1 << (number % 8),
-                    _ => {
-                        good = at;
-                        break;
-                    }
+                    Some(Harm::Flip(_)) => *byte ^= 1 << (number % 8),
+                    _ => return at,
                 }
             }
         }
-        good
+        bytes.len()
     }
 }
 

@@ -132,11 +132,14 @@ fn follow(place: &Place, child: &mut Child, new: Side, what: &str) -> Option<Str
     }
     let there = crate::tree::of(&place.target);
     assert!(there == new.tree(), "i12: {what}: flushed, but differs:\n{}", said());
-    let stopped = place.control(&["stop"]);
-    until("it stops", || child.try_wait().unwrap().is_some());
+    place.control(&["stop"]);
+    let mut status = None;
+    until("it stops", || {
+        status = child.try_wait().unwrap();
+        status.is_some()
+    });
     // The fault may hit the end itself.
-    println!("{what}: stopped {:?}", stopped.code);
-    None
+    status.filter(|status| !status.success()).map(|status| format!("{:?}", status.code()))
 }
 
 fn sweep(name: &'static str, subject: Subject) {
