@@ -261,8 +261,8 @@ impl Daemon {
             self.input_to_session(Input::Tick { git_busy: busy });
         }
         self.settle_members(now);
-        let busy = !self.source.is_quiet();
-        self.answers.settle(now, &self.session, busy);
+        let (busy, problems) = (!self.source.is_quiet(), self.source.problems().len());
+        self.answers.settle(now, &self.session, answers::Outlook { busy, problems });
         if self.kind != Kind::Watch && self.ending.is_none() {
             self.end_when_done();
         }
@@ -306,7 +306,8 @@ impl Daemon {
 
     /// Whether a git command is at work in one of the source's repositories.
     fn git_is_busy(&self) -> bool {
-        self.origin.roots().iter().any(|root| root.join(".git").join("index.lock").exists())
+        let git = |root: &PathBuf| crate::filter::git_directory_of(root);
+        self.origin.roots().iter().filter_map(git).any(|git| git.join("index.lock").exists())
     }
 
     fn source_event(&mut self, next: Next) {

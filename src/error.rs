@@ -380,7 +380,7 @@ impl Error {
     pub fn disconnected(target: &str, why: &str) -> Self {
         let (target, why) = (Escaped(target.as_bytes()), Escaped(why.as_bytes()));
         Self::new(Kind::NotInSync, format!("{target} is disconnected: {why}"))
-            .hint("it is tried again by itself; e2ek-sync status follows it")
+            .hint("what arrived stays; once it can be reached, type the same again")
     }
 }
 

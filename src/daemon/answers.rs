@@ -93,10 +93,10 @@ impl Answers {
         self.waiting.iter().filter_map(|waiting| waiting.until).min()
     }
 
-    /// Answers who need not wait any longer. `busy`: the source is being looked at.
-    pub(super) fn settle(&mut self, now: Instant, session: &Session, busy: bool) {
+    /// Answers who need not wait any longer.
+    pub(super) fn settle(&mut self, now: Instant, session: &Session, source: Outlook) {
         for waiting in &mut self.waiting {
-            waiting.settle(now, session, busy);
+            waiting.settle(now, session, source);
         }
         self.waiting.retain(|w| w.call.as_ref().is_some_and(|call| !call.is_gone()));
     }
@@ -111,10 +111,19 @@ impl Answers {
     }
 }
 
+/// What the source still has to say.
+#[derive(Clone, Copy)]
+pub(super) struct Outlook {
+    /// Something waits to be looked at.
+    pub(super) busy: bool,
+    /// Paths that cannot be read.
+    pub(super) problems: usize,
+}
+
 impl Waiting {
-    fn settle(&mut self, now: Instant, session: &Session, busy: bool) {
+    fn settle(&mut self, now: Instant, session: &Session, source: Outlook) {
         if let Stage::Looking = self.stage
-            && !busy
+            && !source.busy
         {
             let generation = session.generation();
             self.stage = Stage::Generation { generation, restarted: self.restarted };
@@ -122,11 +131,11 @@ impl Waiting {
         let verdict = match &self.stage {
             Stage::Points(_) | Stage::Looking | Stage::Trying => None,
             Stage::Generation { generation, restarted } => {
-                reached(session, *generation, *restarted)
+                reached(session, source, *generation, *restarted)
             }
-            Stage::Synced => synced(session, busy),
-            Stage::Ready(_) => synced(session, busy)
-                .filter(|_| reached(session, session.generation(), true).is_some()),
+            Stage::Synced => synced(session, source),
+            Stage::Ready(_) => synced(session, source)
+                .filter(|_| reached(session, source, session.generation(), true).is_some()),
         };
         match (verdict, &mut self.stage) {
             (Some(Ok(generation)), Stage::Ready(ready)) => {
@@ -223,21 +232,31 @@ fn failed(error: &Error) -> Reply {
 }
 
 /// Whether every target has a generation; an error when it never will without help.
-fn reached(session: &Session, generation: u64, restarted: bool) -> Option<Result<u64, Error>> {
+fn reached(
+    session: &Session,
+    source: Outlook,
+    generation: u64,
+    restarted: bool,
+) -> Option<Result<u64, Error>> {
     let status = session.status();
     let there = status.iter().all(|target| {
         target.generation >= generation && (!restarted || target.restarted >= generation)
     });
     if there {
-        let problems: usize = status.iter().map(|target| target.problems.len()).sum();
+        let refused: usize = status.iter().map(|target| target.problems.len()).sum();
+        let problems = refused + source.problems;
         return Some(if problems > 0 { Err(Error::left_out(problems)) } else { Ok(generation) });
     }
     stuck(session)
 }
 
-fn synced(session: &Session, busy: bool) -> Option<Result<u64, Error>> {
+fn synced(session: &Session, source: Outlook) -> Option<Result<u64, Error>> {
     let synced = session.status().iter().all(|target| target.state == TargetState::Synced);
-    if synced && !busy { Some(Ok(session.generation())) } else { stuck(session) }
+    if synced && !source.busy && source.problems == 0 {
+        Some(Ok(session.generation()))
+    } else {
+        stuck(session)
+    }
 }
 
 /// What keeps a target from ever getting there by itself.

@@ -25,16 +25,22 @@ pub(super) struct Ending {
 impl Daemon {
     /// `sync --once` and `plan` end by themselves.
     pub(super) fn end_when_done(&mut self) {
-        if !self.source.is_quiet() || self.session.local().is_none() {
+        if !self.source.is_quiet() {
+            return;
+        }
+        let status = self.session.status();
+        let unknown = self.session.local().is_none();
+        if let Some(hold) = status.iter().find_map(|target| target.hold.as_ref())
+            && (unknown || self.kind != Kind::Plan)
+        {
+            let budget = self.config.sync.delete_budget.value.to_string();
+            return self.end(Err(say::held(&self.config.workspace.folder, hold, &budget)), "held");
+        }
+        if unknown {
             return;
         }
         if self.kind == Kind::Plan {
             return self.end_when_planned();
-        }
-        let status = self.session.status();
-        if let Some(hold) = status.iter().find_map(|target| target.hold.as_ref()) {
-            let budget = self.config.sync.delete_budget.value.to_string();
-            return self.end(Err(say::held(&self.config.workspace.folder, hold, &budget)), "held");
         }
         let refused = |target: &&crate::engine::session::TargetStatus| !target.problems.is_empty();
         let idle = status.iter().all(|target| target.generation >= self.session.generation());
@@ -118,17 +124,20 @@ impl Daemon {
             return;
         }
         self.kept = Some(tree.id());
+        let aside = self.index.with_extension("new");
         if !self.source.is_to_be_kept() {
+            // What a killed daemon had begun.
+            let _ = std::fs::remove_file(&aside);
             return;
         }
         let mut bytes = Vec::new();
         tree.encode(&mut bytes);
-        let aside = self.index.with_extension("new");
         let written =
             std::fs::write(&aside, &bytes).and_then(|()| std::fs::rename(&aside, &self.index));
         match written {
             Ok(()) => self.source.was_kept(),
             Err(error) => {
+                let _ = std::fs::remove_file(&aside);
                 tracing::warn!(%error, "the index cannot be kept; the next run reads all files");
             }
         }

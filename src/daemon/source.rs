@@ -25,6 +25,9 @@ use crate::watch::{Observed, Watch};
 const AT_ONCE: usize = 64;
 /// How soon a file that changes all the time is looked at again.
 const UNSTABLE_AGAIN: Duration = Duration::from_millis(30);
+/// How soon, at first and at last, it is tried again to read what failed for a reason whose end no
+/// event tells: no descriptor was left, the disk did not answer.
+const FAULTY_AGAIN: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(60)];
 
 /// What the watching tasks tell.
 #[derive(Debug)]
@@ -87,6 +90,9 @@ pub(super) struct Source {
     /// Paths that could not be read, with the reasons people were told.
     problems: BTreeMap<SyncPath, Reason>,
     news: Vec<(SyncPath, Option<Reason>)>,
+    /// When and how long after the last try problems of no lasting kind are looked at again.
+    again: Option<Instant>,
+    again_wait: Duration,
     figures: Option<Figures>,
     looks: u64,
     /// The tree, or a stamp in it, is not what the index on disk says.
@@ -119,6 +125,8 @@ impl Source {
             looking: None,
             problems: BTreeMap::new(),
             news: Vec::new(),
+            again: None,
+            again_wait: FAULTY_AGAIN[0],
             figures: None,
             looks: 0,
             changed: previous.count() == 0,
@@ -252,7 +260,10 @@ impl Source {
 
     /// When [`Self::look`] has something to do; `None` while a look is under way.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        if self.looking.is_some() { None } else { self.debounce.deadline() }
+        if self.looking.is_some() {
+            return None;
+        }
+        [self.debounce.deadline(), self.again].into_iter().flatten().min()
     }
 
     /// Whether nothing waits and no look is under way.
@@ -269,6 +280,12 @@ impl Source {
     pub(super) fn look(&mut self, now: Instant) -> Option<Looked> {
         if self.looking.is_some() {
             return None;
+        }
+        if self.again.is_some_and(|at| at <= now) {
+            self.again = None;
+            for path in faulty(&self.problems) {
+                self.debounce.look_everywhere(now, path.clone());
+            }
         }
         let hints = self.debounce.take(now);
         let seen = hints.first_seen()?;
@@ -313,6 +330,12 @@ impl Source {
                     gone = true;
                 }
             }
+        }
+        if faulty(&self.problems).next().is_none() {
+            (self.again, self.again_wait) = (None, FAULTY_AGAIN[0]);
+        } else if self.again.is_none() {
+            self.again = Some(Instant::now() + self.again_wait);
+            self.again_wait = (self.again_wait * 2).min(FAULTY_AGAIN[1]);
         }
         if large {
             self.count(began.elapsed());
@@ -521,4 +544,10 @@ impl Pair {
 fn wanted(filter: &Arc<Filter>) -> crate::watch::Wanted {
     let filter = filter.clone();
     Arc::new(move |path: &SyncPath| path.is_root() || filter.verdict_of(path, true).is_kept())
+}
+
+/// Paths that could not be read, for a reason that may pass without an event of the path.
+fn faulty(problems: &BTreeMap<SyncPath, Reason>) -> impl Iterator<Item = &SyncPath> {
+    let passes = |reason: &Reason| matches!(reason, Reason::Io(_) | Reason::Denied | Reason::Busy);
+    problems.iter().filter(move |(_, reason)| passes(reason)).map(|(path, _)| path)
 }

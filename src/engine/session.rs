@@ -146,6 +146,8 @@ pub enum Closing {
     Desync,
     /// The hub listens to another link of ours by now: one that was given up, and came late.
     Superseded,
+    /// The hub cannot serve us just now (its disk is full, say), but it could before.
+    Unusable(String),
 }
 
 /// Something worth telling.
@@ -503,6 +505,9 @@ impl Session {
             }
             FromHub::Refused(Refusal::Superseded) if target.superseded(now) => {
                 Err(Closing::Superseded)
+            }
+            FromHub::Refused(Refusal::Unusable(why)) if target.was_open() => {
+                Err(Closing::Unusable(why))
             }
             FromHub::Refused(refusal) => {
                 effects.push(Effect::Say(Notice::Refused { target: id, refusal }));

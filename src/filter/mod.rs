@@ -52,6 +52,13 @@ pub use dir::DirRules;
 pub use patterns::Patterns;
 pub use protect::STAGING;
 pub use repository::GitPlaces;
+
+/// Where git keeps what belongs to the working tree that holds a directory: `.git`, or what a file of
+/// that name leads to (a worktree, a submodule). `None` outside of any.
+#[must_use]
+pub fn git_directory_of(directory: &Path) -> Option<PathBuf> {
+    repository::top_of(directory).and_then(repository::git_directory)
+}
 pub use rules::Rule;
 
 /// What the user asked for.

@@ -27,6 +27,7 @@ macro_rules! over_each_link {
 mod bytes;
 mod daemon;
 mod faults;
+mod git;
 mod join;
 mod kill;
 mod once;

@@ -38,7 +38,7 @@ pub(crate) fn of(root: &Path) -> Tree {
         for entry in fs::read_dir(&directory).into_iter().flatten().flatten() {
             let path = entry.path();
             let name = path.strip_prefix(root).unwrap().as_os_str().as_bytes().to_vec();
-            if name == b".e2ek-sync" {
+            if entry.file_name() == ".e2ek-sync" {
                 continue;
             }
             let Ok(meta) = fs::symlink_metadata(&path) else { continue };

@@ -111,6 +111,7 @@ impl Site {
             return Ok(Vec::new());
         }
         self.applying = Applying { generation, began: Some(Instant::now()), ..Applying::default() };
+        self.roots.iter().flatten().for_each(|root| root.ask_for_staging_again());
         if let Some(store) = &mut self.store {
             let changes = self.receiver.ops().iter().map(|op| &op.change);
             if let Err(error) = store.begin(generation, changes) {

@@ -179,7 +179,7 @@ async fn read<R: AsyncRead + Unpin>(
     }
 }
 
-/// Reads the other end's Hello; `None` when it closed without a word.
+/// Reads the other end's Hello; `None` when it closed before that was whole.
 pub async fn hello<R: AsyncRead + Unpin>(
     reader: &mut R,
     buffer: &mut [u8],
@@ -187,8 +187,8 @@ pub async fn hello<R: AsyncRead + Unpin>(
     let mut greeting = HelloReader::default();
     loop {
         match reader.read(buffer).await {
-            Ok(0) | Err(_) if greeting.is_empty() => return None,
-            Ok(0) | Err(_) => return Some(Err(greeting.not_ours())),
+            // What is no Hello was refused at its first wrong byte.
+            Ok(0) | Err(_) => return None,
             Ok(len) => match greeting.feed(&buffer[..len]) {
                 Ok(None) => {}
                 Ok(Some(found)) => return Some(Ok(found)),

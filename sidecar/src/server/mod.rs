@@ -211,7 +211,14 @@ impl Hub {
         }
         let Some(at) = self.sites.iter().position(|serving| serving.peer == Some(id)) else {
             return match message {
-                ToHub::Ping | ToHub::Bye => Ok(()),
+                ToHub::Ping => Ok(()),
+                // Refused, or never opened.
+                ToHub::Bye if !self.is_leaving(id) => {
+                    self.links.send(id, &FromHub::Bye { reason: String::new() });
+                    self.unlink(id);
+                    Ok(())
+                }
+                ToHub::Bye => Ok(()),
                 // The command of a session that said good-bye still has the last word.
                 ToHub::Credit { bytes } if self.is_leaving(id) => {
                     self.command.credit(bytes);

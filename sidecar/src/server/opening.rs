@@ -180,12 +180,10 @@ impl Site {
         for change in unfinished.iter().filter(|change| held.entry(&change.path) != change.new) {
             let Some(new) = &change.new else { continue };
             let node = Node::from_entry(new, Stamp::default());
-            let found = self.stat(&change.path);
-            let seen = found.map(|found| self.seen(|| change.path.clone(), found, &node));
-            match seen {
-                Some(Seen::Unchanged) => further.push((change.path.clone(), Some(node))),
-                Some(Seen::Same(node)) => further.push((change.path.clone(), Some(node))),
-                Some(Seen::Other) | None => {}
+            match self.seen(|| change.path.clone(), self.stat(&change.path), &node) {
+                Seen::Unchanged => further.push((change.path.clone(), Some(node))),
+                Seen::Same(node) => further.push((change.path.clone(), Some(node))),
+                Seen::Other | Seen::Unknown => {}
             }
         }
         further.sort_by(|a, b| a.0.cmp(&b.0));
@@ -197,9 +195,10 @@ impl Site {
 
     /// Looks at all that the record says of one directory; one `statx` a name.
     fn compare(&self, at: &SyncPath, dir: &Dir, differences: &mut Differences) {
-        let names = match self.locate(at) {
-            Some((root, below)) => root.names_in(&below).ok(),
-            None => None,
+        let names = match self.locate(at).map(|(root, below)| root.names_in(&below)) {
+            Some(Ok(names)) => Some(names),
+            Some(Err(error)) if is_unknown(error.kind) => return,
+            Some(Err(_)) | None => None,
         };
         for (name, node) in dir.iter() {
             let inside = || at.join(name).expect("names and depth were checked");
@@ -207,14 +206,14 @@ impl Site {
                 Some(names) => names.stat(name),
                 // The roots themselves.
                 None if at.is_root() => self.stat(&inside()),
-                None => None,
+                None => Ok(None),
             };
-            let seen = found.map_or(Seen::Other, |found| self.seen(inside, found, node));
-            match (seen, node) {
+            match (self.seen(inside, found, node), node) {
                 (Seen::Unchanged, Node::Directory(below)) => {
                     self.compare(&inside(), below, differences);
                 }
-                (Seen::Unchanged, _) => {}
+                // Forgotten, it would be somebody else's from now on: never removed nor updated.
+                (Seen::Unchanged | Seen::Unknown, _) => {}
                 (Seen::Same(stamped), _) => differences.edits.push((inside(), Some(stamped))),
                 (Seen::Other, _) => {
                     differences.edits.push((inside(), None));
@@ -224,14 +223,24 @@ impl Site {
         }
     }
 
-    fn stat(&self, path: &SyncPath) -> Option<Found> {
-        let (root, below) = self.locate(path)?;
-        root.stat(&below).ok().flatten()
+    fn stat(&self, path: &SyncPath) -> Result<Option<Found>, RootErrorKind> {
+        let Some((root, below)) = self.locate(path) else { return Ok(None) };
+        root.stat(&below).map_err(|error| error.kind)
     }
 
     /// How what was found at a path compares with what the record says. Reads a file whose stamp is
     /// another one.
-    fn seen(&self, path: impl FnOnce() -> SyncPath, found: Found, node: &Node) -> Seen {
+    fn seen(
+        &self,
+        path: impl FnOnce() -> SyncPath,
+        found: Result<Option<Found>, RootErrorKind>,
+        node: &Node,
+    ) -> Seen {
+        let found = match found {
+            Ok(Some(found)) => found,
+            Err(kind) if is_unknown(kind) => return Seen::Unknown,
+            Ok(None) | Err(_) => return Seen::Other,
+        };
         match (node, &found.kind) {
             (Node::Directory(_), FoundKind::Directory) => Seen::Unchanged,
             (Node::Symlink(link), FoundKind::Symlink { target }) if link == target => {
@@ -249,6 +258,7 @@ impl Site {
                     Some(Ok(Some((same, found)))) if same == digest => {
                         Seen::Same(Node::File { digest, size, executable, stamp: found.stamp })
                     }
+                    Some(Err(error)) if is_unknown(error.kind) => Seen::Unknown,
                     _ => Seen::Other,
                 }
             }
@@ -280,6 +290,14 @@ enum Seen {
     Same(Node),
     /// Something else, or nothing.
     Other,
+    /// It cannot be looked at just now. Before it is changed it is looked at again.
+    Unknown,
+}
+
+/// Whether a fault at a path says nothing about what stands there.
+fn is_unknown(kind: RootErrorKind) -> bool {
+    use RootErrorKind::{Changed, IsDirectory, LinkInTheWay, NotADirectory, NotFound, NotRegular};
+    !matches!(kind, Changed | IsDirectory | LinkInTheWay | NotADirectory | NotFound | NotRegular)
 }
 
 fn is_ours(loaded: &Loaded, open: &Open) -> bool {

@@ -92,17 +92,9 @@ impl HelloReader {
         Ok(Some((hello, self.buffer.split_off(HEAD_BYTES + len))))
     }
 
-    /// What came so far and is no Hello, for an end that closed before it said more.
-    #[must_use]
-    pub fn not_ours(&self) -> WireError {
+    fn not_ours(&self) -> WireError {
         let shown = &self.buffer[..self.buffer.len().min(SHOWN_BYTES)];
         WireError::NotOurs(Escaped(shown.trim_ascii()).to_string())
-    }
-
-    /// Whether nothing came at all.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.buffer.is_empty()
     }
 }
 

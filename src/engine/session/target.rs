@@ -93,6 +93,8 @@ pub(super) struct Target {
     connect_wait: Duration,
     /// When the hub opened; only a link that lasted is made again at once.
     opened_at: Option<Instant>,
+    /// A hub opened once in this run: what the target is called, and our right to it, are in order.
+    was_open: bool,
     /// What the hub acknowledged.
     acked: Snapshot,
     /// `acked` plus everything on its way.
@@ -144,6 +146,7 @@ impl Target {
             connect_at: None,
             connect_wait: Duration::ZERO,
             opened_at: None,
+            was_open: false,
             acked: Snapshot::empty(),
             sent: Snapshot::empty(),
             unsure: None,
@@ -230,6 +233,10 @@ impl Target {
         self.superseded <= SUPERSEDED_MAX
     }
 
+    pub(super) fn was_open(&self) -> bool {
+        self.was_open
+    }
+
     pub(super) fn refused(&mut self) {
         self.link = Link::Refused;
         self.connect_at = None;
@@ -290,6 +297,7 @@ impl Target {
         }
         self.last_used = generation;
         self.opened_at = Some(now);
+        self.was_open = true;
         self.ask = populated;
         self.link = Link::Told(tree);
         Ok(())

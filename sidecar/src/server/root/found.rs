@@ -59,11 +59,15 @@ pub enum FoundKind {
 pub struct NamesIn<'a>(Directory<'a>);
 
 impl NamesIn<'_> {
-    /// What stands at one name; `None` for nothing, for what cannot be looked at, and for names of
-    /// ours.
-    #[must_use]
-    pub fn stat(&self, name: &[u8]) -> Option<Found> {
-        if is_ours(name) { None } else { look(self.0.as_fd(), name).ok().flatten() }
+    /// What stands at one name; `None` for nothing and for names of ours.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn stat(&self, name: &[u8]) -> Result<Option<Found>, RootErrorKind> {
+        if is_ours(name) {
+            return Ok(None);
+        }
+        look(self.0.as_fd(), name).map_err(|fault| fault.kind)
     }
 }
 

@@ -99,6 +99,17 @@ impl Grounds {
         }
     }
 
+    fn ask_again(&self) {
+        let refused = |(_, ground): &(_, Ground)| matches!(ground, Ground::Refused(_));
+        if !self.list.read().unwrap_or_else(PoisonError::into_inner).iter().any(refused) {
+            return;
+        }
+        let mut list = self.list.write().unwrap_or_else(PoisonError::into_inner);
+        for known in list.iter_mut().filter(|known| refused(known)) {
+            known.1 = Ground::Unmade;
+        }
+    }
+
     fn all(&self) -> Vec<(SyncPath, Ground)> {
         self.list.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -154,6 +165,13 @@ impl TargetRoot {
                 let _ = rustix::fs::unlinkat(&directory, name, AtFlags::empty());
             }
         }
+    }
+
+    /// Where no staging directory could be made it is tried again once: a disk that was read-only for
+    /// a while must not be written without renames for ever. To be called now and then; costs nothing
+    /// where staging works.
+    pub fn ask_for_staging_again(&self) {
+        self.grounds.ask_again();
     }
 
     /// Removes the staging directories that are empty now; they come back when needed. Also done
