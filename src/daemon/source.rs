@@ -548,6 +548,9 @@ fn wanted(filter: &Arc<Filter>) -> crate::watch::Wanted {
 
 /// Paths that could not be read, for a reason that may pass without an event of the path.
 fn faulty(problems: &BTreeMap<SyncPath, Reason>) -> impl Iterator<Item = &SyncPath> {
-    let passes = |reason: &Reason| matches!(reason, Reason::Io(_) | Reason::Denied | Reason::Busy);
+    let passes = |reason: &Reason| {
+        use Reason::{Busy, Denied, Io, NoSpace, ReadOnly};
+        matches!(reason, Io(_) | Denied | Busy | NoSpace | ReadOnly)
+    };
     problems.iter().filter(move |(_, reason)| passes(reason)).map(|(path, _)| path)
 }

@@ -130,8 +130,17 @@ impl Injection {
 /// fails there, so what comes of it, a panic or a standstill, says nothing.
 pub(crate) fn was_impossible(log: &Path) -> bool {
     let text = fs::read_to_string(log).unwrap_or_default();
-    let wake = r#""\1\0\0\0\0\0\0\0", 8) "#;
-    text.lines().any(|line| line.contains(wake) && line.ends_with("(INJECTED)"))
+    let mut begun = HashMap::new();
+    text.lines().any(|line| {
+        let wakes = line.contains(r#""\1\0\0\0\0\0\0\0", 8"#);
+        // Another thread's call may have come between the two halves of this one.
+        let thread = line.split(' ').next().unwrap_or_default();
+        let resumed = line.contains(" resumed>") && begun.remove(thread).unwrap_or(false);
+        if line.ends_with("<unfinished ...>") {
+            begun.insert(thread, wakes);
+        }
+        (wakes || resumed) && line.ends_with("(INJECTED)")
+    })
 }
 
 /// A plan of stops: all of them, or a share spread evenly over what a run without a fault made.

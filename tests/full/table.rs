@@ -51,7 +51,7 @@ impl Table {
         let _ = writeln!(text, "\nThe struck run ended with: {}.\n", codes.join(", "));
         println!("{text}");
         if crate::is_full() {
-            let file = format!("full-{}.md", self.name.replace(' ', "-"));
+            let file = format!("full-{}.md", self.name.replace(", ", "-").replace(' ', "-"));
             std::fs::write(std::path::Path::new(env!("CARGO_TARGET_TMPDIR")).join(file), text)
                 .unwrap();
         }

@@ -206,3 +206,12 @@ fn known_as(client: &mut Client, tree: e2ek_sidecar::tree::TreeId, there: &Tree)
     });
     Tree { snapshot, ..there.clone() }
 }
+
+#[test]
+fn a_hub_that_refused_ends_with_the_good_bye() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut client = Client::stdio(&folder.path().join("state"));
+    let (_, answer) = client.open(open(ANN, &folder.path().join("no/such/place")));
+    assert!(matches!(answer, FromHub::Refused(_)), "{answer:?}");
+    client.leave();
+}
