@@ -21,7 +21,7 @@ pub(super) struct Built {
 }
 
 pub(super) fn twice(settings: &Settings, place: &Path) -> Result<Built> {
-    let functions = if settings.short { 300 } else { 1800 };
+    let functions = if settings.short { 300 } else { 2300 };
     let (before, after) = (place.join("app-before"), place.join("app-after"));
     let built = build(place, functions, false, &before)
         .and_then(|()| build(place, functions, true, &after));
