@@ -158,6 +158,21 @@ fn rules_are_read_once_until_reloaded() {
 }
 
 #[test]
+fn only_files_of_rules_that_were_listed_are_read() {
+    for file in [".gitignore", ".e2ekignore"] {
+        let dir = tree(&[(&format!("sub/{file}"), "a\n")]);
+        for (listed, kept) in [(file, false), ("x", true)] {
+            let filter = Filter::new(dir.path(), &options(&[], &[])).unwrap();
+            let files = RuleFiles::listed(["a", listed].map(str::as_bytes));
+            let rules = filter.child_rules(&filter.root_rules(), b"sub", files);
+            assert_eq!(filter.verdict(&rules, b"a", false).is_kept(), kept, "{file} {listed}");
+        }
+    }
+    let all = RuleFiles::listed([&b".git"[..], b".gitignore", b".E2EKIGNORE"]);
+    assert_eq!(all, RuleFiles::ANY);
+}
+
+#[test]
 fn threads_share_one_filter() {
     fn shared<T: Send + Sync>(_: &T) {}
     let dir = tree(&[]);
