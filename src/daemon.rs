@@ -152,12 +152,15 @@ impl Daemon {
         let control = control.transpose().map_err(|error| Error::failure(&error))?;
         let roots = settings::sources(&config)?;
         let index = folder.join("index");
-        let previous = std::fs::read(&index).ok().and_then(|bytes| Snapshot::decode(&bytes).ok());
+        let from = index.clone();
+        let previous = move || {
+            let bytes = std::fs::read(&from).ok();
+            bytes.and_then(|bytes| Snapshot::decode(&bytes).ok()).unwrap_or_default()
+        };
         let contents = Arc::new(Contents::default());
         let options = settings::filter_options(&config);
-        let source =
-            Source::open(&roots, &options, &previous.unwrap_or_default(), contents.clone())
-                .map_err(|error| Error::failure(&error))?;
+        let source = Source::open(&roots, &options, previous, contents.clone())
+            .map_err(|error| Error::failure(&error))?;
         let has_command = config.targets.iter().any(|target| target.command.is_some());
         let terminal = stdin::is_terminal_of_human(&config) && has_command && kind == Kind::Watch;
         let wanted = config.targets.iter().map(|target| settings::wanted(kind, &config, target));

@@ -109,8 +109,9 @@ impl SyncPath {
     /// When `name` is not one component, or the whole becomes too long.
     pub fn check_join(&self, name: &[u8]) -> Result<(), PathError> {
         check_component(name)?;
+        // A component takes two bytes with its slash: few bytes need no counting.
         let too_long = self.0.len() + 1 + name.len() > MAX_PATH_BYTES
-            || self.components().count() + 1 > MAX_DEPTH;
+            || (self.0.len() + 1 >= 2 * MAX_DEPTH && self.components().count() + 1 > MAX_DEPTH);
         if too_long && !self.is_root() { Err(PathError::TooLong) } else { Ok(()) }
     }
 

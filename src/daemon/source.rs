@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
@@ -78,6 +78,9 @@ struct Pair {
 /// A look on a thread of its own: one report a pair that was looked at.
 type Look = Vec<(usize, Hints, Result<ScanReport, ScanError>)>;
 
+/// A tree that is read when it is needed first.
+type Previous = LazyLock<Snapshot, Box<dyn FnOnce() -> Snapshot + Send>>;
+
 /// All pairs. See the module.
 pub(super) struct Source {
     pairs: Vec<Pair>,
@@ -97,23 +100,26 @@ pub(super) struct Source {
     looks: u64,
     /// The tree, or a stamp in it, is not what the index on disk says.
     changed: bool,
+    /// The tree of the last run, until the first look has ended.
+    previous: Option<Arc<Previous>>,
 }
 
 impl Source {
-    /// Opens the pairs' directories; `previous` is the tree of the last run, for its stamps.
+    /// Opens the pairs' directories; `previous` reads the tree of the last run, for its stamps: at
+    /// the first look, on its thread, so that the hubs start meanwhile.
     ///
     /// # Errors
     /// When a directory cannot be resolved.
     pub(super) fn open(
         roots: &[PathBuf],
         options: &FilterOptions,
-        previous: &Snapshot,
+        previous: impl FnOnce() -> Snapshot + Send + 'static,
         contents: Arc<Contents>,
     ) -> Result<Self, FilterError> {
         let (told, heard) = mpsc::channel(1);
         let mut pairs = Vec::new();
         for (index, root) in roots.iter().enumerate() {
-            pairs.push(Pair::open(index, root, options, previous)?);
+            pairs.push(Pair::open(index, root, options)?);
         }
         Ok(Self {
             pairs,
@@ -129,7 +135,8 @@ impl Source {
             again_wait: FAULTY_AGAIN[0],
             figures: None,
             looks: 0,
-            changed: previous.count() == 0,
+            changed: false,
+            previous: Some(Arc::new(LazyLock::new(Box::new(previous)))),
         })
     }
 
@@ -246,6 +253,7 @@ impl Source {
             pair.filter.reload();
             if afresh {
                 self.changed = true;
+                self.previous = None;
                 pair.tree = Snapshot::empty();
             }
             let name = pair.name.clone();
@@ -290,9 +298,11 @@ impl Source {
         let hints = self.debounce.take(now);
         let seen = hints.first_seen()?;
         let jobs = self.split(hints);
-        let small = jobs
-            .iter()
-            .all(|(_, hints)| hints.subtrees().is_empty() && hints.paths().len() <= AT_ONCE);
+        let previous = self.previous.clone();
+        let small = previous.is_none()
+            && jobs
+                .iter()
+                .all(|(_, hints)| hints.subtrees().is_empty() && hints.paths().len() <= AT_ONCE);
         let work: Vec<_> = (jobs.into_iter())
             .map(|(index, hints)| {
                 let pair = &self.pairs[index];
@@ -302,6 +312,7 @@ impl Source {
         let whole = work.iter().any(|(.., hints)| hints.subtrees().contains_key(&SyncPath::root()));
         let run = move || -> Look {
             let scan = |(index, scanner, tree, hints): (usize, Arc<Scanner>, Snapshot, Hints)| {
+                let tree = previous.as_ref().map_or(tree, |previous| tree_of(index, previous));
                 let result = scanner.scan(&tree, &hints);
                 (index, hints, result)
             };
@@ -317,6 +328,12 @@ impl Source {
     }
 
     fn finish(&mut self, look: Look, began: Instant, seen: Instant, large: bool) -> Looked {
+        if let Some(previous) = self.previous.take() {
+            self.changed |= previous.count() == 0;
+            for (index, pair) in self.pairs.iter_mut().enumerate() {
+                pair.tree = tree_of(index, &previous);
+            }
+        }
         let mut gone = false;
         for (index, hints, result) in look {
             match result {
@@ -394,7 +411,7 @@ impl Source {
     fn count(&mut self, took: Duration) {
         let mut figures = Figures { took, ..Figures::default() };
         for pair in &self.pairs {
-            pair.tree.walk(&mut |_, node| {
+            pair.tree.each_node(&mut |node| {
                 if let Node::File { size, .. } = node {
                     figures.files += 1;
                     figures.bytes += size;
@@ -522,12 +539,10 @@ impl Pair {
         index: usize,
         root: &std::path::Path,
         options: &FilterOptions,
-        previous: &Snapshot,
     ) -> Result<Self, FilterError> {
-        let name = SyncPath::try_from(index.to_string().as_str()).expect("digits are a name");
+        let name = name_of(index);
         let filter = Arc::new(Filter::new(root, options)?);
         let scanner = Scanner::filtered(filter.clone());
-        let tree = previous.dir(&name).cloned().map(Snapshot::from_root).unwrap_or_default();
         Ok(Self {
             name,
             filter,
@@ -535,10 +550,20 @@ impl Pair {
             watch: None,
             reached: None,
             left_out: (0, 0),
-            tree,
+            tree: Snapshot::empty(),
             gone: false,
         })
     }
+}
+
+/// The name of a pair's directory.
+fn name_of(index: usize) -> SyncPath {
+    SyncPath::try_from(index.to_string().as_str()).expect("digits are a name")
+}
+
+/// What a tree of all pairs says of one.
+fn tree_of(index: usize, all: &Snapshot) -> Snapshot {
+    all.dir(&name_of(index)).cloned().map(Snapshot::from_root).unwrap_or_default()
 }
 
 fn wanted(filter: &Arc<Filter>) -> crate::watch::Wanted {

@@ -11,7 +11,7 @@ use std::path::{Component, Path, PathBuf};
 
 use e2ek_sidecar::path::{PathError, SyncPath};
 
-use super::{Filter, Rule, as_path};
+use super::{Filter, Rule, RuleFiles, as_path};
 
 /// How the records look.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -172,10 +172,9 @@ impl Asked {
             return decision.rule;
         }
         // git compares the empty name behind the slash, so that `dir/` is told by a `*` in `dir`.
-        let rules = self
-            .path
-            .components()
-            .fold(filter.root_rules(), |rules, name| filter.child_rules(&rules, name));
+        let rules = self.path.components().fold(filter.root_rules(), |rules, name| {
+            filter.child_rules(&rules, name, RuleFiles::ANY)
+        });
         rules.decide(b"", true).rule
     }
 }

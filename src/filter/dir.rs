@@ -20,6 +20,33 @@ pub(super) const E2EKIGNORE: &str = ".e2ekignore";
 /// A larger file of rules is not read, as git does from 2.46 on (`PATTERN_MAX_FILE_SIZE`).
 const MAX_FILE_BYTES: u64 = 100 << 20;
 
+/// Which files of rules may lie in a directory: only those are looked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RuleFiles {
+    repository: bool,
+    gitignore: bool,
+    e2ekignore: bool,
+}
+
+impl RuleFiles {
+    /// Nobody looked: all of them may be there.
+    pub const ANY: Self = Self { repository: true, gitignore: true, e2ekignore: true };
+
+    /// Those among the names of a whole directory. One that appears after these were listed is a
+    /// change like any other, to be followed by a reload.
+    #[must_use]
+    pub fn listed<'a>(names: impl IntoIterator<Item = &'a [u8]>) -> Self {
+        let mut files = Self { repository: false, gitignore: false, e2ekignore: false };
+        // Where letter case does not count, `open` would find them under other names.
+        for name in names.into_iter().filter(|name| name.first() == Some(&b'.')) {
+            files.repository |= name.eq_ignore_ascii_case(b".git");
+            files.gitignore |= name.eq_ignore_ascii_case(GITIGNORE.as_bytes());
+            files.e2ekignore |= name.eq_ignore_ascii_case(E2EKIGNORE.as_bytes());
+        }
+        files
+    }
+}
+
 /// The rules that apply inside one directory. Cheap to clone; sent between threads freely.
 #[derive(Clone)]
 pub struct DirRules(Arc<Dir>);
@@ -98,21 +125,23 @@ impl DirRules {
             ignore_case: false,
             closed: None,
         };
-        names.iter().fold(Self(Arc::new(outermost.with_files(true))), |dir, name| {
-            Self(Arc::new(dir.inside(name, None)))
-        })
+        names
+            .iter()
+            .fold(Self(Arc::new(outermost.with_files(true, RuleFiles::ANY))), |dir, name| {
+                Self(Arc::new(dir.inside(name, None, RuleFiles::ANY)))
+            })
     }
 
-    /// The rules inside the directory `name`; reads its files.
-    pub(super) fn enter(&self, name: &[u8]) -> Self {
+    /// The rules inside the directory `name`; reads those of its files that may be there.
+    pub(super) fn enter(&self, name: &[u8], files: RuleFiles) -> Self {
         let closed = match self.0.common.passages.is_empty() {
             true => None,
             false => self.decide(name, true).closed,
         };
-        Self(Arc::new(self.inside(name, closed)))
+        Self(Arc::new(self.inside(name, closed, files)))
     }
 
-    fn inside(&self, name: &[u8], closed: Option<Verdict>) -> Dir {
+    fn inside(&self, name: &[u8], closed: Option<Verdict>, files: RuleFiles) -> Dir {
         let dir = Dir {
             common: Arc::clone(&self.0.common),
             path: [&self.path_of(name), &b"/"[..]].concat().into(),
@@ -121,7 +150,7 @@ impl DirRules {
             ignore_case: self.0.ignore_case,
             closed,
         };
-        dir.with_files(false)
+        dir.with_files(false, files)
     }
 
     /// The path of `name` in this directory, below the top.
@@ -200,10 +229,14 @@ impl Dir {
     }
 
     /// Adds what the directory's own files say. Where a repository begins, those around it end.
-    fn with_files(mut self, is_top: bool) -> Self {
+    fn with_files(mut self, is_top: bool, present: RuleFiles) -> Self {
+        if present == RuleFiles::listed([]) {
+            return self;
+        }
         let directory = self.common.top.join(as_path(&self.path));
         if let Some(places) = &self.common.git {
-            if is_top || repository::git_directory(&directory).is_some() {
+            let begins = || repository::git_directory(&directory).is_some();
+            if is_top || (present.repository && begins()) {
                 self.gits = Arc::default();
                 let repository = Repository::read(&directory, places);
                 self.ignore_case = repository.ignore_case;
@@ -212,11 +245,15 @@ impl Dir {
                     self.gits = self.with_layer(&self.gits, &directory.join(&file), &file, true);
                 }
             }
-            let file = directory.join(GITIGNORE);
-            self.gits = self.with_layer(&self.gits, &file, &file, false);
+            if present.gitignore {
+                let file = directory.join(GITIGNORE);
+                self.gits = self.with_layer(&self.gits, &file, &file, false);
+            }
         }
-        let file = directory.join(E2EKIGNORE);
-        self.ours = self.with_layer(&self.ours, &file, &file, false);
+        if present.e2ekignore {
+            let file = directory.join(E2EKIGNORE);
+            self.ours = self.with_layer(&self.ours, &file, &file, false);
+        }
         self
     }
 

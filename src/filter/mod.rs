@@ -48,7 +48,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use e2ek_sidecar::path::SyncPath;
 
 use dir::Decision;
-pub use dir::DirRules;
+pub use dir::{DirRules, RuleFiles};
 pub use patterns::Patterns;
 pub use protect::STAGING;
 pub use repository::GitPlaces;
@@ -168,13 +168,13 @@ impl Filter {
         self.state().root_rules.clone()
     }
 
-    /// The rules that apply in the directory `name` of `parent`. Reads its ignore files the first
-    /// time (three failed opens where there are none); blocks on the file system.
+    /// The rules that apply in the directory `name` of `parent`. Reads, the first time, those of its
+    /// files of rules that may be there; blocks on the file system.
     #[must_use]
-    pub fn child_rules(&self, parent: &DirRules, name: &[u8]) -> DirRules {
+    pub fn child_rules(&self, parent: &DirRules, name: &[u8], files: RuleFiles) -> DirRules {
         let state = self.state();
         if !parent.is_of_one_reading(&state.root_rules) {
-            return parent.enter(name);
+            return parent.enter(name, files);
         }
         let path = parent.path_of(name);
         let cache = state.cache.read().unwrap_or_else(PoisonError::into_inner);
@@ -182,7 +182,7 @@ impl Filter {
             return known.clone();
         }
         drop(cache);
-        let rules = parent.enter(name);
+        let rules = parent.enter(name, files);
         let mut cache = state.cache.write().unwrap_or_else(PoisonError::into_inner);
         cache.entry(path.into()).or_insert(rules).clone()
     }
@@ -232,7 +232,7 @@ impl Filter {
             if last || !decision.verdict.is_kept() {
                 return Some(decision);
             }
-            rules = self.child_rules(&rules, name);
+            rules = self.child_rules(&rules, name, RuleFiles::ANY);
         }
         None
     }

@@ -143,7 +143,7 @@ fn without_git_only_our_own_files_count() {
 fn rules_are_read_once_until_reloaded() {
     let dir = tree(&[("sub/.gitignore", "a\n")]);
     let filter = Filter::new(dir.path(), &options(&[], &[])).unwrap();
-    let before = filter.child_rules(&filter.root_rules(), b"sub");
+    let before = filter.child_rules(&filter.root_rules(), b"sub", RuleFiles::ANY);
     assert!(!filter.verdict(&before, b"a", false).is_kept());
     std::fs::write(dir.path().join("sub/.gitignore"), "b\n").unwrap();
     assert_eq!(told(&filter, "sub/b"), "kept", "known already");
@@ -153,8 +153,23 @@ fn rules_are_read_once_until_reloaded() {
     assert_eq!(told(&filter, "sub/a"), "kept");
     // What was handed out before keeps its meaning and is not mixed into the new reading.
     assert!(!filter.verdict(&before, b"a", false).is_kept());
-    let _ = filter.child_rules(&before, b"deep");
+    let _ = filter.child_rules(&before, b"deep", RuleFiles::ANY);
     assert_eq!(told(&filter, "sub/deep/a"), "kept");
+}
+
+#[test]
+fn only_files_of_rules_that_were_listed_are_read() {
+    for file in [".gitignore", ".e2ekignore"] {
+        let dir = tree(&[(&format!("sub/{file}"), "a\n")]);
+        for (listed, kept) in [(file, false), ("x", true)] {
+            let filter = Filter::new(dir.path(), &options(&[], &[])).unwrap();
+            let files = RuleFiles::listed(["a", listed].map(str::as_bytes));
+            let rules = filter.child_rules(&filter.root_rules(), b"sub", files);
+            assert_eq!(filter.verdict(&rules, b"a", false).is_kept(), kept, "{file} {listed}");
+        }
+    }
+    let all = RuleFiles::listed([&b".git"[..], b".gitignore", b".E2EKIGNORE"]);
+    assert_eq!(all, RuleFiles::ANY);
 }
 
 #[test]

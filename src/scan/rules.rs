@@ -5,7 +5,7 @@ use std::sync::Arc;
 use e2ek_sidecar::path::SyncPath;
 
 use super::Judge;
-use crate::filter::{DirRules, Filter, Verdict};
+use crate::filter::{DirRules, Filter, RuleFiles, Verdict};
 
 /// Who decides.
 #[derive(Clone)]
@@ -57,11 +57,11 @@ impl Rules {
         }
     }
 
-    /// The rules inside the directory `name`.
-    pub(super) fn child(&self, name: &[u8]) -> Self {
+    /// The rules inside the directory `name`, which may hold `files` of rules.
+    pub(super) fn child(&self, name: &[u8], files: RuleFiles) -> Self {
         match self {
             Self::Filter(filter, rules) => {
-                Self::Filter(filter.clone(), filter.child_rules(rules, name))
+                Self::Filter(filter.clone(), filter.child_rules(rules, name, files))
             }
             Self::Judge(judge, directory) => {
                 let directory = directory.join(name).unwrap_or_default();
@@ -73,7 +73,8 @@ impl Rules {
     /// The rules inside the directory `path` below; `None` when it, or one on the way, is not kept.
     pub(super) fn below(&self, path: &SyncPath) -> Option<Self> {
         path.components().try_fold(self.clone(), |rules, name| {
-            (rules.standing(name, true) == Standing::Kept).then(|| rules.child(name))
+            (rules.standing(name, true) == Standing::Kept)
+                .then(|| rules.child(name, RuleFiles::ANY))
         })
     }
 }

@@ -283,6 +283,10 @@ fn the_filter_decides_directory_by_directory_and_is_followed_when_reloaded() {
     place.write("a/.gitignore", b"out\n!f.log\n");
     let options = crate::filter::FilterOptions::default();
     let filter = Arc::new(Filter::new(place.scanner.root(), &options).unwrap());
+    // A repository inside goes by its own rules.
+    place.write("c/.git/HEAD", b"");
+    ["objects", "refs"].iter().for_each(|d| fs::create_dir(place.at("c/.git").join(d)).unwrap());
+    place.write("c/f.log", b"");
     place.scanner = Scanner::filtered(filter.clone());
     let files = |place: &Place| {
         let mut names = Vec::new();
@@ -294,14 +298,20 @@ fn the_filter_decides_directory_by_directory_and_is_followed_when_reloaded() {
         names
     };
     let report = place.scan_all();
-    assert_eq!(files(&place), [".gitignore", "a/.gitignore", "a/f", "a/f.log", "b/out/f"]);
-    assert_eq!((report.ignored, report.protected), (2, 2));
+    assert_eq!(
+        files(&place),
+        [".gitignore", "a/.gitignore", "a/f", "a/f.log", "b/out/f", "c/f.log"]
+    );
+    assert_eq!((report.ignored, report.protected), (2, 3));
     place.look(&["a/out/f", "b/f.log", "a/f.log"]);
-    assert_eq!(files(&place).len(), 5);
+    assert_eq!(files(&place).len(), 6);
     place.write("a/.gitignore", b"");
     filter.reload();
     place.scan_all();
-    assert_eq!(files(&place), [".gitignore", "a/.gitignore", "a/f", "a/out/f", "b/out/f"]);
+    assert_eq!(
+        files(&place),
+        [".gitignore", "a/.gitignore", "a/f", "a/out/f", "b/out/f", "c/f.log"]
+    );
 }
 
 /// Figures for the head of `scan`; run with `--release -- --ignored --nocapture figures`.

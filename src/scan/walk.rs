@@ -19,6 +19,7 @@ use super::grain::{Grains, wall_clock};
 use super::rules::{Rules, Standing};
 use super::{MAX_CONTENTS_BYTES, Results, ScanReport};
 use crate::engine::debounce::Hints;
+use crate::filter::RuleFiles;
 
 /// Names of one directory that one thread looks at before others may help.
 const CHUNK: usize = 256;
@@ -37,7 +38,6 @@ pub(super) struct Place {
     pub(super) path: SyncPath,
     /// The directory as it was.
     pub(super) previous: Option<Arc<Dir>>,
-    rules: Rules,
 }
 
 /// A name to look at.
@@ -48,12 +48,12 @@ struct Name {
 }
 
 enum Job {
-    /// Opens a directory and looks at all in it.
-    List { slot: usize, inside: Arc<OwnedFd>, name: CString },
+    /// Opens a directory and looks at all in it; `above` are the rules it lies under.
+    List { slot: usize, inside: Arc<OwnedFd>, name: CString, above: Rules },
     /// Looks at all of an open directory: the root.
-    ListOpen { slot: usize, directory: Arc<OwnedFd> },
+    ListOpen { slot: usize, directory: Arc<OwnedFd>, rules: Rules },
     /// Looks at some names of a directory.
-    Look { slot: usize, directory: Arc<OwnedFd>, names: Vec<Name> },
+    Look { slot: usize, directory: Arc<OwnedFd>, names: Vec<Name>, rules: Rules },
 }
 
 /// What the threads share.
@@ -66,6 +66,8 @@ struct Shared {
     root: Option<Arc<Dir>>,
     /// Jobs being done.
     running: usize,
+    /// Threads that wait for a job: nobody else is to be woken, which costs a system call.
+    waiting: usize,
 }
 
 /// What one thread brings along and gathers.
@@ -122,7 +124,8 @@ impl<'a> Scan<'a> {
         rules: Rules,
         grains: &'a Grains,
     ) -> Self {
-        let shared = Shared { jobs: Vec::new(), slots: Vec::new(), root: None, running: 0 };
+        let shared =
+            Shared { jobs: Vec::new(), slots: Vec::new(), root: None, running: 0, waiting: 0 };
         Self {
             root: Arc::new(root),
             previous,
@@ -157,10 +160,11 @@ impl<'a> Scan<'a> {
 
     fn add_root(&self) {
         let previous = Some(self.previous.root().clone());
-        let place = Place { path: SyncPath::root(), previous, rules: self.rules.clone() };
+        let place = Place { path: SyncPath::root(), previous };
+        let (directory, rules) = (Arc::clone(&self.root), self.rules.clone());
         let mut shared = self.lock();
         shared.slots.push(Slot::listed(place, None));
-        shared.jobs.push(Job::ListOpen { slot: 0, directory: Arc::clone(&self.root) });
+        shared.jobs.push(Job::ListOpen { slot: 0, directory, rules });
     }
 
     /// Adds names that were hinted at in one directory.
@@ -173,7 +177,7 @@ impl<'a> Scan<'a> {
             Some(_) => open_beneath(&self.root, &path),
         };
         let rules = rules.unwrap_or_else(|| self.rules.clone());
-        let place = Place { path: path.clone(), previous, rules };
+        let place = Place { path: path.clone(), previous };
         let mut slot = Slot::hinted(place);
         let mut shared = self.lock();
         let index = shared.slots.len();
@@ -183,9 +187,9 @@ impl<'a> Scan<'a> {
                 let mut names = names.into_iter().peekable();
                 while names.peek().is_some() {
                     let names = names.by_ref().take(CHUNK).collect();
-                    let directory = Arc::clone(&directory);
+                    let (directory, rules) = (Arc::clone(&directory), rules.clone());
                     slot.open += 1;
-                    shared.jobs.push(Job::Look { slot: index, directory, names });
+                    shared.jobs.push(Job::Look { slot: index, directory, names, rules });
                 }
             }
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
@@ -240,22 +244,29 @@ impl<'a> Scan<'a> {
             } else if shared.running == 0 {
                 return;
             } else {
+                shared.waiting += 1;
                 shared = self.changed.wait(shared).unwrap_or_else(PoisonError::into_inner);
+                shared.waiting -= 1;
             }
         }
     }
 
     fn perform(&self, job: Job, worker: &mut Worker) {
         match job {
-            Job::List { slot, inside, name } => {
+            Job::List { slot, inside, name, above } => {
                 match rustix::fs::openat(&*inside, &*name, OPEN, Mode::empty()) {
-                    Ok(directory) => self.list(slot, &Arc::new(directory), worker),
+                    Ok(directory) => {
+                        let rules = |files| above.child(name.as_bytes(), files);
+                        self.list(slot, &Arc::new(directory), rules, worker);
+                    }
                     Err(error) => self.unopened(slot, error, worker),
                 }
             }
-            Job::ListOpen { slot, directory } => self.list(slot, &directory, worker),
-            Job::Look { slot, directory, names } => {
-                self.look_at(slot, &directory, names, worker);
+            Job::ListOpen { slot, directory, rules } => {
+                self.list(slot, &directory, |_| rules, worker);
+            }
+            Job::Look { slot, directory, names, rules } => {
+                self.look_at(slot, &directory, names, &rules, worker);
             }
         }
     }
@@ -302,21 +313,28 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn list(&self, slot: usize, directory: &Arc<OwnedFd>, worker: &mut Worker) {
+    /// Looks at all of a directory; `rules` gives those in it, told which files of rules it holds.
+    fn list(
+        &self,
+        slot: usize,
+        directory: &Arc<OwnedFd>,
+        rules: impl FnOnce(RuleFiles) -> Rules,
+        worker: &mut Worker,
+    ) {
         let mut names = match names_of(directory, &mut worker.list) {
             Ok(names) => names,
             Err(error) => return self.unopened(slot, error, worker),
         };
+        let rules = rules(RuleFiles::listed(names.iter().map(|name| name.name.as_bytes())));
         while names.len() > CHUNK {
             let names = names.split_off(names.len() - CHUNK);
-            let job = Job::Look { slot, directory: Arc::clone(directory), names };
+            let directory = Arc::clone(directory);
+            let job = Job::Look { slot, directory, names, rules: rules.clone() };
             let mut shared = self.lock();
             shared.slots[slot].open += 1;
-            shared.jobs.push(job);
-            drop(shared);
-            self.changed.notify_one();
+            self.add(&mut shared, job);
         }
-        self.look_at(slot, directory, names, worker);
+        self.look_at(slot, directory, names, &rules, worker);
     }
 
     fn look_at(
@@ -324,23 +342,32 @@ impl<'a> Scan<'a> {
         slot: usize,
         directory: &Arc<OwnedFd>,
         names: Vec<Name>,
+        rules: &Rules,
         worker: &mut Worker,
     ) {
         let place = self.place(slot);
         let mut seen = Vec::with_capacity(names.len());
         for name in names {
-            let found = self.look(&place, directory, &name, worker);
+            let found = self.look((&place, rules), directory, &name, worker);
             seen.push((name.name, found));
         }
-        self.enter(slot, &place, directory, seen);
+        self.enter(slot, (&place, rules), directory, seen);
         self.done(slot);
+    }
+
+    /// Adds a job, and wakes somebody who waits for one.
+    fn add(&self, shared: &mut Shared, job: Job) {
+        shared.jobs.push(job);
+        if shared.waiting > 0 {
+            self.changed.notify_one();
+        }
     }
 
     /// Enters what was found, and makes a job of each directory among it.
     fn enter(
         &self,
         slot: usize,
-        place: &Place,
+        (place, rules): (&Place, &Rules),
         directory: &Arc<OwnedFd>,
         seen: Vec<(CString, Look)>,
     ) {
@@ -356,13 +383,11 @@ impl<'a> Scan<'a> {
                         Some(Node::Directory(previous)) => Some(previous.clone()),
                         _ => None,
                     };
-                    let rules = place.rules.child(&bytes);
                     let above = (slot, shared.slots[slot].found.len());
-                    shared.slots.push(Slot::listed(Place { path, previous, rules }, Some(above)));
+                    shared.slots.push(Slot::listed(Place { path, previous }, Some(above)));
                     shared.slots[slot].open += 1;
-                    let inside = Arc::clone(directory);
-                    shared.jobs.push(Job::List { slot: below, inside, name });
-                    self.changed.notify_one();
+                    let (inside, above) = (Arc::clone(directory), rules.clone());
+                    self.add(shared, Job::List { slot: below, inside, name, above });
                     (bytes, Found::Below)
                 }
             };
@@ -370,7 +395,13 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn look(&self, place: &Place, directory: &OwnedFd, name: &Name, worker: &mut Worker) -> Look {
+    fn look(
+        &self,
+        (place, rules): (&Place, &Rules),
+        directory: &OwnedFd,
+        name: &Name,
+        worker: &mut Worker,
+    ) -> Look {
         worker.report.entries += 1;
         let bytes = name.name.as_bytes();
         if place.path.check_join(bytes).is_err() {
@@ -378,12 +409,17 @@ impl<'a> Scan<'a> {
             worker.report.problems.push(problem);
             return Look::Found(Found::Absent);
         }
-        if name.kind.is_some_and(|kind| !kept(place, bytes, kind, worker)) {
+        if name.kind.is_some_and(|kind| !kept(rules, bytes, kind, worker)) {
             return Look::Found(Found::Absent);
         }
+        // Opening it tells whether it still is one.
+        if name.kind == Some(FileType::Directory) {
+            return Look::Walk(place.inside(bytes));
+        }
+        let before = place.before(bytes);
         // A file not known before is read whatever its facts: they are asked of the open file only.
         if name.kind == Some(FileType::RegularFile)
-            && !matches!(place.before(bytes), Some(Node::File { .. }))
+            && !matches!(before, Some(Node::File { .. }))
             && let Some(found) = self.content(place, directory, &name.name, worker)
         {
             return Look::Found(found);
@@ -394,13 +430,16 @@ impl<'a> Scan<'a> {
                 Ok(facts) => facts,
                 Err(error) => return Look::Found(failed(place, bytes, error, worker)),
             };
-            if name.kind != Some(facts.kind) && !kept(place, bytes, facts.kind, worker) {
+            if name.kind != Some(facts.kind) && !kept(rules, bytes, facts.kind, worker) {
                 return Look::Found(Found::Absent);
             }
             let found = match facts.kind {
                 FileType::Directory => return Look::Walk(place.inside(bytes)),
                 FileType::Symlink => self.link(place, directory, &name.name, worker),
-                FileType::RegularFile => self.file(place, directory, &name.name, facts, worker),
+                FileType::RegularFile => match as_before(before, facts) {
+                    Some(node) => Some(Found::Node(node)),
+                    None => self.content(place, directory, &name.name, worker),
+                },
                 _ => {
                     let problem = Problem { path: place.inside(bytes), reason: Reason::Special };
                     worker.report.problems.push(problem);
@@ -428,25 +467,6 @@ impl<'a> Scan<'a> {
             Err(Errno::INVAL) => None,
             Err(error) => Some(failed(place, name.to_bytes(), error, worker)),
         }
-    }
-
-    /// `None` when it is no regular file any more.
-    fn file(
-        &self,
-        place: &Place,
-        directory: &OwnedFd,
-        name: &CStr,
-        facts: Facts,
-        worker: &mut Worker,
-    ) -> Option<Found> {
-        if let Some(&Node::File { digest, size, stamp, .. }) = place.before(name.to_bytes())
-            && stamp != Stamp::default()
-            && (stamp, size) == (facts.stamp, facts.size)
-        {
-            let executable = facts.executable;
-            return Some(Found::Node(Node::File { digest, size, executable, stamp }));
-        }
-        self.content(place, directory, name, worker)
     }
 
     /// Reads a file. `None` when it is no regular file any more.
@@ -553,9 +573,16 @@ impl Place {
     }
 }
 
+/// The file that stood there, when by its facts it is the very same.
+fn as_before(before: Option<&Node>, facts: Facts) -> Option<Node> {
+    let Some(&Node::File { digest, size, stamp, .. }) = before else { return None };
+    let same = stamp != Stamp::default() && (stamp, size) == (facts.stamp, facts.size);
+    same.then_some(Node::File { digest, size, executable: facts.executable, stamp })
+}
+
 /// Whether the rules keep a name; counts when not.
-fn kept(place: &Place, name: &[u8], kind: FileType, worker: &mut Worker) -> bool {
-    match place.rules.standing(name, kind == FileType::Directory) {
+fn kept(rules: &Rules, name: &[u8], kind: FileType, worker: &mut Worker) -> bool {
+    match rules.standing(name, kind == FileType::Directory) {
         Standing::Kept => return true,
         Standing::Ignored => worker.report.ignored += 1,
         Standing::Protected => worker.report.protected += 1,

@@ -15,7 +15,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Output, Stdio};
 
 use e2ek_sync::filter::check::{CheckError, CheckOptions, Found, Paths, check_ignore};
-use e2ek_sync::filter::{DirRules, Filter, Verdict};
+use e2ek_sync::filter::{DirRules, Filter, RuleFiles, Verdict};
 
 use dice::{Dice, grow, os, rules, write};
 use ground::Ground;
@@ -40,7 +40,11 @@ fn walk(filter: &Filter, rules: &DirRules, dir: &Path, below: &[u8], out: &mut B
         }
         let path = [below, name].concat();
         if is_dir {
-            let inside = filter.child_rules(rules, name);
+            // As the scan does: what the listing does not name is not looked for.
+            let listed = std::fs::read_dir(entry.path()).unwrap();
+            let names: Vec<_> = listed.map(|inside| inside.unwrap().file_name()).collect();
+            let files = RuleFiles::listed(names.iter().map(|name| name.as_bytes()));
+            let inside = filter.child_rules(rules, name, files);
             walk(filter, &inside, &entry.path(), &[&path[..], b"/"].concat(), out);
         } else {
             out.insert(path);

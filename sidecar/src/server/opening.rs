@@ -13,7 +13,7 @@ use std::sync::Arc;
 use tracing::warn;
 
 use super::apply::{Applying, Parts};
-use super::root::{Found, FoundKind, RootErrorKind, Settings, TargetRoot, WriteMode};
+use super::root::{Found, FoundKind, NamesIn, RootErrorKind, Settings, TargetRoot, WriteMode};
 use super::site::Site;
 use super::store::{Claim, ClaimError, Loaded, Owner, Registry, Store, StoreError};
 use super::target::Target;
@@ -170,7 +170,7 @@ impl Site {
     fn make_true(&self, held: &Snapshot, unfinished: &[Change]) -> (Snapshot, Vec<SyncPath>, bool) {
         let mut differences = Differences::default();
         let begun: HashSet<&SyncPath> = unfinished.iter().map(|change| &change.path).collect();
-        self.compare(&SyncPath::root(), held.root(), &mut differences);
+        self.compare(&SyncPath::root(), held.root(), None, &mut differences);
         let Differences { edits, mut drifted } = differences;
         drifted.retain(|path| !begun.contains(path));
         let mut changed = !edits.is_empty();
@@ -193,29 +193,36 @@ impl Site {
         (held, drifted, changed)
     }
 
-    /// Looks at all that the record says of one directory; one `statx` a name.
-    fn compare(&self, at: &SyncPath, dir: &Dir, differences: &mut Differences) {
-        let names = match self.locate(at).map(|(root, below)| root.names_in(&below)) {
-            Some(Ok(names)) => Some(names),
-            Some(Err(error)) if is_unknown(error.kind) => return,
-            Some(Err(_)) | None => None,
-        };
+    /// Looks at all that the record says of one directory, open as `names`: one `statx` a name, and
+    /// a directory is one when it can be opened as one. At the top only the roots have names.
+    fn compare(
+        &self,
+        at: &SyncPath,
+        dir: &Dir,
+        names: Option<&NamesIn<'_>>,
+        differences: &mut Differences,
+    ) {
         for (name, node) in dir.iter() {
             let inside = || at.join(name).expect("names and depth were checked");
-            let found = match &names {
-                Some(names) => names.stat(name),
-                // The roots themselves.
-                None if at.is_root() => self.stat(&inside()),
-                None => Ok(None),
-            };
-            match (self.seen(inside, found, node), node) {
-                (Seen::Unchanged, Node::Directory(below)) => {
-                    self.compare(&inside(), below, differences);
+            let seen = if let Node::Directory(below) = node {
+                let path = inside();
+                match self.locate(&path).map(|(root, path)| root.names_in(&path)) {
+                    Some(Ok(names)) => {
+                        self.compare(&path, below, Some(&names), differences);
+                        continue;
+                    }
+                    Some(Err(error)) if is_unknown(error.kind) => Seen::Unknown,
+                    Some(Err(_)) | None => Seen::Other,
                 }
+            } else {
+                let found = names.map_or(Ok(None), |names| names.stat(name));
+                self.seen(inside, found, node)
+            };
+            match seen {
                 // Forgotten, it would be somebody else's from now on: never removed nor updated.
-                (Seen::Unchanged | Seen::Unknown, _) => {}
-                (Seen::Same(stamped), _) => differences.edits.push((inside(), Some(stamped))),
-                (Seen::Other, _) => {
+                Seen::Unchanged | Seen::Unknown => {}
+                Seen::Same(stamped) => differences.edits.push((inside(), Some(stamped))),
+                Seen::Other => {
                     differences.edits.push((inside(), None));
                     differences.drifted.push(inside());
                 }

@@ -106,8 +106,9 @@ fn decode_dir(input: &mut Input<'_>, depth: usize) -> Result<Arc<Dir>, ArchiveEr
     if depth > MAX_DEPTH {
         return Err(ArchiveError::Damaged);
     }
-    let mut builder = DirBuilder::default();
-    for _ in 0..input.varint()? {
+    let len = input.varint()?;
+    let mut builder = DirBuilder::sized(usize::try_from(len).unwrap_or(usize::MAX));
+    for _ in 0..len {
         let len = input.byte()?;
         let name = input.take(len.into())?;
         check_component(name).map_err(|_| ArchiveError::Damaged)?;

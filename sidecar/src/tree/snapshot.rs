@@ -253,6 +253,20 @@ impl Snapshot {
     pub fn walk(&self, visit: &mut dyn FnMut(&SyncPath, &Node)) {
         walk_dir(&SyncPath::root(), &self.root, visit);
     }
+
+    /// As [`Self::walk`] for those who need no paths: makes none.
+    pub fn each_node(&self, visit: &mut dyn FnMut(&Node)) {
+        visit_dir(&self.root, visit);
+    }
+}
+
+fn visit_dir(dir: &Dir, visit: &mut dyn FnMut(&Node)) {
+    for (_, node) in dir.iter() {
+        visit(node);
+        if let Node::Directory(below) = node {
+            visit_dir(below, visit);
+        }
+    }
 }
 
 fn child_path(parent: &SyncPath, name: &[u8]) -> SyncPath {

@@ -221,6 +221,16 @@ pub struct DirBuilder {
 }
 
 impl DirBuilder {
+    /// For about so many children; those of a wide directory come in parts anyway.
+    pub(crate) fn sized(children: usize) -> Self {
+        let mut made = Assembly::default();
+        let children = children.min(PLAIN + 1);
+        made.pool.children.reserve_exact(children);
+        made.pool.names.reserve(children * 16);
+        made.pool.listing.reserve(children * (16 + 42));
+        Self { made, late: Vec::new() }
+    }
+
     /// Adds a child. Of two with the same name the later one stays.
     ///
     /// # Panics
