@@ -29,6 +29,7 @@ use self::known::Base;
 pub use self::known::Contents;
 pub use self::pace::Pace;
 pub use self::reading::Reading;
+use self::reading::Traces;
 
 /// Where the hub is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -175,7 +176,12 @@ impl Origin {
         let Some(Entry::File { digest, size, .. }) = op.change.new else { return Err(Changed) };
         let base = patch.map(|Patch(base)| base);
         // Of what is never patched no trace is worth its making.
-        let traces = (size >= distance.patch_from()).then(|| self.contents.clone());
+        let replaces = match op.change.old {
+            Some(Entry::File { digest, .. }) => Some(digest),
+            _ => None,
+        };
+        let traces = (size >= distance.patch_from())
+            .then(|| Traces { contents: Arc::clone(&self.contents), replaces });
         if let Some(content) = self.contents.get(digest) {
             if content.len() as u64 != size {
                 return Err(Changed);

@@ -11,6 +11,8 @@ use e2ek_sidecar::tree::Digest;
 const KEPT_BYTES: usize = 8 << 20;
 /// Sketches and blocks kept, in bytes: of 100 MB of small files, or 5 GiB of large ones.
 const TRACES_BYTES: usize = 8 << 20;
+/// From here on it is worth the search for the trace that one replaces.
+const LARGE_TRACE_BYTES: usize = 16 << 10;
 /// About what the tables take for one of them.
 const ENTRY_BYTES: usize = 80;
 
@@ -67,10 +69,15 @@ impl Contents {
         lock(&self.kept).get(digest)
     }
 
-    /// Keeps what a change of a content can be found by.
-    pub(super) fn trace(&self, digest: Digest, trace: Trace) {
+    /// Keeps what a change of a content can be found by. Of a large one that it `replaces` the trace
+    /// goes first from then on: it serves no more than a target that lags.
+    pub(super) fn trace(&self, digest: Digest, trace: Trace, replaces: Option<Digest>) {
         let bytes = trace.bytes();
-        lock(&self.traces).insert(digest, trace, bytes, TRACES_BYTES);
+        let mut traces = lock(&self.traces);
+        if let Some(old) = replaces.filter(|_| bytes >= LARGE_TRACE_BYTES) {
+            traces.goes_first(old);
+        }
+        traces.insert(digest, trace, bytes, TRACES_BYTES);
     }
 
     /// The best that is known of a content.
@@ -118,6 +125,14 @@ impl<T: Clone> Aging<T> {
         }
     }
 
+    /// Makes a thing the oldest.
+    fn goes_first(&mut self, digest: Digest) {
+        if let Some(at) = self.order.iter().position(|other| *other == digest) {
+            self.order.remove(at);
+            self.order.push_front(digest);
+        }
+    }
+
     fn get(&self, digest: Digest) -> Option<T> {
         self.by_digest.get(&digest).map(|(thing, _)| thing.clone())
     }
@@ -139,5 +154,9 @@ mod tests {
         assert_eq!((known, aging.bytes, aging.order.len()), (vec![2, 3, 4], 90, 3));
         aging.insert(digest(3), 3, 10, 100);
         assert_eq!((aging.bytes, aging.order.len()), (70, 3), "the same once");
+        aging.goes_first(digest(4));
+        aging.insert(digest(7), 7, 60, 100);
+        let known: Vec<_> = (0..10).filter_map(|number| aging.get(digest(number))).collect();
+        assert_eq!(known, vec![2, 3, 7], "what was replaced goes before what is older");
     }
 }

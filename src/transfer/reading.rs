@@ -16,10 +16,16 @@ use super::known::{Base, Contents, Trace};
 /// Files up to here are read at once when they are sent as a patch.
 const AT_ONCE_BYTES: u64 = 1 << 20;
 
+/// Where the trace of what is read goes.
+pub(super) struct Traces {
+    pub(super) contents: Arc<Contents>,
+    /// The content that stands at the path so far.
+    pub(super) replaces: Option<Digest>,
+}
+
 /// The content of one op, piece by piece.
 pub struct Reading {
-    /// Where the trace of what is read goes.
-    traces: Option<Arc<Contents>>,
+    traces: Option<Traces>,
     digest: Digest,
     size: u64,
     left: u64,
@@ -46,7 +52,7 @@ enum Hashing {
 
 impl Reading {
     pub(super) fn memory(
-        traces: Option<Arc<Contents>>,
+        traces: Option<Traces>,
         digest: Digest,
         content: Arc<[u8]>,
         base: Option<Base>,
@@ -56,7 +62,7 @@ impl Reading {
     }
 
     pub(super) fn file(
-        traces: Option<Arc<Contents>>,
+        traces: Option<Traces>,
         digest: Digest,
         size: u64,
         file: std::fs::File,
@@ -141,7 +147,7 @@ impl Reading {
         if let Some(traces) = &self.traces
             && let Some(trace) = trace()
         {
-            traces.trace(self.digest, trace);
+            traces.contents.trace(self.digest, trace, traces.replaces);
         }
     }
 

@@ -169,7 +169,8 @@ fn sweep(name: &'static str, subject: Subject) {
         let code = run(&place, command, old, new, &what);
         side = new;
         let struck = injection.has_fired(&log);
-        settle(&place, &what, code.is_some());
+        // What the end itself could not remove, the next start does.
+        settle(&place, &what, code.is_some() || injection.call.starts_with("unlink"));
         if struck && !was_impossible(&log) {
             table.count(injection, code.as_deref().unwrap_or("went on"));
         }
