@@ -125,6 +125,10 @@ impl Waiting {
         if let Stage::Looking = self.stage
             && !source.busy
         {
+            // A source that is gone shows no saves, and has no generation to wait for.
+            if let Some(Err(error)) = stuck(session) {
+                return self.answer(failed(&error));
+            }
             let generation = session.generation();
             self.stage = Stage::Generation { generation, restarted: self.restarted };
         }
