@@ -41,6 +41,16 @@ pub(crate) fn command(directory: &TempDir, flags: &[&str], script: &str) -> Comm
     }
     command.args(flags).args(["--", "sh", "-c", script]);
     command.current_dir(directory.path());
+    // As a shell starts it, whatever started the tests: nohup(1) ignores SIGHUP.
+    let usual = || {
+        for signal in [libc::SIGHUP, libc::SIGINT, libc::SIGQUIT] {
+            // SAFETY: SIG_DFL is a valid disposition.
+            unsafe { libc::signal(signal, libc::SIG_DFL) };
+        }
+        Ok(())
+    };
+    // SAFETY: three system calls, no allocation, no lock.
+    unsafe { command.pre_exec(usual) };
     command
 }
 
