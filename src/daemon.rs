@@ -170,7 +170,7 @@ impl Daemon {
         let mut daemon = Self {
             kind,
             // Targets come one by one.
-            session: Session::new(settings::session(kind, &config, source.ignored()), 0, 0),
+            session: Session::new(settings::session(kind, &config, source.ignored())),
             origin: Arc::new(Origin::new(roots.clone(), contents)),
             teller: Teller::new(roots.len()),
             answers: Answers::default(),

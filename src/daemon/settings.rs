@@ -89,8 +89,6 @@ pub(super) fn session(kind: Kind, config: &Config, ignored: Ignored) -> Settings
         settle: config.restart.debounce.value,
         settle_at_most: SETTLE_AT_MOST,
         git_at_most: GIT_AT_MOST,
-        // Each target brings its own.
-        command: None,
         rules: rules(config),
         ignored,
     }

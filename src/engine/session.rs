@@ -44,17 +44,13 @@ pub struct Settings {
     pub settle_at_most: Duration,
     /// The longest a restart waits for git.
     pub git_at_most: Duration,
-    /// Run at each of the targets that the session begins with, from the moment it is current. One
-    /// that joins brings its own.
-    pub command: Option<CommandSpec>,
     /// What changed paths ask of the commands.
     pub rules: Rules,
     /// What a path that is gone from the source is asked: is it only ignored now?
     pub ignored: Ignored,
 }
 
-/// Names a target: those that the session begins with are counted from 0, one that joins is named by
-/// whoever adds it. No name is used twice.
+/// Names a target; whoever lets it join chooses.
 pub type TargetId = usize;
 
 /// Something that happened.
@@ -69,8 +65,6 @@ pub enum Input {
     },
     /// A source root is gone, unmounted or replaced; a later `Scanned` says that it is back.
     RootGone,
-    /// Connect every target: the first input.
-    Start,
     /// A target more: it is connected and brought up to date like the others.
     Join {
         /// Its name, never used before.
@@ -334,19 +328,17 @@ struct Local {
 }
 
 impl Session {
-    /// A session that knows nothing yet; it begins with [`Input::Start`].
+    /// A session that knows nothing yet; its targets come by [`Input::Join`].
     #[must_use]
-    pub fn new(settings: Settings, targets: usize, generation: u64) -> Self {
-        let new = |id| (id, target::Target::new(id, settings.command.clone()));
-        let targets = (0..targets).map(new).collect();
+    pub fn new(settings: Settings) -> Self {
         Self {
             settings,
             local: None,
-            generation,
+            generation: 0,
             source_gone: false,
             paused: false,
             ending: false,
-            targets,
+            targets: BTreeMap::new(),
         }
     }
 
@@ -356,7 +348,6 @@ impl Session {
         match input {
             Input::Scanned { tree, seen } => self.scanned(now, tree, seen),
             Input::RootGone => self.root_gone(&mut effects),
-            Input::Start => self.targets.values_mut().for_each(|t| t.connect(&mut effects)),
             Input::Join { target, command } => self.join(now, target, command, &mut effects),
             Input::Leave(id) => drop(self.targets.remove(&id)),
             Input::Message(id, message) => self.message(now, id, message, &mut effects),

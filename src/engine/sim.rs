@@ -44,8 +44,7 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use e2ek_sidecar::restart::{Action, Policy};
-use e2ek_sidecar::wire::CommandSpec;
+use e2ek_sidecar::restart::Action;
 
 use self::checks::Checks;
 use self::clock::{Clock, Due, Event};
@@ -187,7 +186,7 @@ impl World {
 
 impl Options {
     fn session(self, source: &Source) -> Session {
-        let Self { mirror, count_budget, targets, .. } = self;
+        let Self { mirror, count_budget, .. } = self;
         let ignoring = source.ignoring.clone();
         let settings = Settings {
             dry: false,
@@ -196,17 +195,12 @@ impl Options {
             settle: SETTLE,
             settle_at_most: Duration::from_secs(2),
             git_at_most: Duration::from_secs(10),
-            command: Some(CommandSpec {
-                argv: Vec::new(),
-                policy: Policy::default(),
-                inherit: false,
-            }),
             rules: Box::new(|_| vec![Action::Restart]),
             ignored: Box::new(move |path, _| {
                 ignoring.load(Ordering::Relaxed) && source::is_ignored(path)
             }),
         };
-        Session::new(settings, targets, 0)
+        Session::new(settings)
     }
 }
 
@@ -230,7 +224,7 @@ type Left = (u64, BTreeMap<&'static str, u64>);
 
 fn run(seed: u64, base: Instant, telling: Telling) -> Left {
     let mut world = World::new(seed, base, telling);
-    world.input(Input::Start);
+    world.start();
     world.touched();
     world.clock.after(0, Event::Fault);
     let until = 200_000 + world.rng.below(64 * world.options.pace);

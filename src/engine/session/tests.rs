@@ -35,11 +35,6 @@ impl Bench {
             settle: Duration::from_millis(50),
             settle_at_most: Duration::from_secs(2),
             git_at_most: Duration::from_secs(10),
-            command: Some(CommandSpec {
-                argv: Vec::new(),
-                policy: Policy::default(),
-                inherit: false,
-            }),
             rules: Box::new(|path| match path.name() {
                 Some(b"image") => vec![Action::NeedsBuild],
                 Some(b"quiet") => vec![],
@@ -48,13 +43,20 @@ impl Bench {
         };
         #[allow(clippy::disallowed_methods)]
         let now = Instant::now();
-        Self { session: Session::new(settings, 1, 0), now }
+        Self { session: Session::new(settings), now }
+    }
+
+    /// Its one target comes, with a command.
+    fn start(&mut self) {
+        let policy = Policy::default();
+        let command = Some(CommandSpec { argv: Vec::new(), policy, inherit: false });
+        self.input(Input::Join { target: 0, command });
     }
 
     /// Current on `files`, and started.
     fn synced(files: &[(&str, u8)]) -> Self {
         let mut bench = Self::new(Mode::Keep, DeleteBudget::default());
-        bench.input(Input::Start);
+        bench.start();
         bench.scan(files);
         bench.opened(&tree(files), 7);
         assert_eq!(bench.state(), TargetState::Synced);
@@ -125,7 +127,7 @@ fn ran(effects: &[Effect]) -> bool {
 #[test]
 fn equal_trees_exchange_nothing_and_numbers_go_on_from_the_hubs() {
     let mut bench = Bench::new(Mode::Keep, DeleteBudget::default());
-    bench.input(Input::Start);
+    bench.start();
     bench.scan(&[("a", 1)]);
     let effects = bench.opened(&tree(&[("a", 1)]), 7);
     assert!(ran(&effects) && ops(&effects).is_none());
@@ -298,7 +300,7 @@ fn i7_a_hold_waits_for_its_own_answer() {
 fn i7_mirror_asks_once_when_there_is_too_much_to_remove() {
     let foreign = || vec![(path("0/x"), Listed::Symlink(Default::default()))];
     let mut bench = Bench::new(Mode::Mirror, DeleteBudget::Count(0));
-    bench.input(Input::Start);
+    bench.start();
     bench.scan(&[("a", 1)]);
     bench.opened(&tree(&[("a", 1)]), 7);
     bench.input(Input::Foreign(0, foreign()));
@@ -316,7 +318,7 @@ fn i7_mirror_asks_once_when_there_is_too_much_to_remove() {
 #[test]
 fn comparing_asks_only_along_the_paths_that_differ() {
     let mut bench = Bench::new(Mode::Keep, DeleteBudget::default());
-    bench.input(Input::Start);
+    bench.start();
     bench.scan(&[("a", 1)]);
     let theirs = tree(&[("a", 2)]);
     let describe = |effects: &[Effect]| {
@@ -510,7 +512,7 @@ fn much_that_is_new_comes_in_generations_of_bounded_size() {
     let mut files: Vec<(&str, u8)> = names.iter().map(|name| (&**name, 1)).collect();
     files.sort_unstable();
     let mut bench = Bench::new(Mode::Keep, DeleteBudget::default());
-    bench.input(Input::Start);
+    bench.start();
     bench.scan(&files);
     let nothing = Snapshot::empty();
     let mut effects = bench.opened(&nothing, 0);
@@ -591,7 +593,7 @@ fn nothing_new_is_begun_once_the_end_has_begun() {
     let names: Vec<String> = (0..50_000).map(|n| format!("{n:05}")).collect();
     let files: Vec<(&str, u8)> = names.iter().map(|name| (&**name, 1)).collect();
     let mut bench = Bench::new(Mode::Keep, DeleteBudget::default());
-    bench.input(Input::Start);
+    bench.start();
     bench.scan(&files);
     let effects = bench.opened(&Snapshot::empty(), 0);
     let first = effects.iter().find_map(|effect| match effect {

@@ -3,7 +3,8 @@
 
 use std::collections::VecDeque;
 
-use e2ek_sidecar::wire::{FromHub, Op, Open, ToHub, WriteMode};
+use e2ek_sidecar::restart::Policy;
+use e2ek_sidecar::wire::{CommandSpec, FromHub, Op, Open, ToHub, WriteMode};
 
 use super::World;
 use super::checks::brief;
@@ -45,6 +46,15 @@ impl World {
     pub(super) fn mounted(&mut self) {
         self.unmounted = false;
         self.touched();
+    }
+
+    /// A new session gets its targets, each with a command.
+    pub(super) fn start(&mut self) {
+        for target in 0..self.options.targets {
+            let policy = Policy::default();
+            let command = Some(CommandSpec { argv: Vec::new(), policy, inherit: false });
+            self.input(Input::Join { target, command });
+        }
     }
 
     pub(super) fn input(&mut self, input: Input) {

@@ -194,7 +194,7 @@ impl World {
         self.session = self.options.session(&self.source);
         self.checks.daemon_dies();
         self.kept = false;
-        self.input(Input::Start);
+        self.start();
     }
 
     fn damage_index(&mut self) {
