@@ -50,7 +50,7 @@ pub struct Settings {
     pub ignored: Ignored,
 }
 
-/// Names a target; whoever lets it join chooses.
+/// Names a target; whoever lets it join chooses. No name is used twice.
 pub type TargetId = usize;
 
 /// Something that happened.

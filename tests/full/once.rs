@@ -51,12 +51,7 @@ fn i1_i4_i8_a_daemon_stopped_anywhere_in_its_first_sync() {
 fn traced(place: &Place, subject: Subject, tracer: &[String]) -> Said {
     let words = ["sync", "--once"];
     let command = match subject {
-        Subject::Daemon => {
-            let plain = place.syncing(&words, &[]);
-            let mut command = place.environment(tracer[0].as_ref());
-            command.args(&tracer[1..]).arg(plain.get_program()).args(plain.get_args());
-            command
-        }
+        Subject::Daemon => daemon_traced(place, &words, tracer),
         Subject::Hub => {
             let mut command = place.command(&words);
             command.arg(&place.source).arg(&place.target).args(["--output", "lines"]);
@@ -88,6 +83,14 @@ fn ended(place: &Place, mut command: Command) -> Said {
         std::thread::sleep(Duration::from_millis(1));
     };
     Said { code: status.code(), out: text(&out), err: text(&err) }
+}
+
+/// The command with all of its own process under strace.
+pub(crate) fn daemon_traced(place: &Place, words: &[&str], tracer: &[String]) -> Command {
+    let plain = place.syncing(words, &[]);
+    let mut command = place.environment(tracer[0].as_ref());
+    command.args(&tracer[1..]).arg(plain.get_program()).args(plain.get_args());
+    command
 }
 
 /// The transport that runs the hub under strace.

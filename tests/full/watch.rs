@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use crate::injection::{Fault, Stops, calls_made, can_inject, survey, was_impossible};
-use crate::once::{Subject, hub_traced};
+use crate::once::{Subject, daemon_traced, hub_traced};
 use crate::place::{Link, PATIENCE, Place, sidecar, until};
 use crate::processes;
 use crate::scenario::{Side, neither_old_nor_new};
@@ -33,12 +33,7 @@ fn i1_i3_i8_a_daemon_stopped_anywhere_under_saves() {
 /// A `watch` with a part of it run by these words, of strace. Of the hubs only the first one.
 fn traced(place: &Place, subject: Subject, tracer: &[String]) -> Command {
     let mut command = match subject {
-        Subject::Daemon => {
-            let plain = place.syncing(&["watch"], &[]);
-            let mut command = place.environment(tracer[0].as_ref());
-            command.args(&tracer[1..]).arg(plain.get_program()).args(plain.get_args());
-            command
-        }
+        Subject::Daemon => daemon_traced(place, &["watch"], tracer),
         Subject::Hub => {
             let (script, once) = (place.top.join("hub.sh"), place.top.join("struck"));
             let _ = fs::remove_dir(&once);

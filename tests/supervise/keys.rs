@@ -157,16 +157,21 @@ fn a_command_that_goes_on_after_ctrl_c_has_it_for_itself() {
     });
 }
 
+/// Presses Ctrl-C, for several may come as one, until there is an exit code.
+fn interrupted_until_it_ends(terminal: &mut Terminal) -> Option<i32> {
+    eventually(|| {
+        terminal.keys("\x03");
+        terminal.child.try_wait().unwrap()
+    });
+    terminal.wait()
+}
+
 #[test]
 fn two_in_a_row_end_also_a_command_that_ignores_them() {
     under_both(&["--kill-after", "0.2s"], STUBBORN, |mut terminal| {
         terminal.expect("up-2");
         // Two may come as one.
-        eventually(|| {
-            terminal.keys("\x03");
-            terminal.child.try_wait().unwrap()
-        });
-        assert_eq!(terminal.wait(), Some(130));
+        assert_eq!(interrupted_until_it_ends(&mut terminal), Some(130));
     });
 }
 
@@ -181,11 +186,7 @@ fn ctrl_c_while_a_restart_ends_the_command_is_no_restart() {
         terminal.save("a.py");
         terminal.expect("ending-2");
         // It may come as one with our own signal, which is just on its way.
-        eventually(|| {
-            terminal.keys("\x03");
-            terminal.child.try_wait().unwrap()
-        });
-        assert_eq!(terminal.wait(), Some(130));
+        assert_eq!(interrupted_until_it_ends(&mut terminal), Some(130));
         terminal.never_said("up-2");
     });
 }
@@ -195,11 +196,7 @@ fn a_third_ctrl_c_does_not_wait_for_the_command() {
     under_both(&["--kill-after", "1h"], STUBBORN, |mut terminal| {
         terminal.expect("up-2");
         // They may come as one.
-        eventually(|| {
-            terminal.keys("\x03");
-            terminal.child.try_wait().unwrap()
-        });
-        assert_eq!(terminal.wait(), Some(130));
+        assert_eq!(interrupted_until_it_ends(&mut terminal), Some(130));
     });
 }
 
