@@ -12,6 +12,7 @@
 mod known;
 mod pace;
 mod reading;
+mod window;
 
 use std::collections::HashMap;
 use std::io;
@@ -30,6 +31,7 @@ pub use self::known::Contents;
 pub use self::pace::Pace;
 pub use self::reading::Reading;
 use self::reading::Traces;
+pub use self::window::Window;
 
 /// Where the hub is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -7,11 +7,13 @@
 
 #![deny(clippy::disallowed_methods)]
 
+mod ahead;
 mod moved;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
+pub use self::ahead::Ahead;
 pub use self::moved::fold;
 use self::moved::{Tree, Unfolded, unfold};
 use crate::path::SyncPath;
@@ -66,6 +68,11 @@ pub enum Step {
     },
     /// Put what was set aside.
     Place {
+        /// Which op.
+        index: u32,
+    },
+    /// Put what came ahead ([`How::Held`]).
+    PutHeld {
         /// Which op.
         index: u32,
     },
@@ -553,7 +560,9 @@ fn check(op: &Op, before: Option<&Op>, roots: usize) -> Result<(), WireError> {
         return Err(WireError::Order("op outside the session's roots"));
     }
     let fits = match (&change.new, &op.how) {
-        (Some(Entry::File { size, .. }), How::Data | How::Ask) => *size > 0,
+        (Some(Entry::File { size, .. }), How::Data | How::Ask | How::Held) => {
+            *size > 0
+        }
         (Some(Entry::File { size, .. }), How::Copy { from }) => {
             *size > 0 && root_index(from).is_some_and(|(root, _)| root < roots)
         }
@@ -719,6 +728,8 @@ fn first_steps(open: &Incoming, wanted: impl Fn(u32) -> bool) -> Vec<Step> {
     steps.extend(whole.map(|tree| Step::MoveTree { index: tree.to, removal: tree.from }));
     steps.extend(waiting_removals(open, |index, path| wanted(index) && below_cleared(path)));
     steps.extend(place);
+    let held = all().filter(|(_, op)| op.how == How::Held);
+    steps.extend(held.map(|(index, _)| Step::PutHeld { index }));
     let makes = |op: &Op| {
         op.how == How::None
             && matches!(op.change.new, Some(Entry::File { .. } | Entry::Symlink { .. }))

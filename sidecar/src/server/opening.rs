@@ -12,6 +12,7 @@ use std::sync::Arc;
 
 use tracing::warn;
 
+use super::ahead::Lane;
 use super::apply::{Applying, Parts};
 use super::root::{Found, FoundKind, NamesIn, RootErrorKind, Settings, TargetRoot, WriteMode};
 use super::site::Site;
@@ -57,6 +58,7 @@ impl Site {
             process,
             store: None,
             applying: Applying::default(),
+            ahead: Lane::default(),
             in_place: open.write != wire::WriteMode::Rename,
             parts: Parts::default(),
             epoch: 0,

@@ -32,14 +32,15 @@ pub(crate) trait Named {
 }
 
 variants!(ToHub: Open, Ops, Data, Withdraw, Commit, Describe, ListForeign, Run, Act, Stdin, StdinEnd,
-    StopCommand, Credit, Ping, Bye, RemoveForeign);
+    StopCommand, Credit, Ping, Bye, RemoveForeign, Ahead, AheadData, AheadEnd);
 variants!(FromHub: Opened, Refused, Drifted, Need, Applied, Listing, Foreign, ForeignRemoved, Child,
-    Output, Credit, Ping, Bye, StdinTaken, AppliedPart);
+    Output, Credit, Ping, Bye, StdinTaken, AppliedPart, AheadTaken, Held, NotHeld);
 variants!(Refusal: Owned, Nested, NotFound, Forbidden, Unusable, Superseded);
 variants!(ChildEvent: Started, Restarted, Exited, Failed, Ran, Signalled, Stopped, Interrupted,
     Backoff);
 variants!(Listed: File, Symlink, Directory);
-variants!(How: None, Data, Copy, Ask, Forget, Patch, Tree);
+variants!(How: None, Data, Copy, Ask, Forget, Patch, Tree, Held);
+variants!(NotHeld: Ended, Base, Fault);
 variants!(WriteMode: Auto, Rename, InPlace);
 variants!(Entry: File, Directory, Symlink);
 variants!(OnExit: Hold, Restart);
@@ -78,6 +79,7 @@ pub(crate) fn hows() -> Vec<How> {
         How::Forget,
         How::Patch,
         How::Tree { from: path("0/b"), tree: TREE, count: 5000 },
+        How::Held,
     ]
 }
 
@@ -140,6 +142,10 @@ pub(crate) fn child_events() -> Vec<ChildEvent> {
     ]
 }
 
+pub(crate) fn not_held() -> Vec<NotHeld> {
+    vec![NotHeld::Ended, NotHeld::Base, NotHeld::Fault(Reason::NoSpace)]
+}
+
 fn open() -> Open {
     Open {
         workspace: [0x11; 16],
@@ -158,7 +164,7 @@ fn ops() -> Vec<Op> {
         |name: &str, old: Option<Entry>, new: Option<Entry>| Change { path: path(name), old, new };
     let [file, directory, link] = entries().try_into().unwrap();
     let meta = Meta { mode: 0o755, mtime_ns: -5 };
-    let [none, data, copy, ask, forget, _, _] = hows().try_into().unwrap();
+    let [none, data, copy, ask, forget, _, _, _] = hows().try_into().unwrap();
     vec![
         Op { change: change("0/a", None, Some(file.clone())), how: data, meta },
         Op { change: change("0/c", Some(link), Some(file.clone())), how: copy, meta },
@@ -199,6 +205,10 @@ pub(crate) fn to_hub() -> Vec<ToHub> {
         ToHub::RemoveForeign { paths: vec![(path("0/log"), listed().remove(0))] },
         ToHub::Ops { generation: 43, ops: vec![patch()], last: false },
         ToHub::Ops { generation: 44, ops: vec![tree()], last: true },
+        ToHub::Ops { generation: 45, ops: vec![Op { how: How::Held, ..patch() }], last: true },
+        ToHub::Ahead { number: 300, op: patch() },
+        ToHub::AheadData { number: 300, encoding: 1, body: blob("zstd") },
+        ToHub::AheadEnd { number: 300 },
     ]
 }
 
@@ -248,7 +258,10 @@ pub(crate) fn from_hub() -> Vec<FromHub> {
             skipped: vec![Skipped { index: 5, reason: Some(Reason::NoSpace) }],
             overwritten: vec![path("0/c")],
         },
+        FromHub::AheadTaken { bytes: 131_072 },
+        FromHub::Held { number: 300 },
     ];
+    all.extend(not_held().into_iter().map(|why| FromHub::NotHeld { number: 7, why }));
     all.extend(refusals().into_iter().map(FromHub::Refused));
     all.extend(child_events().into_iter().map(FromHub::Child));
     all

@@ -1,21 +1,23 @@
 //! One target's part of a session: its link, what it holds, what is on its way, what it refused.
 
 mod flight;
+mod lane;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::tree::{Entry, Problem, Reason, Snapshot, TreeId};
-use e2ek_sidecar::wire::{Blob, ChildEvent, CommandSpec, Listed, Op, ToHub, WireError, batches};
+use e2ek_sidecar::wire::{Blob, ChildEvent, CommandSpec, Listed, NotHeld, Op, ToHub, WireError, batches};
 
-use self::flight::InFlight;
+use self::flight::{InFlight, Planned};
 pub(super) use self::flight::Report;
+use self::lane::Lane;
 use super::command::Command;
 use super::compare::{Compare, Progress};
 use super::mirror::Mirror;
 use super::{Closing, Effect, Local, Notice, Settings, TargetId};
-use crate::engine::plan::{self, Hold, Mode, Refused};
+use crate::engine::plan::{self, Given, Hold, Mode, Refused};
 
 /// Generations on their way at once.
 const MAX_IN_FLIGHT: usize = 64;
@@ -102,6 +104,8 @@ pub(super) struct Target {
     /// The hub says it holds this, and it is not `acked`: ask when nothing is on its way.
     unsure: Option<TreeId>,
     in_flight: VecDeque<InFlight>,
+    /// Large contents on their way.
+    lane: Lane,
     /// The hub manages nothing yet and something lies there: ask before sending.
     ask: bool,
     /// Links in a row that did not last because the hub listened to another.
@@ -151,6 +155,7 @@ impl Target {
             sent: Snapshot::empty(),
             unsure: None,
             in_flight: VecDeque::new(),
+            lane: Lane::default(),
             ask: false,
             superseded: 0,
             filling: false,
@@ -184,7 +189,8 @@ impl Target {
     pub(super) fn plan(&self, local: &Snapshot, settings: &Settings) -> Option<Vec<Op>> {
         let ready = matches!(self.link, Link::Ready);
         ready.then(|| {
-            let mut ops = plan::plan(&self.sent, local, &self.refused, self.ask);
+            let given = Given { refused: &self.refused, ask: self.ask, sent: &|_| false };
+            let mut ops = plan::plan(&self.sent, local, given);
             plan::forget(&mut ops, &settings.ignored);
             ops
         })
@@ -203,6 +209,7 @@ impl Target {
         self.connect_wait = (self.connect_wait * 2).clamp(RETRY_FIRST, CONNECT_RETRY_MAX);
         self.link = Link::Down;
         self.in_flight.clear();
+        self.lane.link_down();
         self.begun_before |= std::mem::take(&mut self.begun);
         self.sent = self.acked.clone();
         self.unsure = None;
@@ -373,27 +380,65 @@ impl Target {
         }
         self.forget_settled(now, &local.tree, settings, effects);
         let accepted = self.accepted == Some(local.tree.id());
-        let (mut ops, part) = match self.filling {
-            true => plan::first(&self.sent, &local.tree, &self.refused, self.ask),
-            false => (plan::plan(&self.sent, &local.tree, &self.refused, self.ask), None),
-        };
-        let forgotten = plan::forget(&mut ops, &settings.ignored);
-        if ops.is_empty() {
-            self.nothing_to_send(*generation, accepted, settings, effects);
+        let planned = self.planned(&local.tree, settings, false);
+        self.lane.end_stale(self.id, &local.tree, &self.sent, effects);
+        if planned.is_empty() {
+            return self.nothing_to_send(*generation, accepted, settings, effects);
+        }
+        let waiting = planned.waiting.ops.clone();
+        if !self.pass(now, planned, accepted, local, generation, settings, effects) {
             return;
         }
-        match plan::guard(&self.sent, &local.tree, &ops, settings.budget, self.recent_deletes(now))
-        {
-            Some(hold) if !accepted => self.held(hold, effects),
-            _ => {
-                self.release(effects);
-                if forgotten > 0 {
-                    let notice = Notice::Forgotten { target: self.id, count: forgotten };
-                    effects.push(Effect::Say(notice));
-                }
-                self.send(now, (ops, part), local, generation, settings, effects);
-            }
+        self.lane.begin(self.id, &waiting, settings, effects);
+        if self.lane.holds() && matches!(self.link, Link::Ready) && !self.is_blocked(settings) {
+            let planned = self.planned(&local.tree, settings, true);
+            self.pass(now, planned, accepted, local, generation, settings, effects);
         }
+    }
+
+    /// What is to be sent: what needs no large content, and then (`put`) also what is held by now.
+    fn planned(&mut self, local: &Snapshot, settings: &Settings, put: bool) -> Planned {
+        let lane = &self.lane;
+        let sent = |content: &_| lane.sends(content);
+        let given = Given { refused: &self.refused, ask: self.ask, sent: &sent };
+        let (mut ops, part) = match self.filling {
+            true => plan::first(&self.sent, local, given, lane.left_out()),
+            false => (plan::plan(&self.sent, local, given), None),
+        };
+        let forgotten = plan::forget(&mut ops, &settings.ignored);
+        let waiting = self.lane.leave_out(&mut ops, settings.ahead_from, put);
+        Planned { ops, part, forgotten, waiting, put }
+    }
+
+    /// Sends what was planned, if nobody is to be asked first. Returns whether.
+    #[allow(clippy::too_many_arguments)]
+    fn pass(
+        &mut self,
+        now: Instant,
+        planned: Planned,
+        accepted: bool,
+        local: &Local,
+        generation: &mut u64,
+        settings: &Settings,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Planned { ops, forgotten, .. } = &planned;
+        let recent = self.recent_deletes(now);
+        match plan::guard(&self.sent, &local.tree, ops, settings.budget, recent) {
+            Some(hold) if !accepted => {
+                self.held(hold, effects);
+                return false;
+            }
+            _ => self.release(effects),
+        }
+        if *forgotten > 0 {
+            let notice = Notice::Forgotten { target: self.id, count: *forgotten };
+            effects.push(Effect::Say(notice));
+        }
+        if !planned.ops.is_empty() {
+            self.send(now, planned, local, generation, settings, effects);
+        }
+        true
     }
 
     /// Whether nothing may be sent before something is answered.
@@ -470,6 +515,7 @@ impl Target {
         effects: &mut Vec<Effect>,
     ) {
         self.filling = false;
+        self.lane.in_parts = false;
         // What was withdrawn is on its way again soon: nobody was told of a problem.
         let withdrawn = self.refused.keys().any(|path| !self.told.contains_key(path));
         if !self.in_flight.is_empty() || withdrawn {
@@ -544,8 +590,30 @@ impl Target {
                 self.mirror.retry();
             }
         }
-        let can_send = self.can_act();
-        self.command.tick(now, git_busy, can_send, self.id, settings, effects);
+        let (can_send, awaits) = (self.can_act(), self.lane.is_awaited());
+        self.command.tick(now, git_busy, (can_send, awaits), self.id, settings, effects);
+    }
+
+    pub(super) fn held_ahead(&mut self, number: u64) {
+        self.lane.held(number);
+    }
+
+    pub(super) fn not_held(
+        &mut self,
+        now: Instant,
+        number: u64,
+        why: NotHeld,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some((op, again)) = self.lane.not_held(number, &why) else { return };
+        // Whatever is still to be sent of it.
+        effects.push(Effect::EndAhead(self.id, number));
+        match why {
+            _ if again => {}
+            NotHeld::Fault(reason) => self.tell(&op, &reason, now, effects),
+            // The next look brings another content.
+            NotHeld::Ended | NotHeld::Base => self.refuse(&op, Reason::Unstable, now),
+        }
     }
 
     /// Messages keep their order, so that the hub acts when the files before it are visible.
@@ -562,7 +630,7 @@ impl Target {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let command = self.command.deadline(self.can_act());
+        let command = self.command.deadline(self.can_act(), self.lane.is_awaited());
         [self.connect_at, self.retry_at, command].into_iter().flatten().min()
     }
 

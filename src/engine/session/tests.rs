@@ -32,6 +32,7 @@ impl Bench {
             ignored: Box::new(|path, _| path.name() == Some(b"ignored")),
             mode,
             budget,
+            ahead_from: 1000,
             settle: Duration::from_millis(50),
             settle_at_most: Duration::from_secs(2),
             git_at_most: Duration::from_secs(10),

@@ -4,7 +4,8 @@
 use std::collections::VecDeque;
 
 use e2ek_sidecar::restart::Policy;
-use e2ek_sidecar::wire::{CommandSpec, FromHub, Op, Open, ToHub, WriteMode};
+use e2ek_sidecar::tree::Entry;
+use e2ek_sidecar::wire::{CommandSpec, FromHub, How, Op, Open, ToHub, WriteMode};
 
 use super::World;
 use super::checks::brief;
@@ -99,6 +100,18 @@ impl World {
             Effect::SendOps(target, generation, ops) => self.send_ops(target, generation, &ops),
             Effect::SendData { target, generation, ops, indices, commit } => {
                 self.send(target, Down::Data { generation, ops, indices, commit });
+            }
+            Effect::Ahead { target, number, mut op, whole } => {
+                let file = matches!(op.change.old, Some(Entry::File { size: 1.., .. }));
+                if file && !whole && self.rng.one_in(2) {
+                    op.how = How::Patch;
+                }
+                self.trace.count("content sent ahead");
+                self.send(target, Down::Ahead { number, op, bits: 0 });
+            }
+            Effect::EndAhead(target, number) => {
+                self.trace.count("content sent ahead ended");
+                self.send(target, Down::Message(ToHub::AheadEnd { number }));
             }
             Effect::Say(_) => {}
         }
