@@ -80,6 +80,27 @@ impl Contents {
         traces.insert(digest, trace, bytes, TRACES_BYTES);
     }
 
+    /// Keeps the blocks of a file that was read and of what stood there `before`, as it is likely to
+    /// be sent as a patch of that.
+    pub fn sign(&self, digest: Digest, before: Option<Digest>, blocks: Arc<Blocks>) {
+        let trace = Trace::Blocks(blocks);
+        let bytes = trace.bytes();
+        let mut traces = lock(&self.traces);
+        if let Some(before) = before.filter(|before| *before != digest) {
+            traces.goes_last(before);
+        }
+        traces.insert(digest, trace, bytes, TRACES_BYTES);
+    }
+
+    /// The blocks of a content, where they are still known.
+    #[must_use]
+    pub fn blocks(&self, digest: Digest) -> Option<Arc<Blocks>> {
+        match self.traced(digest) {
+            Some(Trace::Blocks(blocks)) => Some(blocks),
+            _ => None,
+        }
+    }
+
     /// The best that is known of a content.
     pub(super) fn base(&self, digest: Digest) -> Option<Base> {
         let content = self.get(digest).map(Base::Content);
@@ -127,10 +148,17 @@ impl<T: Clone> Aging<T> {
 
     /// Makes a thing the oldest.
     fn goes_first(&mut self, digest: Digest) {
-        if let Some(at) = self.order.iter().position(|other| *other == digest) {
-            self.order.remove(at);
-            self.order.push_front(digest);
-        }
+        self.take_out(digest).into_iter().for_each(|digest| self.order.push_front(digest));
+    }
+
+    /// Makes a thing the youngest.
+    fn goes_last(&mut self, digest: Digest) {
+        self.take_out(digest).into_iter().for_each(|digest| self.order.push_back(digest));
+    }
+
+    fn take_out(&mut self, digest: Digest) -> Option<Digest> {
+        let at = self.order.iter().position(|other| *other == digest)?;
+        self.order.remove(at)
     }
 
     fn get(&self, digest: Digest) -> Option<T> {
@@ -158,5 +186,9 @@ mod tests {
         aging.insert(digest(7), 7, 60, 100);
         let known: Vec<_> = (0..10).filter_map(|number| aging.get(digest(number))).collect();
         assert_eq!(known, vec![2, 3, 7], "what was replaced goes before what is older");
+        aging.goes_last(digest(2));
+        aging.insert(digest(8), 8, 10, 100);
+        let known: Vec<_> = (0..10).filter_map(|number| aging.get(digest(number))).collect();
+        assert_eq!(known, vec![2, 7, 8], "what is asked for soon goes last");
     }
 }

@@ -202,3 +202,36 @@ fn a_byte_of_a_huge_file_is_patched_where_it_stands() {
     let left = crate::place::files_below(&recorded.place.far);
     assert!(left.iter().all(|path| !path.to_string_lossy().contains("redo")), "{left:?}");
 }
+
+/// Bytes that a process has read so far, from files and pipes.
+fn read_by(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+    line.unwrap().parse().unwrap()
+}
+
+/// One pass over the file at the source, and at the hub only the parts that changed.
+#[test]
+fn a_byte_of_a_huge_file_is_found_in_one_pass() {
+    let place = Place::new(Link::Local);
+    let mut content = noise(65 << 20, 1);
+    place.write("huge", &content);
+    let mut daemon = place.watch(&[]).synced();
+    for round in 0..2 {
+        daemon.flush();
+        daemon.rest();
+        let before = (read_by(daemon.pid()), read_by(daemon.hub()));
+        content[(40 + round) << 20] ^= 1;
+        let aside = place.top.join("aside");
+        fs::write(&aside, &content).unwrap();
+        fs::rename(&aside, place.source.join("huge")).unwrap();
+        daemon.event("sync end");
+        let after = (read_by(daemon.pid()), read_by(daemon.hub()));
+        assert!(fs::read(place.target.join("huge")).unwrap() == content);
+        let (source, hub) = (after.0 - before.0, after.1 - before.1);
+        let size = content.len() as u64;
+        assert!((size..size + (1 << 20)).contains(&source), "{source} read at the source");
+        assert!(hub <= 3 << 20, "{hub} read at the hub");
+    }
+    daemon.stop();
+}
