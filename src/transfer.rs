@@ -7,8 +7,9 @@
 //! A change is sent as a patch of what the target has, as far as something is still known of that:
 //! its bytes for a while ([`Contents`]), and longer a trace that takes a sixteenth of them or less.
 //! The trace is made while the content is scanned or sent, so it costs no read, and it is kept by digest,
-//! so that it serves every target that holds the content.
+//! so that it serves every target that holds the content. A file keeps the traces for the next daemon.
 
+mod kept;
 mod known;
 mod pace;
 mod reading;
@@ -80,7 +81,7 @@ impl Origin {
 
     /// What was read not long ago.
     #[must_use]
-    pub fn contents(&self) -> &Contents {
+    pub fn contents(&self) -> &Arc<Contents> {
         &self.contents
     }
 

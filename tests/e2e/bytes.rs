@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::daemon::Daemon;
-use crate::place::{Link, Place, sidecar};
+use crate::place::{Link, Place, Said, sidecar, until};
 
 /// A place whose link is recorded on its way, in both directions.
 struct Recorded {
@@ -234,4 +234,54 @@ fn a_byte_of_a_huge_file_is_found_in_one_pass() {
         assert!(hub <= 3 << 20, "{hub} read at the hub");
     }
     daemon.stop();
+}
+
+/// Traces outlive the daemon: what changed while none ran costs no more than else.
+#[test]
+fn a_byte_that_changed_while_no_daemon_ran_costs_little() {
+    let recorded = Recorded::new();
+    let place = &recorded.place;
+    let mut content = noise(5 << 20, 1);
+    let mut text = source(40_000);
+    place.write("large", &content);
+    place.write("text", &text);
+    let once = |change: &str| {
+        let before = recorded.bytes();
+        let said = Said::of(recorded.syncing(&["sync", "--once"]));
+        said.ends_with(0);
+        place.assert_equal();
+        let after = recorded.bytes();
+        let bytes = after.0 + after.1 - before.0 - before.1;
+        assert!(bytes <= 4096, "{bytes} bytes for {change}");
+    };
+    let daemon = recorded.watch();
+    let traces = || {
+        let all = crate::place::files_below(&place.state);
+        all.into_iter().find(|path| path.file_name().is_some_and(|name| name == "traces"))
+    };
+    until("the traces are kept", || traces().is_some());
+    daemon.kill();
+    content[3 << 20] ^= 1;
+    text.splice(9_000..9_000, *b"one more line\n");
+    place.write("large", &content);
+    place.write("text", &text);
+    once("a byte and a line after a kill");
+    content[1 << 20] ^= 1;
+    place.write("large", &content);
+    once("a byte after an end");
+    // Damaged ones are none.
+    let path = traces().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    content[2 << 20] ^= 1;
+    place.write("large", &content);
+    let before = recorded.bytes();
+    Said::of(recorded.syncing(&["sync", "--once"])).ends_with(0);
+    place.assert_equal();
+    assert!(recorded.bytes().0 - before.0 >= content.len() as u64, "sent whole");
+    content[4 << 20] ^= 1;
+    place.write("large", &content);
+    once("a byte after that");
 }

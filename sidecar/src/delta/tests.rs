@@ -350,6 +350,23 @@ fn parts_signed_in_any_order_are_the_content() {
 }
 
 #[test]
+fn sketches_come_back_from_a_file() {
+    for size in [2 << 10, 11_000, 64 << 10] {
+        let sketch = Sketch::of(&source(size)).unwrap();
+        let mut bytes = Vec::new();
+        sketch.encode(&mut bytes);
+        for cut in 0..bytes.len() {
+            assert!(Sketch::decode(&mut &bytes[..cut]).is_none(), "cut at {cut}");
+        }
+        bytes.push(7);
+        let mut input = &bytes[..];
+        assert_eq!(Sketch::decode(&mut input), Some(sketch));
+        assert_eq!(input, [7]);
+    }
+    assert!(Sketch::decode(&mut &[0xff; 9][..]).is_none());
+}
+
+#[test]
 fn blocks_come_back_from_a_file() {
     for size in [70_000, 1 << 20, (3 << 20) + 5] {
         let blocks = blocks_of(&noise(size, 5)).1;
