@@ -6,7 +6,7 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use e2ek_sidecar::delta::{Blocks, Sketch};
@@ -23,12 +23,21 @@ const CHECKSUM_BYTES: usize = 32;
 /// # Errors
 /// When that does not work.
 pub(super) fn write(path: &Path, traces: &[(Digest, Trace)]) -> io::Result<()> {
-    let aside = path.with_extension("new");
+    let aside = aside(path);
     let written = write_new(&aside, traces).and_then(|()| std::fs::rename(&aside, path));
     if written.is_err() {
         let _ = std::fs::remove_file(&aside);
     }
     written
+}
+
+/// Removes what a killed daemon had begun.
+pub(super) fn sweep(path: &Path) {
+    let _ = std::fs::remove_file(aside(path));
+}
+
+fn aside(path: &Path) -> PathBuf {
+    path.with_extension("new")
 }
 
 fn write_new(path: &Path, traces: &[(Digest, Trace)]) -> io::Result<()> {

@@ -93,6 +93,7 @@ impl Contents {
     pub fn keep_traces(&self) -> std::io::Result<()> {
         let file = lock(&self.file);
         if !self.changed.swap(false, Ordering::Relaxed) {
+            kept::sweep(&file);
             return Ok(());
         }
         let traces = lock(&self.traces).in_order();
