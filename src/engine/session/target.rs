@@ -381,7 +381,8 @@ impl Target {
         self.forget_settled(now, &local.tree, settings, effects);
         let accepted = self.accepted == Some(local.tree.id());
         let planned = self.planned(&local.tree, settings, false);
-        self.lane.end_stale(self.id, &local.tree, &self.sent, effects);
+        let trees = (&local.tree, &self.sent);
+        self.lane.end_stale(self.id, trees, settings.ahead_from, effects);
         if planned.is_empty() {
             return self.nothing_to_send(*generation, accepted, settings, effects);
         }

@@ -2,10 +2,13 @@
 //!
 //! As long as one is not held there, its path is left out of generations, so that nothing waits behind
 //! it; the target is not level with the source before it is in place. What a content is for may move
-//! while it is on its way; one that nothing is for any more is ended.
+//! while it is on its way; one that nothing is for any more is ended. A file that changes meanwhile
+//! gets what was begun first, then what became of it, as a patch of that: one that is appended to for
+//! ever arrives version after version.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
+use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::tree::{Digest, Entry, Snapshot};
 use e2ek_sidecar::wire::{AHEAD_BYTES, AHEAD_CONTENTS, How, NotHeld, Op};
 
@@ -90,9 +93,21 @@ impl Lane {
             let Some(content) = content_of(op).filter(|content| content.1 >= from) else {
                 continue;
             };
-            let number = self.by_content.get(&content);
-            let begun = number.and_then(|number| self.begun.get_mut(number));
+            let number = self.by_content.get(&content).or_else(|| self.by_path(&op.change.path));
+            let begun = number.copied().and_then(|number| self.begun.get_mut(&number));
             match begun {
+                // An older version of it comes first.
+                Some(begun) if content_of(&begun.op) != Some(content) => {
+                    if put && begun.held {
+                        waiting.ops.push(op.clone());
+                        waiting.less = true;
+                        op.change.new.clone_from(&begun.op.change.new);
+                        op.how = How::Held;
+                    } else {
+                        wait.insert(op.change.path.clone());
+                        waiting.ops.push(op.clone());
+                    }
+                }
                 Some(begun) if put && begun.held && given.insert(content) => {
                     op.how = How::Held;
                 }
@@ -108,9 +123,8 @@ impl Lane {
             }
         }
         if !wait.is_empty() {
-            let before = ops.len();
             plan::leave_out(ops, |op| &op.change, |change| wait.contains(&change.path));
-            waiting.less = ops.len() < before;
+            waiting.less = true;
         }
         if !put {
             self.left_out = waiting.ops.len();
@@ -122,18 +136,17 @@ impl Lane {
     pub(super) fn end_stale(
         &mut self,
         id: TargetId,
-        local: &Snapshot,
-        sent: &Snapshot,
+        (local, sent): (&Snapshot, &Snapshot),
+        from: u64,
         effects: &mut Vec<Effect>,
     ) {
         let stale = |op: &Op| {
-            let path = &op.change.path;
-            let wanted = content_of(op);
-            let content = |tree: &Snapshot| match tree.entry(path) {
+            let content = |tree: &Snapshot| match tree.entry(&op.change.path) {
                 Some(Entry::File { digest, size, .. }) => Some((digest, size)),
                 _ => None,
             };
-            content(local) != wanted || content(sent) == wanted
+            let (now, there) = (content(local), content(sent));
+            now.is_none_or(|now| now.1 < from) || there == now || there == content_of(op)
         };
         let over: Vec<u64> = (self.begun.iter())
             .filter(|(_, begun)| stale(&begun.op))
@@ -145,6 +158,12 @@ impl Lane {
         }
     }
 
+    /// What was begun for a path.
+    fn by_path(&self, path: &SyncPath) -> Option<&u64> {
+        let mut begun = self.begun.iter();
+        begun.find(|(_, begun)| begun.op.change.path == *path).map(|(number, _)| number)
+    }
+
     /// Begins as many as may be on their way at a time.
     pub(super) fn begin(
         &mut self,
@@ -154,9 +173,10 @@ impl Lane {
         effects: &mut Vec<Effect>,
     ) {
         for op in waiting {
-            let Some(content) = content_of(op).filter(|c| !self.by_content.contains_key(c)) else {
-                continue;
+            let begun = |c: &Content| {
+                self.by_content.contains_key(c) || self.by_path(&op.change.path).is_some()
             };
+            let Some(content) = content_of(op).filter(|content| !begun(content)) else { continue };
             let bytes = self.by_content.keys().fold(content.1, |sum, c| sum.saturating_add(c.1));
             let count = self.begun.len();
             if count >= AHEAD_CONTENTS || count > 0 && bytes > AHEAD_BYTES {
