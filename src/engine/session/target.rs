@@ -380,24 +380,55 @@ impl Target {
         }
         self.forget_settled(now, &local.tree, settings, effects);
         let accepted = self.accepted == Some(local.tree.id());
-        let planned = self.planned(&local.tree, settings, false);
-        let trees = (&local.tree, &self.sent);
-        self.lane.end_stale(self.id, trees, settings.ahead_from, effects);
-        if planned.is_empty() {
-            return self.nothing_to_send(*generation, accepted, settings, effects);
+        if !self.has_only_large(local) {
+            let planned = self.planned(&local.tree, settings, false);
+            let trees = (&local.tree, &self.sent);
+            self.lane.end_stale(self.id, trees, settings.ahead_from, effects);
+            if planned.ops.is_empty() && self.lane.left_out() == 0 {
+                return self.nothing_to_send(*generation, accepted, settings, effects);
+            }
+            let only = planned.ops.is_empty();
+            if !self.pass(now, planned, accepted, local, generation, settings, effects) {
+                return;
+            }
+            if only {
+                self.lane.set_only(&self.sent, &local.tree);
+            }
         }
-        let waiting = planned.waiting.ops.clone();
-        if !self.pass(now, planned, accepted, local, generation, settings, effects) {
-            return;
-        }
-        self.lane.begin(self.id, &waiting, settings, effects);
+        self.lane.begin(self.id, settings, effects);
         if self.lane.holds() && matches!(self.link, Link::Ready) && !self.is_blocked(settings) {
-            let planned = self.planned(&local.tree, settings, true);
-            self.pass(now, planned, accepted, local, generation, settings, effects);
+            self.put_held(now, accepted, local, generation, settings, effects);
         }
     }
 
-    /// What is to be sent: what needs no large content, and then (`put`) also what is held by now.
+    /// Whether large files are all that the target lacks, and nothing else has to be thought of.
+    fn has_only_large(&self, local: &Local) -> bool {
+        self.refused.is_empty() && self.told.is_empty() && self.lane.is_only(&self.sent, &local.tree)
+    }
+
+    /// Puts in place what is held by now.
+    fn put_held(
+        &mut self,
+        now: Instant,
+        accepted: bool,
+        local: &Local,
+        generation: &mut u64,
+        settings: &Settings,
+        effects: &mut Vec<Effect>,
+    ) {
+        let only = self.has_only_large(local);
+        let ops = if only { self.lane.put_only() } else { None };
+        let planned = match ops {
+            Some(ops) => Planned { ops, less: true, put: true, ..Planned::default() },
+            None => self.planned(&local.tree, settings, true),
+        };
+        self.pass(now, planned, accepted, local, generation, settings, effects);
+        if only && matches!(self.link, Link::Ready) {
+            self.lane.set_only(&self.sent, &local.tree);
+        }
+    }
+
+    /// What is to be sent: what needs no large content, or (`put`) also what is held by now.
     fn planned(&mut self, local: &Snapshot, settings: &Settings, put: bool) -> Planned {
         let lane = &self.lane;
         let sent = |content: &_| lane.sends(content);
@@ -407,8 +438,11 @@ impl Target {
             false => (plan::plan(&self.sent, local, given), None),
         };
         let forgotten = plan::forget(&mut ops, &settings.ignored);
-        let waiting = self.lane.leave_out(&mut ops, settings.ahead_from, put);
-        Planned { ops, part, forgotten, waiting, put }
+        let less = match put {
+            true => self.lane.put(&mut ops, settings.ahead_from),
+            false => self.lane.leave_out(&mut ops, settings.ahead_from),
+        };
+        Planned { ops, part, forgotten, less, put }
     }
 
     /// Sends what was planned, if nobody is to be asked first. Returns whether.
@@ -596,7 +630,7 @@ impl Target {
     }
 
     pub(super) fn held_ahead(&mut self, number: u64) {
-        self.lane.held(number);
+        self.lane.is_held(number);
     }
 
     pub(super) fn not_held(

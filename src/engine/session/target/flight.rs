@@ -11,7 +11,6 @@ use e2ek_sidecar::wire::{How, Op, Skipped, ToHub, WireError};
 
 use super::super::{Amount, Applied, Closing, Effect, Local, Notice, Settings, is_race};
 use super::Target;
-use super::lane::Waiting;
 use crate::engine::plan;
 
 /// What the hub says of a generation.
@@ -23,23 +22,18 @@ pub(in crate::engine::session) struct Report {
     pub(in crate::engine::session) micros: u64,
 }
 
-/// What is to be sent as a generation, and what is not yet.
+/// What is to be sent as a generation.
+#[derive(Default)]
 pub(super) struct Planned {
     pub(super) ops: Vec<Op>,
     /// Of a first sync in several generations: what this one leads to.
     pub(super) part: Option<Snapshot>,
     /// Files that are only ignored now.
     pub(super) forgotten: u64,
-    pub(super) waiting: Waiting,
+    /// Large files are left out: it leads elsewhere than to the source.
+    pub(super) less: bool,
     /// Puts large contents in place that came ahead.
     pub(super) put: bool,
-}
-
-impl Planned {
-    /// Whether nothing is to be sent, now or later.
-    pub(super) fn is_empty(&self) -> bool {
-        self.ops.is_empty() && self.waiting.ops.is_empty()
-    }
 }
 
 /// A generation that was sent and is not acknowledged.
@@ -74,11 +68,11 @@ impl Target {
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
-        let Planned { ops, part, waiting, put, .. } = planned;
+        let Planned { ops, part, less, put, .. } = planned;
         // With nothing left out the ops lead to the source itself: no need to build it again.
         let reached = match &part {
-            Some(part) if !waiting.less => part.clone(),
-            None if !waiting.less && self.refused.is_empty() => local.tree.clone(),
+            Some(part) if !less => part.clone(),
+            None if !less && self.refused.is_empty() => local.tree.clone(),
             _ => {
                 let changes: Vec<Change> = ops.iter().map(|op| op.change.clone()).collect();
                 match self.sent.apply_changes(&changes) {
@@ -88,17 +82,20 @@ impl Target {
                 }
             }
         };
-        self.lane.given(ops.iter());
+        // Counted before some of it is given.
+        let large = self.lane.amount();
+        self.lane.given(&ops);
         // People are told of one sync: of a first one, and of large files that came together.
-        let in_parts = self.filling || put && (self.lane.in_parts || !waiting.ops.is_empty());
-        let more = part.is_some() || in_parts && !waiting.ops.is_empty();
+        let waits = self.lane.left_out() > 0;
+        let in_parts = self.filling || put && (self.lane.in_parts || waits);
+        let more = part.is_some() || in_parts && waits;
         let begins = more && !(self.in_parts || self.lane.in_parts);
         let all = begins.then(|| match self.filling {
             true => plan::amount(&local.tree).without(plan::amount(&self.sent)),
-            false => amount(&ops).and(amount(&waiting.ops)),
+            false => large,
         });
         self.in_parts |= more && self.filling;
-        self.lane.in_parts = put && more && !self.filling || !put && self.lane.in_parts;
+        self.lane.in_parts = if put { more && !self.filling } else { self.lane.in_parts };
         self.filling &= more;
         if *generation <= self.last_used {
             *generation = self.last_used + 1;

@@ -5,14 +5,17 @@
 //! while it is on its way; one that nothing is for any more is ended. A file that changes meanwhile
 //! gets what was begun first, then what became of it, as a patch of that: one that is appended to for
 //! ever arrives version after version.
+//!
+//! Many may wait. As long as they are all that a target lacks, what was planned is remembered: a
+//! content that is there costs no other plan.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::tree::{Digest, Entry, Snapshot};
+use e2ek_sidecar::tree::{Digest, Entry, Snapshot, TreeId};
 use e2ek_sidecar::wire::{AHEAD_BYTES, AHEAD_CONTENTS, How, NotHeld, Op};
 
-use super::super::{Effect, Settings, TargetId};
+use super::super::{Amount, Effect, Settings, TargetId};
 use crate::engine::plan;
 
 /// A content, by its digest and size.
@@ -38,19 +41,14 @@ pub(super) struct Lane {
     whole: HashSet<Content>,
     /// Contents that the hub was asked for and does not have.
     absent: HashSet<Content>,
-    /// Large files that were left out of the last plan.
-    left_out: usize,
+    /// What the last plan left out, begun or not.
+    left_out: BTreeMap<SyncPath, Op>,
+    /// All of it together.
+    amount: Amount,
+    /// What was sent and what the source was when the last plan had nothing but that.
+    only: Option<(TreeId, TreeId)>,
     /// Held ones are being put in place, and more are to come: people are told of one sync.
     pub(super) in_parts: bool,
-}
-
-/// What of a plan waits for its content.
-#[derive(Default)]
-pub(super) struct Waiting {
-    /// Large files of the plan whose content is on its way or still to be begun.
-    pub(super) ops: Vec<Op>,
-    /// Something was left out of the plan: it leads elsewhere than to the source.
-    pub(super) less: bool,
 }
 
 impl Lane {
@@ -69,9 +67,14 @@ impl Lane {
         self.begun.values().any(|begun| begun.awaited)
     }
 
-    /// Large files that were left out of the last plan.
+    /// How many large files the last plan left out, as far as they are not in place yet.
     pub(super) fn left_out(&self) -> usize {
-        self.left_out
+        self.left_out.len()
+    }
+
+    /// All of them together.
+    pub(super) fn amount(&self) -> Amount {
+        self.amount
     }
 
     /// Whether a content is sent ahead, wherever else it may be found.
@@ -84,52 +87,78 @@ impl Lane {
         self.absent.extend(content_of(op));
     }
 
-    /// Takes large files out of a plan; with `put` those stay that are held, each content once.
-    pub(super) fn leave_out(&mut self, ops: &mut Vec<Op>, from: u64, put: bool) -> Waiting {
-        let mut waiting = Waiting::default();
-        let mut given = HashSet::new();
+    /// Whether the last plan still stands: between these two, large files are all that is left.
+    pub(super) fn is_only(&self, sent: &Snapshot, local: &Snapshot) -> bool {
+        !self.left_out.is_empty() && self.only == Some((sent.id(), local.id()))
+    }
+
+    /// The last plan had nothing else.
+    pub(super) fn set_only(&mut self, sent: &Snapshot, local: &Snapshot) {
+        self.only = Some((sent.id(), local.id()));
+    }
+
+    /// Takes large files out of a plan. Returns whether there were any.
+    pub(super) fn leave_out(&mut self, ops: &mut Vec<Op>, from: u64) -> bool {
+        self.only = None;
+        self.left_out.clear();
+        self.amount = Amount::default();
+        let mut met = HashSet::new();
+        for op in ops.iter().filter(|op| is_large(op, from)) {
+            let Some(content) = content_of(op) else { continue };
+            // What it is for may have been renamed meanwhile.
+            let number = self.by_content.get(&content).filter(|_| met.insert(content));
+            if let Some(begun) = number.and_then(|number| self.begun.get_mut(number)) {
+                begun.op.change.path.clone_from(&op.change.path);
+            }
+            self.amount = self.amount.and(Amount { files: 1, bytes: content.1 });
+            self.left_out.insert(op.change.path.clone(), op.clone());
+        }
+        if self.left_out.is_empty() {
+            return false;
+        }
+        plan::leave_out(ops, |op| &op.change, |change| self.left_out.contains_key(&change.path));
+        true
+    }
+
+    /// Takes those out of a plan that are not held; the others are put in place. Returns whether
+    /// anything was.
+    pub(super) fn put(&self, ops: &mut Vec<Op>, from: u64) -> bool {
+        let held = self.held();
         let mut wait = HashSet::new();
-        for op in ops.iter_mut().filter(|op| op.how == How::Data) {
-            let Some(content) = content_of(op).filter(|content| content.1 >= from) else {
+        let mut older = false;
+        for op in ops.iter_mut().filter(|op| is_large(op, from)) {
+            let Some(begun) = held.get(&op.change.path) else {
+                wait.insert(op.change.path.clone());
                 continue;
             };
-            let number = self.by_content.get(&content).or_else(|| self.by_path(&op.change.path));
-            let begun = number.copied().and_then(|number| self.begun.get_mut(&number));
-            match begun {
-                // An older version of it comes first.
-                Some(begun) if content_of(&begun.op) != Some(content) => {
-                    if put && begun.held {
-                        waiting.ops.push(op.clone());
-                        waiting.less = true;
-                        op.change.new.clone_from(&begun.op.change.new);
-                        op.how = How::Held;
-                    } else {
-                        wait.insert(op.change.path.clone());
-                        waiting.ops.push(op.clone());
-                    }
-                }
-                Some(begun) if put && begun.held && given.insert(content) => {
-                    op.how = How::Held;
-                }
-                begun => {
-                    // What it is for may have been renamed meanwhile.
-                    if let Some(begun) = begun.filter(|_| !given.contains(&content)) {
-                        begun.op.change.path = op.change.path.clone();
-                    }
-                    given.insert(content);
-                    wait.insert(op.change.path.clone());
-                    waiting.ops.push(op.clone());
-                }
-            }
+            older |= op.change.new != begun.change.new;
+            op.change.new.clone_from(&begun.change.new);
+            op.how = How::Held;
         }
-        if !wait.is_empty() {
-            plan::leave_out(ops, |op| &op.change, |change| wait.contains(&change.path));
-            waiting.less = true;
-        }
-        if !put {
-            self.left_out = waiting.ops.len();
-        }
-        waiting
+        plan::leave_out(ops, |op| &op.change, |change| wait.contains(&change.path));
+        older || !wait.is_empty()
+    }
+
+    /// The ops that put in place what is held, made from the last plan where it still stands; `None`
+    /// where another is needed: a directory makes room.
+    pub(super) fn put_only(&self) -> Option<Vec<Op>> {
+        let ops = self.held().into_iter().filter_map(|(path, held)| {
+            let op = self.left_out.get(path)?;
+            let change = e2ek_sidecar::tree::Change {
+                new: held.change.new.clone(),
+                ..op.change.clone()
+            };
+            Some(Op { change, how: How::Held, meta: op.meta })
+        });
+        let ops: Vec<Op> = ops.collect();
+        let plain = |op: &Op| op.change.old != Some(Entry::Directory);
+        ops.iter().all(plain).then_some(ops)
+    }
+
+    /// What is held, by the path that it is for.
+    fn held(&self) -> BTreeMap<&SyncPath, &Op> {
+        let held = self.begun.values().filter(|begun| begun.held);
+        held.map(|begun| (&begun.op.change.path, &begun.op)).collect()
     }
 
     /// Ends what nothing is for any more.
@@ -158,32 +187,26 @@ impl Lane {
         }
     }
 
-    /// What was begun for a path.
-    fn by_path(&self, path: &SyncPath) -> Option<&u64> {
-        let mut begun = self.begun.iter();
-        begun.find(|(_, begun)| begun.op.change.path == *path).map(|(number, _)| number)
-    }
-
     /// Begins as many as may be on their way at a time.
-    pub(super) fn begin(
-        &mut self,
-        id: TargetId,
-        waiting: &[Op],
-        settings: &Settings,
-        effects: &mut Vec<Effect>,
-    ) {
-        for op in waiting {
-            let begun = |c: &Content| {
-                self.by_content.contains_key(c) || self.by_path(&op.change.path).is_some()
-            };
-            let Some(content) = content_of(op).filter(|content| !begun(content)) else { continue };
-            let bytes = self.by_content.keys().fold(content.1, |sum, c| sum.saturating_add(c.1));
+    pub(super) fn begin(&mut self, id: TargetId, settings: &Settings, effects: &mut Vec<Effect>) {
+        let mut bytes = self.by_content.keys().fold(0, |sum: u64, c| sum.saturating_add(c.1));
+        let paths: HashSet<SyncPath> =
+            self.begun.values().map(|begun| begun.op.change.path.clone()).collect();
+        for (path, op) in &self.left_out {
             let count = self.begun.len();
-            if count >= AHEAD_CONTENTS || count > 0 && bytes > AHEAD_BYTES {
+            if count >= AHEAD_CONTENTS {
+                return;
+            }
+            let Some(content) = content_of(op) else { continue };
+            if self.by_content.contains_key(&content) || paths.contains(path) {
+                continue;
+            }
+            bytes = bytes.saturating_add(content.1);
+            if count > 0 && bytes > AHEAD_BYTES {
                 return;
             }
             self.last += 1;
-            let awaited = !(settings.rules)(&op.change.path).is_empty();
+            let awaited = !(settings.rules)(path).is_empty();
             self.begun.insert(self.last, Begun { op: op.clone(), held: false, awaited });
             self.by_content.insert(content, self.last);
             let whole = self.whole.contains(&content);
@@ -192,7 +215,7 @@ impl Lane {
     }
 
     /// The hub holds one.
-    pub(super) fn held(&mut self, number: u64) {
+    pub(super) fn is_held(&mut self, number: u64) {
         // One that was ended meanwhile is none of ours any more.
         if let Some(begun) = self.begun.get_mut(&number) {
             begun.held = true;
@@ -210,13 +233,25 @@ impl Lane {
     }
 
     /// What is held was given to the ops that put it in place.
-    pub(super) fn given<'a>(&mut self, ops: impl Iterator<Item = &'a Op>) {
-        for op in ops.filter(|op| op.how == How::Held) {
+    pub(super) fn given(&mut self, ops: &[Op]) {
+        for op in ops.iter().filter(|op| op.how == How::Held) {
             let Some(content) = content_of(op) else { continue };
             self.absent.remove(&content);
             self.whole.remove(&content);
             if let Some(number) = self.by_content.get(&content).copied() {
                 self.forget(number);
+            }
+            match self.left_out.get_mut(&op.change.path) {
+                // An older version: the newer one follows.
+                Some(left) if left.change.new != op.change.new => {
+                    left.change.old.clone_from(&op.change.new);
+                }
+                Some(left) => {
+                    let bytes = content_of(left).map_or(0, |content| content.1);
+                    self.amount = self.amount.without(Amount { files: 1, bytes });
+                    self.left_out.remove(&op.change.path);
+                }
+                None => {}
             }
         }
     }
@@ -226,6 +261,11 @@ impl Lane {
         self.by_content.retain(|_, of| *of != number);
         Some(op)
     }
+}
+
+/// Whether an op's content goes ahead of its generation.
+fn is_large(op: &Op, from: u64) -> bool {
+    op.how == How::Data && content_of(op).is_some_and(|content| content.1 >= from)
 }
 
 fn content_of(op: &Op) -> Option<Content> {
