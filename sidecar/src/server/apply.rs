@@ -121,10 +121,12 @@ impl Site {
                 for index in 0..self.receiver.ops().len() {
                     self.receiver.skip(index as u32, Reason::from(&error));
                 }
+                self.ahead.let_go(self.receiver.ops());
                 return Ok(self.answer());
             }
         }
         self.perform(steps, &[]);
+        self.ahead.let_go(self.receiver.ops());
         Ok(self.answer())
     }
 
@@ -211,7 +213,6 @@ impl Site {
         self.applying.hands = None;
         let steps = self.receiver.commit(generation, target)?;
         self.perform(steps, &[]);
-        self.ahead.let_go(self.receiver.ops());
         let Finished { generation, edits, skipped } = self.receiver.finish()?;
         let held = self.receiver.held().clone();
         if let Some(Err(error)) = self.store.as_mut().map(|s| s.finish(generation, &edits, &held)) {

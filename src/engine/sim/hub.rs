@@ -238,6 +238,7 @@ impl Hub {
                 self.receiver.skip(index, Reason::NoSpace);
             }
         }
+        self.ahead.let_go(self.receiver.ops());
         let need = |indices| FromHub::Need { indices, adopted: 0, last: true };
         Ok(self.receiver.needed().map(need).into_iter().collect())
     }
@@ -262,7 +263,6 @@ impl Hub {
             return Ok(Vec::new());
         }
         self.disown_forgotten();
-        self.ahead.let_go(self.receiver.ops());
         let finished = self.receiver.finish()?;
         self.record.finish(&self.receiver);
         self.i4_record_is_true();
