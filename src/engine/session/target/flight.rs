@@ -368,7 +368,7 @@ fn new_bytes(ops: &[Op], needed: &[u32], skipped: &BTreeMap<u32, Option<Reason>>
     (0u32..)
         .zip(ops)
         .filter(|(index, op)| {
-            let sent = matches!(op.how, How::Data) || needed.binary_search(index).is_ok();
+            let sent = matches!(op.how, How::Data | How::Held) || needed.binary_search(index).is_ok();
             sent && !skipped.contains_key(index)
         })
         .map(|(_, op)| match op.change.new {
