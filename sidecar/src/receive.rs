@@ -560,9 +560,7 @@ fn check(op: &Op, before: Option<&Op>, roots: usize) -> Result<(), WireError> {
         return Err(WireError::Order("op outside the session's roots"));
     }
     let fits = match (&change.new, &op.how) {
-        (Some(Entry::File { size, .. }), How::Data | How::Ask | How::Held) => {
-            *size > 0
-        }
+        (Some(Entry::File { size, .. }), How::Data | How::Ask | How::Held) => *size > 0,
         (Some(Entry::File { size, .. }), How::Copy { from }) => {
             *size > 0 && root_index(from).is_some_and(|(root, _)| root < roots)
         }

@@ -74,10 +74,22 @@ pub(super) enum LinkError {
 /// Something to send.
 pub(super) enum Outgoing {
     Message(ToHub),
-    Ops { generation: u64, ops: Arc<[Op]> },
-    Data { generation: u64, ops: Arc<[Op]>, indices: Vec<u32>, commit: TreeId },
+    Ops {
+        generation: u64,
+        ops: Arc<[Op]>,
+    },
+    Data {
+        generation: u64,
+        ops: Arc<[Op]>,
+        indices: Vec<u32>,
+        commit: TreeId,
+    },
     /// Content that goes ahead, bit by bit between what comes after this.
-    Ahead { number: u64, op: Op, whole: bool },
+    Ahead {
+        number: u64,
+        op: Op,
+        whole: bool,
+    },
     EndAhead(u64),
 }
 

@@ -337,7 +337,8 @@ mod tests {
         syncs.applied(0, &report(at, 1, 20, true));
         // The next link: what was on its way did not arrive.
         assert_eq!(begun(syncs.begin(at, 0, &begin(3, 20, true, Some(30)))), None);
-        let half = Progress { generation: Some(3), files: 5, bytes: 50, total_files: 20, total_bytes: 9 };
+        let half =
+            Progress { generation: Some(3), files: 5, bytes: 50, total_files: 20, total_bytes: 9 };
         let Event::Progress { generation, files, total_files, total_bytes, .. } =
             syncs.progress(0, half)
         else {

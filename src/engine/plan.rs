@@ -115,8 +115,7 @@ pub fn plan(held: &Snapshot, wanted: &Snapshot, given: Given<'_>) -> Vec<Op> {
         };
         leave_out(&mut changes, |change| change, again);
     }
-    let known =
-        if given.ask { HashMap::new() } else { known_content(held, &changes, given.sent) };
+    let known = if given.ask { HashMap::new() } else { known_content(held, &changes, given.sent) };
     ops(changes, wanted, &known, given)
 }
 

@@ -335,8 +335,7 @@ mod tests {
         let start = vec![7; MAX_CONTENT_BYTES as usize + 1];
         for (rewritten, taken) in [(false, true), (true, false)] {
             fs::write(home.path().join("f"), &start).unwrap();
-            let mut file =
-                fs::OpenOptions::new().write(true).open(home.path().join("f")).unwrap();
+            let mut file = fs::OpenOptions::new().write(true).open(home.path().join("f")).unwrap();
             std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).unwrap();
             let growing = Growing(std::cell::RefCell::new(file), rewritten);
             let read = read(&directory, c"f", &growing, &mut [0; 4096]);

@@ -178,11 +178,7 @@ impl Scanner {
     ///
     /// # Errors
     /// As there.
-    pub fn scan_small(
-        &self,
-        previous: &Snapshot,
-        hints: &Hints,
-    ) -> Result<ScanReport, ScanError> {
+    pub fn scan_small(&self, previous: &Snapshot, hints: &Hints) -> Result<ScanReport, ScanError> {
         self.look(previous, hints, true)
     }
 
@@ -195,8 +191,7 @@ impl Scanner {
         let root = self.open_root()?;
         let rules = self.rules.of_root();
         let mut worker = self.idle_worker().take().unwrap_or_else(Worker::new);
-        let found =
-            Scan::new(root, previous, rules, (&self.grains, &self.known), leave);
+        let found = Scan::new(root, previous, rules, (&self.grains, &self.known), leave);
         let found = found.run(hints, &mut worker);
         *self.idle_worker() = Some(worker);
         let mut report = found.report;

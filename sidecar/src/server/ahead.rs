@@ -20,7 +20,9 @@ use super::site::Site;
 use crate::delta::{NodeHasher, Nodes};
 use crate::receive::Ahead;
 use crate::tree::{Digest, Entry, Reason};
-use crate::wire::{self, AHEAD_WINDOW_BYTES, Blob, FromHub, How, MAX_FRAME_BYTES, NotHeld, Op, WireError};
+use crate::wire::{
+    self, AHEAD_WINDOW_BYTES, Blob, FromHub, How, MAX_FRAME_BYTES, NotHeld, Op, WireError,
+};
 
 /// The most that is held in memory, where no directory takes staged content, in bytes.
 const MEMORY_BYTES: u64 = 64 << 20;
@@ -196,12 +198,12 @@ impl Site {
             return Ok(Content { making, digest, known });
         }
         let Some(Entry::File { size, .. }) = op.change.new else { return Err(NotHeld::Ended) };
-        let (root, below) =
-            self.locate(&op.change.path).ok_or(NotHeld::Fault(Reason::Name))?;
+        let (root, below) = self.locate(&op.change.path).ok_or(NotHeld::Fault(Reason::Name))?;
         root.ask_for_staging_again();
         let staged = root.stage(&below, size).map_err(|e| NotHeld::Fault(reason(&e)))?;
         if staged.is_in_memory() {
-            let all = self.ahead.in_memory.values().fold(size, |sum, more| sum.saturating_add(*more));
+            let all =
+                self.ahead.in_memory.values().fold(size, |sum, more| sum.saturating_add(*more));
             if all > MEMORY_BYTES {
                 return Err(NotHeld::Fault(Reason::Busy));
             }
@@ -263,12 +265,7 @@ impl Drop for Worker {
     }
 }
 
-fn perform(
-    job: Job,
-    making: &mut HashMap<u64, Content>,
-    stop: &AtomicBool,
-    tell: impl Fn(Done),
-) {
+fn perform(job: Job, making: &mut HashMap<u64, Content>, stop: &AtomicBool, tell: impl Fn(Done)) {
     match job {
         Job::Begin(number, content) => drop(making.insert(number, *content)),
         Job::End(number) => drop(making.remove(&number)),

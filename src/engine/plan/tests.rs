@@ -87,7 +87,8 @@ fn content_that_the_target_holds_is_not_sent() {
 
 #[test]
 fn first_contact_asks() {
-    let ops = plan(&Snapshot::empty(), &tree(&[("a", "1"), ("e", "")]), given(&Refused::new(), true));
+    let ops =
+        plan(&Snapshot::empty(), &tree(&[("a", "1"), ("e", "")]), given(&Refused::new(), true));
     let hows: Vec<How> = ops.into_iter().map(|op| op.how).collect();
     assert_eq!(hows, [How::None, How::Ask, How::None]);
 }
@@ -128,7 +129,10 @@ fn what_was_refused_is_left_out_with_all_that_hangs_on_it() {
     let refused =
         |p: &str, entry: Option<Entry>| Refused::from([(path(p), (entry, Reason::Denied))]);
     let paths = |refused: &Refused| -> Vec<String> {
-        plan(&held, &wanted, given(refused, false)).iter().map(|op| op.change.path.to_string()).collect()
+        plan(&held, &wanted, given(refused, false))
+            .iter()
+            .map(|op| op.change.path.to_string())
+            .collect()
     };
     assert_eq!(paths(&Refused::new()), ["0/d", "0/d/x", "0/n", "0/n/a"]);
     assert_eq!(paths(&refused("0/d/x", None)), ["0/n", "0/n/a"], "its directory stays too");

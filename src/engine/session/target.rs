@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::tree::{Entry, Problem, Reason, Snapshot, TreeId};
-use e2ek_sidecar::wire::{Blob, ChildEvent, CommandSpec, Listed, NotHeld, Op, ToHub, WireError, batches};
+use e2ek_sidecar::wire::{
+    Blob, ChildEvent, CommandSpec, Listed, NotHeld, Op, ToHub, WireError, batches,
+};
 
-use self::flight::{InFlight, Planned};
 pub(super) use self::flight::Report;
+use self::flight::{InFlight, Planned};
 use self::lane::Lane;
 use super::command::Command;
 use super::compare::{Compare, Progress};
@@ -380,6 +382,7 @@ impl Target {
         }
         self.forget_settled(now, &local.tree, settings, effects);
         let accepted = self.accepted == Some(local.tree.id());
+        let seen = self.seen.unwrap_or(local.seen);
         if !self.has_only_large(local) {
             let planned = self.planned(&local.tree, settings, false);
             let trees = (&local.tree, &self.sent);
@@ -395,7 +398,9 @@ impl Target {
                 self.lane.set_only(&self.sent, &local.tree);
             }
         }
-        self.lane.begin(self.id, settings, effects);
+        self.lane.begin(self.id, seen, settings, effects);
+        // Remembered with what is on its way: a later save is not as old as that.
+        self.seen = None;
         if self.lane.holds() && matches!(self.link, Link::Ready) && !self.is_blocked(settings) {
             self.put_held(now, accepted, local, generation, settings, effects);
         }
@@ -403,7 +408,9 @@ impl Target {
 
     /// Whether large files are all that the target lacks, and nothing else has to be thought of.
     fn has_only_large(&self, local: &Local) -> bool {
-        self.refused.is_empty() && self.told.is_empty() && self.lane.is_only(&self.sent, &local.tree)
+        self.refused.is_empty()
+            && self.told.is_empty()
+            && self.lane.is_only(&self.sent, &local.tree)
     }
 
     /// Puts in place what is held by now.

@@ -28,7 +28,11 @@ pub(super) enum Down {
     },
     /// Content that goes ahead of its generation, read and sent bit by bit between other things: what
     /// it is for, and how many bits were sent.
-    Ahead { number: u64, op: Op, bits: u32 },
+    Ahead {
+        number: u64,
+        op: Op,
+        bits: u32,
+    },
     /// Content: op, and where in the file it lies.
     Pieces(Vec<(u32, Range<usize>)>),
 }

@@ -129,7 +129,8 @@ impl World {
             ToHub::AheadData { number, body, .. } => hub.take_ahead(number, body.0.len() as u64)?,
             ToHub::AheadEnd { number } => {
                 let link = self.wires.now(target);
-                let kept = |item: &Down| !matches!(item, Down::Ahead { number: n, .. } if *n == number);
+                let kept =
+                    |item: &Down| !matches!(item, Down::Ahead { number: n, .. } if *n == number);
                 link.into_iter().for_each(|link| link.down.retain(kept));
                 self.hubs[target].end_ahead(number)?
             }

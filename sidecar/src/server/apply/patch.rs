@@ -92,9 +92,8 @@ impl Site {
         let change = &self.receiver.op(index).change;
         let wanted = content_of(change.new.as_ref());
         let known = content_of(change.old.as_ref()).and_then(|digest| self.parts.get(digest));
-        let made = taken.and_then(|_| {
-            patching.finish(wanted, known.as_deref(), &AtomicBool::new(false))
-        });
+        let made =
+            taken.and_then(|_| patching.finish(wanted, known.as_deref(), &AtomicBool::new(false)));
         match made {
             Ok(made) => self.put_made(index, made),
             Err(fault) => self.not_made(index, fault),
@@ -252,7 +251,11 @@ impl Patching {
             }
             New::Staged(staged, hasher) => {
                 let (digest, nodes) = hasher.finish();
-                if Some(digest) == wanted { Ok(Made::Staged(staged, nodes)) } else { Err(Fault::Base) }
+                if Some(digest) == wanted {
+                    Ok(Made::Staged(staged, nodes))
+                } else {
+                    Err(Fault::Base)
+                }
             }
             New::Over(overlay) => {
                 let nodes = overlay.nodes(&self.old, known, stop)?;

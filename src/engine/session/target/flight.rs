@@ -84,7 +84,8 @@ impl Target {
         };
         // Counted before some of it is given.
         let large = self.lane.amount();
-        self.lane.given(&ops);
+        let seen = self.lane.given(&ops);
+        let seen = seen.or_else(|| self.seen.take()).unwrap_or(local.seen);
         // People are told of one sync: of a first one, and of large files that came together.
         let waits = self.lane.left_out() > 0;
         let in_parts = self.filling || put && (self.lane.in_parts || waits);
@@ -132,7 +133,7 @@ impl Target {
             needed: Vec::new(),
             withdrawn: BTreeSet::new(),
             part: Default::default(),
-            seen: self.seen.take().unwrap_or(local.seen),
+            seen,
             hashed: local.hashed,
             sent: now,
         });
@@ -368,7 +369,8 @@ fn new_bytes(ops: &[Op], needed: &[u32], skipped: &BTreeMap<u32, Option<Reason>>
     (0u32..)
         .zip(ops)
         .filter(|(index, op)| {
-            let sent = matches!(op.how, How::Data | How::Held) || needed.binary_search(index).is_ok();
+            let sent =
+                matches!(op.how, How::Data | How::Held) || needed.binary_search(index).is_ok();
             sent && !skipped.contains_key(index)
         })
         .map(|(_, op)| match op.change.new {

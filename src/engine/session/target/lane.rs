@@ -10,6 +10,7 @@
 //! content that is there costs no other plan.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::time::Instant;
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::tree::{Digest, Entry, Snapshot, TreeId};
@@ -28,6 +29,8 @@ struct Begun {
     held: bool,
     /// The restart rules ask for something when it is there.
     awaited: bool,
+    /// When the first change that led to it was seen.
+    seen: Instant,
 }
 
 /// What goes ahead to one target, on one link.
@@ -144,10 +147,8 @@ impl Lane {
     pub(super) fn put_only(&self) -> Option<Vec<Op>> {
         let ops = self.held().into_iter().filter_map(|(path, held)| {
             let op = self.left_out.get(path)?;
-            let change = e2ek_sidecar::tree::Change {
-                new: held.change.new.clone(),
-                ..op.change.clone()
-            };
+            let change =
+                e2ek_sidecar::tree::Change { new: held.change.new.clone(), ..op.change.clone() };
             Some(Op { change, how: How::Held, meta: op.meta })
         });
         let ops: Vec<Op> = ops.collect();
@@ -188,7 +189,13 @@ impl Lane {
     }
 
     /// Begins as many as may be on their way at a time.
-    pub(super) fn begin(&mut self, id: TargetId, settings: &Settings, effects: &mut Vec<Effect>) {
+    pub(super) fn begin(
+        &mut self,
+        id: TargetId,
+        seen: Instant,
+        settings: &Settings,
+        effects: &mut Vec<Effect>,
+    ) {
         let mut bytes = self.by_content.keys().fold(0, |sum: u64, c| sum.saturating_add(c.1));
         let paths: HashSet<SyncPath> =
             self.begun.values().map(|begun| begun.op.change.path.clone()).collect();
@@ -207,7 +214,7 @@ impl Lane {
             }
             self.last += 1;
             let awaited = !(settings.rules)(path).is_empty();
-            self.begun.insert(self.last, Begun { op: op.clone(), held: false, awaited });
+            self.begun.insert(self.last, Begun { op: op.clone(), held: false, awaited, seen });
             self.by_content.insert(content, self.last);
             let whole = self.whole.contains(&content);
             effects.push(Effect::Ahead { target: id, number: self.last, op: op.clone(), whole });
@@ -232,13 +239,17 @@ impl Lane {
         Some((op, again))
     }
 
-    /// What is held was given to the ops that put it in place.
-    pub(super) fn given(&mut self, ops: &[Op]) {
+    /// What is held was given to the ops that put it in place. Returns when the first change that led
+    /// to any of it was seen.
+    pub(super) fn given(&mut self, ops: &[Op]) -> Option<Instant> {
+        let mut first: Option<Instant> = None;
         for op in ops.iter().filter(|op| op.how == How::Held) {
             let Some(content) = content_of(op) else { continue };
             self.absent.remove(&content);
             self.whole.remove(&content);
             if let Some(number) = self.by_content.get(&content).copied() {
+                let seen = self.begun.get(&number).map(|begun| begun.seen);
+                first = first.into_iter().chain(seen).min();
                 self.forget(number);
             }
             match self.left_out.get_mut(&op.change.path) {
@@ -254,6 +265,7 @@ impl Lane {
                 None => {}
             }
         }
+        first
     }
 
     fn forget(&mut self, number: u64) -> Option<Op> {

@@ -220,10 +220,7 @@ fn a_directory_makes_room_when_the_large_file_is_there() {
     let effects = bench.scan(&[("a", A)]);
     assert!(sent(&effects).is_empty(), "nothing of it goes before");
     let effects = bench.held(1);
-    assert_eq!(
-        sent(&effects),
-        [("0/a".to_owned(), How::Held), ("0/a/b".to_owned(), How::None)]
-    );
+    assert_eq!(sent(&effects), [("0/a".to_owned(), How::Held), ("0/a/b".to_owned(), How::None)]);
     bench.is_there(&[("a", A)]);
     assert_eq!(bench.state(), TargetState::Synced);
 }
@@ -234,8 +231,7 @@ fn what_was_asked_for_in_vain_goes_ahead_of_the_next_generation() {
     bench.start();
     bench.scan(&[("big", A), ("small", 1)]);
     let nothing = Snapshot::empty();
-    let opened =
-        FromHub::Opened { tree: nothing.id(), generation: 0, epoch: 1, populated: true };
+    let opened = FromHub::Opened { tree: nothing.id(), generation: 0, epoch: 1, populated: true };
     let effects = bench.input(Input::Message(0, opened));
     assert!(sent(&effects).iter().skip(1).all(|(_, how)| *how == How::Ask), "{effects:?}");
     let need = FromHub::Need { indices: vec![1, 2], adopted: 0, last: true };
@@ -263,7 +259,10 @@ fn no_more_are_begun_than_the_hub_keeps_and_a_lost_link_begins_anew() {
     let entry = |n: u8| Entry::File { digest: Digest::of(&[n, n]), size: 5000, executable: false };
     let edits: Vec<Edit> = (files.iter().zip(0..))
         .map(|((name, _), n)| {
-            (path("0").append(&path(name)).unwrap(), Some(Node::from_entry(&entry(n), Stamp::default())))
+            (
+                path("0").append(&path(name)).unwrap(),
+                Some(Node::from_entry(&entry(n), Stamp::default())),
+            )
         })
         .collect();
     let all = tree(&[]).apply(&edits).unwrap();
