@@ -382,8 +382,8 @@ impl Daemon {
                 inputs.push_back(Input::LinkDown(target));
             }
             Effect::Send(target, message) => self.send(target, Outgoing::Message(message)),
-            Effect::SendOps(target, generation, ops) => {
-                self.send(target, Outgoing::Ops { generation, ops });
+            Effect::SendOps { target, generation, base, ops } => {
+                self.send(target, Outgoing::Ops { generation, base, ops });
             }
             Effect::SendData { target, generation, ops, indices, commit } => {
                 self.send(target, Outgoing::Data { generation, ops, indices, commit });

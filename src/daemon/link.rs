@@ -10,9 +10,10 @@ use std::time::{Duration, Instant};
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::receive::fold;
 use e2ek_sidecar::server::listen::{DEAD_AFTER, HEARTBEAT, HELLO_WITHIN, hello};
-use e2ek_sidecar::tree::{Entry, TreeId};
+use e2ek_sidecar::tree::{Entry, Snapshot, TreeId};
 use e2ek_sidecar::wire::{
-    self, Decoder, FromHub, Hello, How, Op, PIECE_BYTES, Packer, ToHub, WINDOW_BYTES, WireError,
+    self, Decoder, FromHub, Hello, How, Op, OpsPacker, PIECE_BYTES, Packer, ToHub, WINDOW_BYTES,
+    WireError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
@@ -24,6 +25,11 @@ use crate::transport::process::Transport;
 
 /// Read at once.
 const READ_BYTES: usize = 64 << 10;
+/// So many ops and more are packed for a hub that is far away: for fewer the tree they lead on from
+/// takes more bytes than it saves.
+const PACK_FROM: usize = 4;
+/// zstd level of packed ops: they are few, and what can be compressed of them are names.
+const PACK_LEVEL: i32 = 6;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// How long a carrier may take to end by itself after its streams were closed.
@@ -70,7 +76,7 @@ pub(super) enum LinkError {
 /// Something to send.
 pub(super) enum Outgoing {
     Message(ToHub),
-    Ops { generation: u64, ops: Arc<[Op]> },
+    Ops { generation: u64, base: Snapshot, ops: Arc<[Op]> },
     Data { generation: u64, ops: Arc<[Op]>, indices: Vec<u32>, commit: TreeId },
 }
 
@@ -204,7 +210,9 @@ impl Sender {
                 Some(Outgoing::Message(message)) => {
                     self.message(&message).await?;
                 }
-                Some(Outgoing::Ops { generation, ops }) => self.ops(generation, &ops).await?,
+                Some(Outgoing::Ops { generation, base, ops }) => {
+                    self.ops(generation, &base, &ops).await?;
+                }
                 Some(Outgoing::Data { generation, ops, indices, commit }) => {
                     self.data(generation, &ops, &indices).await?;
                     self.message(&ToHub::Commit { generation, target: commit }).await?;
@@ -248,7 +256,7 @@ impl Sender {
         Ok(())
     }
 
-    async fn ops(&mut self, generation: u64, ops: &[Op]) -> io::Result<()> {
+    async fn ops(&mut self, generation: u64, base: &Snapshot, ops: &[Op]) -> io::Result<()> {
         self.patches = Patches::of(generation);
         let (mut dressed, mut folder) = (Vec::with_capacity(ops.len()), Folder::default());
         for (index, op) in (0u32..).zip(ops) {
@@ -259,10 +267,17 @@ impl Sender {
             }
             dressed.push(op);
         }
-        let mut batches = wire::batches(fold(dressed)).peekable();
+        let folded = fold(dressed);
+        let packs = self.distance == Distance::Far && folded.len() >= PACK_FROM;
+        let mut packer = packs.then(|| OpsPacker::new(generation, base.id(), PACK_LEVEL));
+        let mut batches = wire::batches(folded).peekable();
         while let Some(ops) = batches.next() {
             let last = batches.peek().is_none();
-            self.paid(&ToHub::Ops { generation, ops, last }).await?;
+            let message = match &mut packer {
+                Some(packer) => packer.pack(&ops, last),
+                None => ToHub::Ops { generation, ops, last },
+            };
+            self.paid(&message).await?;
         }
         Ok(())
     }
