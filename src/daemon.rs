@@ -157,7 +157,7 @@ impl Daemon {
             let bytes = std::fs::read(&from).ok();
             bytes.and_then(|bytes| Snapshot::decode(&bytes).ok()).unwrap_or_default()
         };
-        let contents = Arc::new(Contents::default());
+        let contents = Arc::new(Contents::beside(&folder));
         let options = settings::filter_options(&config);
         let source = Source::open(&roots, &options, previous, contents.clone())
             .map_err(|error| Error::failure(&error))?;

@@ -19,7 +19,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::engine::session::TargetId;
-use crate::transfer::{Changed, Distance, Folder, Origin, Pace, Patches};
+use crate::transfer::{Changed, Distance, Folder, Kin, Likened, Origin, Pace, Patches};
 use crate::transport::Link;
 use crate::transport::process::Transport;
 
@@ -121,6 +121,7 @@ pub(super) async fn serve(
                 buffer: Vec::new(),
                 distance,
                 patches: Patches::default(),
+                likened: Likened::default(),
                 packer: Packer::new(0),
                 pace: Pace::new(distance),
             };
@@ -183,6 +184,8 @@ struct Sender {
     distance: Distance,
     /// Of the generation whose ops were sent last.
     patches: Patches,
+    /// What was sent as a patch of something like it.
+    likened: Likened,
     packer: Packer,
     pace: Pace,
 }
@@ -259,11 +262,16 @@ impl Sender {
     async fn ops(&mut self, generation: u64, base: &Snapshot, ops: &[Op]) -> io::Result<()> {
         self.patches = Patches::of(generation);
         let (mut dressed, mut folder) = (Vec::with_capacity(ops.len()), Folder::default());
+        let mut kin = Kin::new(base, ops, &mut self.likened);
         for (index, op) in (0u32..).zip(ops) {
             let mut op = Op { meta: self.origin.meta(op, &mut folder), ..op.clone() };
             if let Some(patch) = self.origin.patch(&op, self.distance) {
                 self.patches.insert(index, patch);
                 op.how = How::Patch;
+            } else if let Some((from, patch)) = self.origin.patch_like(&op, &mut kin, self.distance)
+            {
+                self.patches.insert(index, patch);
+                op.how = How::Like { from };
             }
             dressed.push(op);
         }

@@ -2,14 +2,18 @@
 //! change of it can be found by.
 
 use std::collections::{HashMap, VecDeque};
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use e2ek_sidecar::delta::{Blocks, Sketch};
 use e2ek_sidecar::tree::Digest;
 
+use super::spill::Spill;
+
 /// Content kept from scans, in bytes: enough for the saves of some seconds.
 const KEPT_BYTES: usize = 8 << 20;
-/// Sketches and blocks kept, in bytes: of 100 MB of small files, or 5 GiB of large ones.
+/// Traces kept in memory, in bytes: of 5 GiB of large files, or of 100 MB of small ones where these
+/// have no other place.
 const TRACES_BYTES: usize = 8 << 20;
 /// From here on it is worth the search for the trace that one replaces.
 const LARGE_TRACE_BYTES: usize = 16 << 10;
@@ -21,6 +25,8 @@ const ENTRY_BYTES: usize = 80;
 pub struct Contents {
     kept: Mutex<Aging<Arc<[u8]>>>,
     traces: Mutex<Aging<Trace>>,
+    /// Has the sketches, where there is a place for them.
+    spill: Option<Mutex<Spill>>,
 }
 
 /// What a change of a content can be found by.
@@ -50,6 +56,12 @@ impl Trace {
 }
 
 impl Contents {
+    /// With a folder for what would be too much to hold in memory.
+    #[must_use]
+    pub fn beside(folder: &Path) -> Self {
+        Self { spill: Some(Mutex::new(Spill::new(folder))), ..Self::default() }
+    }
+
     /// Keeps what a scan has read.
     pub fn keep(&self, contents: HashMap<Digest, Arc<[u8]>>) {
         let mut kept = lock(&self.kept);
@@ -72,6 +84,9 @@ impl Contents {
     /// Keeps what a change of a content can be found by. Of a large one that it `replaces` the trace
     /// goes first from then on: it serves no more than a target that lags.
     pub(super) fn trace(&self, digest: Digest, trace: Trace, replaces: Option<Digest>) {
+        if let (Trace::Sketch(sketch), Some(spill)) = (&trace, &self.spill) {
+            return lock(spill).insert(digest, sketch);
+        }
         let bytes = trace.bytes();
         let mut traces = lock(&self.traces);
         if let Some(old) = replaces.filter(|_| bytes >= LARGE_TRACE_BYTES) {
@@ -87,7 +102,9 @@ impl Contents {
     }
 
     pub(super) fn traced(&self, digest: Digest) -> Option<Trace> {
-        lock(&self.traces).get(digest)
+        let spilt = self.spill.as_ref().and_then(|spill| lock(spill).get(digest));
+        let spilt = spilt.map(|sketch| Trace::Sketch(Arc::new(sketch)));
+        spilt.or_else(|| lock(&self.traces).get(digest))
     }
 }
 
