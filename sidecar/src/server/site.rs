@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tracing::info;
 
 use super::apply::{Applying, Parts};
+use super::replay::Inside;
 use super::root::TargetRoot;
 use super::store::{Claim, Owner, Store};
 use super::target::Target;
@@ -22,6 +23,8 @@ pub(super) struct Site {
     pub(super) roots: Vec<Option<Arc<TargetRoot>>>,
     /// Whose root the paths are resolved in.
     pub(super) process: Option<Target>,
+    /// The process is a container's, which starts anew without what was written.
+    pub(super) inside: Option<Inside>,
     /// `None` in a session that only looks.
     pub(super) store: Option<Store>,
     pub(super) receiver: Receiver,
