@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use e2ek_sidecar::server::{CONTENTS_BYTES, Settings, listen};
+use e2ek_sidecar::server::{CONTENTS_BYTES, Settings, listen, said};
 use e2ek_sidecar::wire::PROTOCOL;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -38,6 +38,8 @@ Options:
   --container NAME  The container of this pod that sessions are for which name none
   --contents MIB    Contents kept for each target in a container, to write them again when it
                     is started anew [default: 512]
+
+Environment: E2EK_LOG=debug (or warn, error) says how much serve tells on standard error [info]
 
 Exit codes: 0 ok, 1 failure, 2 usage, 7 nobody listens at the socket
 ";
@@ -84,6 +86,7 @@ fn run() -> Result<(), Failure> {
     let settings = || settings(&arguments);
     match command.to_str() {
         Some("serve") => {
+            said::say_up_to(level());
             let socket = socket(&arguments);
             let settings = settings()?;
             block_on(async { listen::serve_socket(settings, &socket, ended()?).await })
@@ -152,6 +155,12 @@ fn install(directory: &Path) -> Result<(), Failure> {
         std::fs::rename(&part, &name)
     };
     copy().map_err(|error: std::io::Error| Failure::Other(format!("{}: {error}", name.display())))
+}
+
+/// How much the hub says of itself.
+fn level() -> tracing::Level {
+    let wanted = std::env::var("E2EK_LOG").ok();
+    wanted.and_then(|wanted| wanted.parse().ok()).unwrap_or(tracing::Level::INFO)
 }
 
 fn say(text: &str) {

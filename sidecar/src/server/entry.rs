@@ -129,13 +129,21 @@ impl Hub {
         match aside(move || Site::open(&asked, &settings)).await {
             Ok(site) => self.admit(id, waiting.request, site, now),
             Err(NotOpened::Busy(_)) if waiting.until.is_none_or(|until| now < until) => {
-                let again = now + waiting.step(now);
-                self.waiting.push(Waiting { again, ..waiting });
+                self.wait_on(waiting, now);
+            }
+            // The app may be about to make it.
+            Err(NotOpened::Refused(Refusal::NotFound(_))) if id.is_none() => {
+                self.wait_on(waiting, now);
             }
             Err(NotOpened::Busy(refusal) | NotOpened::Refused(refusal)) => {
                 self.refuse_entry(id, refusal);
             }
         }
+    }
+
+    fn wait_on(&mut self, waiting: Waiting, now: Instant) {
+        let again = now + waiting.step(now);
+        self.waiting.push(Waiting { again, ..waiting });
     }
 
     fn refuse_entry(&self, id: Option<PeerId>, refusal: Refusal) {

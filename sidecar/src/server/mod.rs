@@ -20,6 +20,7 @@ mod opening;
 mod replay;
 pub mod root;
 pub mod run;
+pub mod said;
 mod site;
 pub mod store;
 pub mod target;
@@ -426,6 +427,7 @@ impl Hub {
     fn bye(&mut self, id: PeerId, at: usize) {
         if self.sites[at].open.container.is_some() {
             // What was written is kept for the container's next start.
+            self.sites[at].site.tidy();
             self.links.send(id, &FromHub::Bye { reason: String::new() });
             return self.unlink(id);
         }

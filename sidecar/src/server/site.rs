@@ -97,12 +97,17 @@ impl Site {
         &self.directory
     }
 
-    /// Ends cleanly: what is under way enters the record, and nothing staged is left.
-    pub(super) fn close(mut self) {
-        self.abandon();
+    /// Leaves nothing staged while nobody is there.
+    pub(super) fn tidy(&self) {
         for root in self.roots.iter().flatten() {
             root.tidy();
         }
+    }
+
+    /// Ends cleanly: what is under way enters the record, and nothing staged is left.
+    pub(super) fn close(mut self) {
+        self.abandon();
+        self.tidy();
         // Whoever gets the record next finds the roots free as well.
         self.claims.clear();
         if let Some(Err(error)) = self.store.map(Store::close) {
