@@ -206,7 +206,7 @@ impl Hub {
     }
 
     async fn message(&mut self, id: PeerId, message: ToHub, len: usize) -> Result<(), WireError> {
-        if let ToHub::Open(open) = message {
+        if let ToHub::Open(open) | ToHub::OpenIn { open, .. } = message {
             return self.open(id, open).await;
         }
         let Some(at) = self.sites.iter().position(|serving| serving.peer == Some(id)) else {

@@ -32,7 +32,7 @@ pub(crate) trait Named {
 }
 
 variants!(ToHub: Open, Ops, Data, Withdraw, Commit, Describe, ListForeign, Run, Act, Stdin, StdinEnd,
-    StopCommand, Credit, Ping, Bye, RemoveForeign);
+    StopCommand, Credit, Ping, Bye, RemoveForeign, OpenIn);
 variants!(FromHub: Opened, Refused, Drifted, Need, Applied, Listing, Foreign, ForeignRemoved, Child,
     Output, Credit, Ping, Bye, StdinTaken, AppliedPart);
 variants!(Refusal: Owned, Nested, NotFound, Forbidden, Unusable, Superseded);
@@ -199,7 +199,13 @@ pub(crate) fn to_hub() -> Vec<ToHub> {
         ToHub::RemoveForeign { paths: vec![(path("0/log"), listed().remove(0))] },
         ToHub::Ops { generation: 43, ops: vec![patch()], last: false },
         ToHub::Ops { generation: 44, ops: vec![tree()], last: true },
+        ToHub::OpenIn { open: open(), container: container(Some(&"0123456789abcdef".repeat(4))) },
+        ToHub::OpenIn { open: Open { process: None, ..open() }, container: container(None) },
     ]
+}
+
+fn container(id: Option<&str>) -> Container {
+    Container { name: "app".to_owned(), id: id.map(str::to_owned) }
 }
 
 fn tree() -> Op {
