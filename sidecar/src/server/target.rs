@@ -3,7 +3,9 @@
 //! A [`Target`] is a pidfd, the start time, the mount namespace and the root directory of one
 //! process, taken together and compared again by [`Target::check`]. A reused pid, a dead process
 //! and one that entered another root are therefore refused. What is written below its root is
-//! `server::root`'s business; which process to pin is the hub's.
+//! `server::root`'s business; which process is a container's is [`container`]'s question.
+
+mod container;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
@@ -11,6 +13,8 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Pid, PidfdFlags, Signal, Uid};
+
+pub use self::container::{FindError, Identity, MainProcess, find};
 
 /// One process, pinned while it lives.
 #[derive(Debug)]
@@ -68,6 +72,26 @@ impl Target {
     pub fn pin(pid: i32) -> Result<Self, TargetError> {
         let number = Pid::from_raw(pid).filter(|_| pid > 0).ok_or(TargetError::Gone(pid))?;
         Self::take(number).map_err(|errno| explain(pid, errno))
+    }
+
+    /// Pins a container's main process, and looks again whose it is: the number may have become
+    /// another's meanwhile.
+    ///
+    /// # Errors
+    /// As [`Target::pin`]; [`TargetError::Gone`] also when it is not that container's any more.
+    pub fn pin_main(main: &MainProcess) -> Result<Self, TargetError> {
+        let target = Self::pin(main.pid)?;
+        let gone = TargetError::Gone(main.pid);
+        match target.identity() {
+            Some(now) if now == main.identity => Ok(target),
+            _ => Err(gone),
+        }
+    }
+
+    /// Which container it belongs to, if the kubelet started it.
+    fn identity(&self) -> Option<Identity> {
+        let cgroup = read(self.proc.as_fd(), c"cgroup").ok();
+        container::identify(&self.mountinfo().ok()?, cgroup.as_deref())
     }
 
     fn take(pid: Pid) -> Result<Self, Errno> {
