@@ -146,6 +146,16 @@ pub struct Open {
     pub dry_run: bool,
 }
 
+/// A container of the pod that the hub is a sidecar in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Container {
+    /// Its name in the pod.
+    pub name: String,
+    /// What the cluster knows it by (64 hexadecimal digits), to check what the hub finds; `None`
+    /// when the daemon was not told. It changes with each restart of the container.
+    pub id: Option<String>,
+}
+
 /// Permission bits and time of a file that is put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Meta {
@@ -307,6 +317,14 @@ pub enum ToHub {
         digests: Blob,
         /// No more ops follow.
         last: bool,
+    },
+    /// Opens the session in a container of the hub's pod; the first message, instead of
+    /// [`ToHub::Open`]. Its `process` is `None`: which one it is, is for the hub to find.
+    OpenIn {
+        /// Which roots, for whom.
+        open: Open,
+        /// Where.
+        container: Container,
     },
 }
 

@@ -87,6 +87,7 @@ fn status() -> Status {
         }],
         watch: WatchCounts { directories: 9, overflows: 0, rescans: 1, polled: 812 },
         latency_ms: Latency { p50: Some(1.5), p95: Some(9.25), count: 30 },
+        groups: Vec::new(),
     }
 }
 
@@ -497,6 +498,13 @@ fn joining() -> Joining {
         roots: vec![Word::from(Path::new("/srv/app"))],
         process: Some(7),
         transport: Some(vec![Word::from(Path::new("ssh")), Word::from(Path::new("host"))]),
+        pod: Some(PodPlace {
+            server: "https://10.0.0.1".into(),
+            namespace: "web".into(),
+            pod: "api-1".into(),
+            uid: "u".into(),
+            container: "app".into(),
+        }),
     };
     let command = WantedCommand {
         argv: vec![Word::from(Path::new("app"))],

@@ -118,6 +118,8 @@ pub(super) struct Outlook {
     pub(super) busy: bool,
     /// Paths that cannot be read.
     pub(super) problems: usize,
+    /// A workload has no pod that could be served.
+    pub(super) absent: bool,
 }
 
 impl Waiting {
@@ -246,7 +248,7 @@ fn reached(
     let there = status.iter().all(|target| {
         target.generation >= generation && (!restarted || target.restarted >= generation)
     });
-    if there {
+    if there && !source.absent {
         let refused: usize = status.iter().map(|target| target.problems.len()).sum();
         let problems = refused + source.problems;
         return Some(if problems > 0 { Err(Error::left_out(problems)) } else { Ok(generation) });
@@ -256,7 +258,7 @@ fn reached(
 
 fn synced(session: &Session, source: Outlook) -> Option<Result<u64, Error>> {
     let synced = session.status().iter().all(|target| target.state == TargetState::Synced);
-    if synced && !source.busy && source.problems == 0 {
+    if synced && !source.absent && !source.busy && source.problems == 0 {
         Some(Ok(session.generation()))
     } else {
         stuck(session)
@@ -326,6 +328,8 @@ impl super::Daemon {
                 problem_count: (source_problems.len() + status.problems.len()) as u64,
             })
         });
+        let (groups, absent) = (self.group_status(), self.groups.absent());
+        let state = if absent && state == State::Synced { State::Disconnected } else { state };
         let status = Status {
             v: crate::report::STATUS_VERSION,
             pid: std::process::id(),
@@ -336,6 +340,7 @@ impl super::Daemon {
             targets: targets.collect(),
             watch,
             latency_ms: self.teller.syncs.latencies.summary(),
+            groups,
         };
         let unsettled = looking || self.session.local().is_none();
         status.honest(Outstanding { overflow: self.source.is_looking(), conflicts: 0, unsettled })

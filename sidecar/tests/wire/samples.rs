@@ -32,7 +32,7 @@ pub(crate) trait Named {
 }
 
 variants!(ToHub: Open, Ops, Data, Withdraw, Commit, Describe, ListForeign, Run, Act, Stdin, StdinEnd,
-    StopCommand, Credit, Ping, Bye, RemoveForeign, PackedOps);
+    StopCommand, Credit, Ping, Bye, RemoveForeign, PackedOps, OpenIn);
 variants!(FromHub: Opened, Refused, Drifted, Need, Applied, Listing, Foreign, ForeignRemoved, Child,
     Output, Credit, Ping, Bye, StdinTaken, AppliedPart);
 variants!(Refusal: Owned, Nested, NotFound, Forbidden, Unusable, Superseded);
@@ -209,6 +209,8 @@ pub(crate) fn to_hub() -> Vec<ToHub> {
             digests: blob(""),
             last: false,
         },
+        ToHub::OpenIn { open: open(), container: container(Some(&"0123456789abcdef".repeat(4))) },
+        ToHub::OpenIn { open: Open { process: None, ..open() }, container: container(None) },
     ]
 }
 
@@ -224,6 +226,10 @@ pub(crate) fn packed_ops() -> Vec<Op> {
     ops.push(Op { change: like, how: hows().remove(7), meta });
     ops.push(Op { change: link, how: How::None, meta: Meta::default() });
     ops
+}
+
+fn container(id: Option<&str>) -> Container {
+    Container { name: "app".to_owned(), id: id.map(str::to_owned) }
 }
 
 fn tree() -> Op {
