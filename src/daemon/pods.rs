@@ -182,6 +182,10 @@ impl Daemon {
         if self.ending.is_some() {
             return;
         }
+        if let Some(error @ ClusterError::Forbidden { .. }) = &pods.unknown {
+            // Pods that come could never be seen.
+            return self.fail(error.clone().into());
+        }
         self.say_of_pods(id, &pods);
         let group = &mut self.groups.all[id];
         group.pods = pods;
