@@ -132,10 +132,9 @@ impl Error {
             Some((resource, group)) => (group.to_owned(), resource.to_owned()),
             None => (String::new(), resource.clone()),
         };
-        let group = if group == "apps" || group == "batch" { group } else { String::new() };
-        let rule = format!(
-            "{{apiGroups: [\"{group}\"], resources: [\"{plain_resource}\"], verbs: [\"{verb}\"]}}"
-        );
+        let group = if group.is_empty() { "''".to_owned() } else { group };
+        let rule =
+            format!("{{apiGroups: [{group}], resources: [{plain_resource}], verbs: [{verb}]}}");
         let role = format!(
             "kubectl -n {namespace} create role e2ek-{verb} --verb={verb} --resource={resource}"
         );

@@ -48,9 +48,8 @@ fn i6_each_missing_right_is_told_by_its_name() {
         let shown =
             if group.is_empty() { resource.to_string() } else { format!("{resource}.{group}") };
         let missing = format!("user dev may not {verb} {shown} in namespace {}", rig.namespace);
-        let rule = format!(
-            "{{apiGroups: [\"{group}\"], resources: [\"{resource}\"], verbs: [\"{verb}\"]}}"
-        );
+        let group = if group.is_empty() { "''" } else { group };
+        let rule = format!("{{apiGroups: [{group}], resources: [{resource}], verbs: [{verb}]}}");
         as_dev(&rig, &["watch"]).ends_with(4).says(&[&missing, &rule, "kind=forbidden"]);
     }
     allow(&rig, &steps);
