@@ -1,4 +1,7 @@
-//! The `e2ek-sidecar` binary: the hub as a program of its own, and the bridge to it.
+//! The `e2ek-sidecar` binary: the hub as a program of its own, the bridge to it, and the wrapper of an
+//! app's command.
+
+mod wrapper;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -16,6 +19,8 @@ The hub of e2ek-sync: writes what the daemon sends, and runs the app.
 Usage: e2ek-sidecar serve [--socket PATH] [--state DIR] [--idle SECONDS]
                           [--container NAME] [--contents MIB]
        e2ek-sidecar connect [--socket PATH]
+       e2ek-sidecar run [--hold SECONDS] [--stop-signal NAME] [--kill-after SECONDS] [--exit]
+                        [--wrappers PATH] -- COMMAND...
        e2ek-sidecar stdio [--state DIR]
        e2ek-sidecar install DIR
        e2ek-sidecar version
@@ -24,6 +29,8 @@ Commands:
   serve    Serve every link that comes to a unix socket, until SIGTERM or, with --idle,
            until nobody was there for so long
   connect  Carry one link from standard input and output to that socket
+  run      Run a container's command: start it when its files are there, restart it as the
+           hub says, hold it when it ends by itself
   stdio    Serve one link over standard input and output, and end with it
   install  Copy this program into a directory (for an init container)
   version  Print the version and the protocol spoken
@@ -36,18 +43,30 @@ Options:
                     $XDG_STATE_HOME/e2ek-sync, ~/.local/state/e2ek-sync]
   --idle SECONDS    End after so long without a link
   --container NAME  The container of this pod that sessions are for which name none
+  --wrappers PATH   The unix socket where the wrappers of this pod's containers call
+                    [default: /run/e2ek/run.sock if that directory is there]
   --contents MIB    Contents kept for each target in a container, to write them again when it
                     is started anew [default: 512]
+  --hold SECONDS    How long the start waits for the first sync; forever: until it comes
+                    [default: $E2EK_HOLD, 60]
+  --stop-signal N   What asks the command to end before a restart [default: TERM]
+  --kill-after S    From that to SIGKILL [default: 10]
+  --exit            End with the command when it ends by itself
 
 Environment: E2EK_LOG=debug (or warn, error) says how much serve tells on standard error [info]
 
-Exit codes: 0 ok, 1 failure, 2 usage, 7 nobody listens at the socket
+Exit codes: 0 ok, 1 failure, 2 usage, 7 nobody listens at the socket; of run: the command's
 ";
 
 /// The store's volume in a pod, which only the sidecar has: nobody else can put a socket there.
 const VOLUME: &str = "/var/lib/e2ek";
 
+/// The volume that the sidecar and the app's container both have.
+const SHARED: &str = "/run/e2ek";
+
 enum Failure {
+    /// The exit code of something that ran.
+    Code(u8),
     Usage(String),
     NoHub(String),
     Other(String),
@@ -60,6 +79,7 @@ fn main() -> ExitCode {
     let result = hidden.map_err(|e| Failure::Other(e.to_string())).and_then(|()| run());
     let (code, message) = match result {
         Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Code(code)) => return ExitCode::from(code),
         Err(Failure::Usage(message)) => (2, format!("error: {message}\nhint: e2ek-sidecar --help")),
         Err(Failure::NoHub(message)) => (7, format!("error: {message}")),
         Err(Failure::Other(message)) => (1, format!("error: {message}")),
@@ -75,6 +95,7 @@ struct Arguments {
     idle: Option<Duration>,
     container: Option<String>,
     contents_bytes: Option<u64>,
+    wrappers: Option<PathBuf>,
     /// What is no option.
     words: Vec<OsString>,
 }
@@ -82,6 +103,9 @@ struct Arguments {
 fn run() -> Result<(), Failure> {
     let mut words = std::env::args_os().skip(1);
     let command = words.next().unwrap_or_else(|| OsString::from("--help"));
+    if command == "run" {
+        return wrapper::run(words);
+    }
     let arguments = parse(words)?;
     let settings = || settings(&arguments);
     match command.to_str() {
@@ -183,6 +207,7 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Arguments, Failure
                     seconds.ok_or_else(|| Failure::Usage("--idle: seconds".to_owned()))?;
                 arguments.idle = Some(Duration::from_secs(seconds));
             }
+            Some("--wrappers") => arguments.wrappers = Some(value()?.into()),
             Some("--container") => arguments.container = Some(text(&value()?, "--container")?),
             Some("--contents") => {
                 let mib: Option<u64> = text(&value()?, "--contents")?.parse().ok();
@@ -213,6 +238,11 @@ fn socket(arguments: &Arguments) -> PathBuf {
     named.unwrap_or_else(|| Path::new(VOLUME).join("hub.sock"))
 }
 
+/// Where wrappers call.
+fn wrappers(named: Option<PathBuf>) -> Option<PathBuf> {
+    named.or_else(|| Path::new(SHARED).is_dir().then(|| Path::new(SHARED).join("run.sock")))
+}
+
 fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
     let volume = || Path::new(VOLUME).is_dir().then(|| PathBuf::from(VOLUME));
     let state = arguments
@@ -232,6 +262,7 @@ fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
         once: false,
         idle: arguments.idle,
         container: arguments.container.clone(),
+        wrappers: wrappers(arguments.wrappers.clone()),
         contents_bytes: arguments.contents_bytes.unwrap_or(CONTENTS_BYTES),
     })
 }

@@ -1,6 +1,7 @@
 //! What is remembered of a small file: two bytes for each block of 32 and more.
 
 use super::patch::PatchWriter;
+use crate::varint;
 
 /// Smaller content is as quickly sent whole.
 const FROM_BYTES: usize = 2 << 10;
@@ -30,10 +31,33 @@ impl Sketch {
         if !(FROM_BYTES..=UP_TO_BYTES).contains(&content.len()) {
             return None;
         }
-        let block = (content.len() / MAX_BLOCKS).next_power_of_two().max(BLOCK_BYTES);
+        let block = block_bytes(content.len());
         let sums = content.chunks(block).map(sum).collect();
         let size = u32::try_from(content.len()).ok()?;
         Some(Self { size, block: u32::try_from(block).ok()?, sums })
+    }
+
+    /// Appends it for a file that keeps it.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        varint::push(self.size.into(), out);
+        self.sums.iter().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
+    }
+
+    /// Takes what [`Sketch::encode`] wrote from the front; `None` when there is no such thing.
+    #[must_use]
+    pub fn decode(input: &mut &[u8]) -> Option<Self> {
+        let mut used = 0;
+        let size = varint::read(input, &mut used)?;
+        let content = usize::try_from(size).ok()?;
+        if !(FROM_BYTES..=UP_TO_BYTES).contains(&content) {
+            return None;
+        }
+        let block = block_bytes(content);
+        let count = content.div_ceil(block);
+        let (sums, rest) = input.split_at_checked(used)?.1.split_at_checked(count * 2)?;
+        *input = rest;
+        let sums = sums.as_chunks().0.iter().map(|sum| u16::from_le_bytes(*sum)).collect();
+        Some(Self { size: u32::try_from(size).ok()?, block: u32::try_from(block).ok()?, sums })
     }
 
     /// Memory it takes, in bytes.
@@ -112,7 +136,12 @@ impl Sketch {
     }
 }
 
-/// Two bytes for a block. Kept in memory only, so it may change.
+/// How long the blocks of a content are.
+fn block_bytes(content: usize) -> usize {
+    (content / MAX_BLOCKS).next_power_of_two().max(BLOCK_BYTES)
+}
+
+/// Two bytes for a block. Stands in files, under a version of theirs.
 fn sum(block: &[u8]) -> u16 {
     const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut state = (block.len() as u64).wrapping_mul(MIX);

@@ -6,14 +6,12 @@
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tokio::io::unix::AsyncFd;
-use tracing::{info, warn};
+use tracing::warn;
 
 use super::length::aside;
 use super::listen::PeerId;
 use super::opening::NotOpened;
 use super::site::Site;
-use super::target::Target as Process;
 use super::{Hub, Serving};
 use crate::lease::Leases;
 use crate::wire::{Container, FromHub, Open, Refusal, WireError};
@@ -21,6 +19,9 @@ use crate::wire::{Container, FromHub, Open, Refusal, WireError};
 /// How long an earlier hub of the same workspace may take to finish.
 const HAND_OVER: Duration = Duration::from_secs(15);
 const HAND_OVER_STEP: Duration = Duration::from_millis(20);
+/// How soon after its start a wrapper calls, at most; a container whose root is closed to us by then
+/// has none.
+const WRAPPER_WITHIN: Duration = Duration::from_secs(2);
 /// How soon to look again for a container that is to come, at first; and at most, as the kubelet's
 /// own pauses grow.
 const LOOK_STEP: Duration = Duration::from_millis(10);
@@ -95,6 +96,11 @@ impl Hub {
         Ok(())
     }
 
+    /// Looks at once for who waits: a wrapper has called.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.waiting.iter_mut().for_each(|waiting| waiting.again = now);
+    }
+
     /// Goes on with what was asked for, with nobody there, as soon as its container runs.
     pub(super) fn stand_by(&mut self, request: Request) {
         let now = Instant::now();
@@ -126,8 +132,15 @@ impl Hub {
         // What lies there may have to be read to know whether it is what was written, and what a
         // container lost is written again.
         let (asked, settings) = (open.clone(), self.settings.clone());
-        match aside(move || Site::open(&asked, &settings)).await {
+        let given = open.inside().and_then(|name| self.wrappers.root(name));
+        match aside(move || Site::open(&asked, &settings, given)).await {
             Ok(site) => self.admit(id, waiting.request, site, now),
+            // What hides itself at first may be a wrapper that is about to call.
+            Err(NotOpened::Busy(Refusal::Forbidden(why)))
+                if id.is_some() && now > waiting.since + WRAPPER_WITHIN =>
+            {
+                self.refuse_entry(id, Refusal::Forbidden(why));
+            }
             Err(NotOpened::Busy(_)) if waiting.until.is_none_or(|until| now < until) => {
                 self.wait_on(waiting, now);
             }
@@ -162,42 +175,11 @@ impl Hub {
             self.watch_end(serial, process);
         }
         let alone_since = id.is_none().then_some(now);
-        let serving = Serving { serial, open, site, leases, epoch, peer: None, alone_since };
+        let (peer, runs) = (None, false);
+        let serving = Serving { serial, open, site, leases, epoch, peer, alone_since, runs };
         self.sites.push(serving);
+        self.start_wrapped(self.sites.len() - 1);
         self.welcome(id, self.sites.len() - 1);
-    }
-
-    /// Says that a container's process ended, when it does.
-    fn watch_end(&mut self, serial: u64, process: &Process) {
-        // SAFETY: the descriptor is owned, and closed with what registers it.
-        let watch = |fd| unsafe { AsyncFd::register(fd) }.map_err(std::io::Error::from);
-        match process.pidfd().try_clone_to_owned().and_then(watch) {
-            Ok(pidfd) => {
-                self.ends.spawn(async move {
-                    let _ = pidfd.readable().await;
-                    serial
-                });
-            }
-            // It is seen at the next acknowledgement.
-            Err(error) => warn!(%error, "a container's end is not watched for"),
-        }
-    }
-
-    /// A container's process has ended, and with it all that was written beside its volumes.
-    pub(super) fn container_ended(&mut self, serial: u64) {
-        let Some(at) = self.sites.iter().position(|serving| serving.serial == serial) else {
-            return;
-        };
-        let serving = self.sites.remove(at);
-        let name = serving.open.inside().unwrap_or_default().to_owned();
-        info!(container = name, "the container has ended");
-        if let Some(peer) = serving.peer {
-            let reason = format!("container {name} has ended");
-            self.links.send(peer, &FromHub::Bye { reason });
-            self.unlink(peer);
-        }
-        // Not closed: what was under way went nowhere, and the record is to say what was done before.
-        self.stand_by(serving.open.lasting());
     }
 
     fn welcome(&mut self, id: Option<PeerId>, at: usize) {
@@ -205,6 +187,10 @@ impl Hub {
         let serving = &mut self.sites[at];
         serving.peer = Some(id);
         serving.alone_since = None;
+        serving.runs = false;
+        if let Some(name) = serving.open.inside() {
+            self.wrappers.found(name, serving.site.receiver.held().id());
+        }
         let ours = self.charge.as_mut().filter(|charge| same_site(&charge.open, &serving.open));
         if let Some(charge) = ours.filter(|charge| !charge.leaving) {
             charge.peer = Some(id);

@@ -17,6 +17,7 @@ pub mod listen;
 mod look;
 pub mod memory;
 mod opening;
+mod pod;
 mod replay;
 pub mod root;
 pub mod run;
@@ -24,6 +25,7 @@ pub mod said;
 mod site;
 pub mod store;
 pub mod target;
+pub mod wrap;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -37,6 +39,7 @@ use self::entry::{Request, Waiting, same_site};
 use self::link::{Asked, Links};
 use self::listen::{Incoming, PeerId};
 use self::site::Site;
+use self::wrap::Wrappers;
 use crate::lease::{LEASE, Leases};
 use crate::tree::TreeId;
 use crate::wire::{self, ChildEvent, CommandSpec, Container, FromHub, Refusal, ToHub, WireError};
@@ -57,6 +60,8 @@ pub struct Settings {
     pub idle: Option<Duration>,
     /// The container of our pod that a session is for that names none; `None`: no container.
     pub container: Option<String>,
+    /// The socket where the wrappers of containers of our pod call ([`wrap`]); `None`: none is served.
+    pub wrappers: Option<PathBuf>,
     /// Bytes of contents that are kept for each target in a container ([`store::Contents`]).
     pub contents_bytes: u64,
 }
@@ -76,6 +81,8 @@ struct Serving {
     peer: Option<PeerId>,
     /// Since when nobody is there.
     alone_since: Option<Instant>,
+    /// The session of this link hears of the container's command.
+    runs: bool,
 }
 
 /// Whose command the command is: there is one at a time.
@@ -101,6 +108,7 @@ pub struct Hub {
     serial: u64,
     /// Each ends with the process of a container, and says whose it was.
     ends: JoinSet<u64>,
+    wrappers: Wrappers,
     command: Command,
     charge: Option<Charge>,
     /// No new work is taken; when the command is gone, so is the hub.
@@ -122,6 +130,7 @@ impl Hub {
             waiting: Vec::new(),
             serial: 0,
             ends: JoinSet::new(),
+            wrappers: Wrappers::default(),
             command: Command::default(),
             charge: None,
             ending: false,
@@ -192,6 +201,7 @@ impl Hub {
                     self.refuse(id, &error);
                 }
             }
+            Incoming::Wrapper(event) => self.wrapper_event(event),
             Incoming::Drained(id) => self.links.answer(id),
             Incoming::Ended(id, error) => {
                 if let Some(error) = error {
@@ -383,6 +393,9 @@ impl Hub {
     }
 
     fn run_command(&mut self, id: PeerId, at: usize, spec: CommandSpec) {
+        if self.sites[at].open.container.is_some() {
+            return self.run_wrapped(id, at, &spec);
+        }
         let serving = &self.sites[at];
         if !self.command.is_idle() && !self.runs_for(&serving.open) {
             let error = "this hub runs the command of another session".to_owned();
@@ -397,6 +410,12 @@ impl Hub {
 
     /// Passes on what concerns the command, if it is this session's.
     fn for_command(&mut self, at: usize, message: ToHub) {
+        if self.sites[at].open.container.is_some() {
+            if let ToHub::Act { generation, actions } = message {
+                self.act_wrapped(at, generation, &actions);
+            }
+            return;
+        }
         if !self.runs_for(&self.sites[at].open) {
             return;
         }

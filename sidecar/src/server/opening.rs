@@ -6,6 +6,7 @@
 //! that only looks (`dry_run`) takes no right and leaves no trace.
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use super::replay::Inside;
 use super::root::{Found, FoundKind, NamesIn, RootErrorKind, Settings, TargetRoot, WriteMode};
 use super::site::Site;
 use super::store::{Claim, ClaimError, Loaded, Owner, Registry, Store, StoreError};
-use super::target::{FindError, Target, TargetError, find};
+use super::target::{FindError, Identity, Target, TargetError, find};
 use crate::path::{Escaped, SyncPath};
 use crate::receive::{Receiver, apply_what_fits};
 use crate::tree::{Change, Dir, Edit, Node, Snapshot, Stamp};
@@ -41,8 +42,13 @@ impl From<Refusal> for NotOpened {
 }
 
 impl Site {
-    /// Opens what `open` asks for and makes the record true. Never waits for another hub.
-    pub(super) fn open(open: &Request, settings: &HubSettings) -> Result<Self, NotOpened> {
+    /// Opens what `open` asks for and makes the record true. Never waits for another hub. In a
+    /// container that hides itself `given` is its root, as its wrapper handed it over.
+    pub(super) fn open(
+        open: &Request,
+        settings: &HubSettings,
+        given: Option<(Identity, OwnedFd)>,
+    ) -> Result<Self, NotOpened> {
         let state = &settings.state;
         if open.roots.is_empty() || open.roots.len() > usize::from(u16::MAX) {
             let why = "a session needs at least one root".to_owned();
@@ -50,7 +56,7 @@ impl Site {
         }
         let (process, inside) = match &open.container {
             Some(container) => {
-                let (process, inside) = enter(container)?;
+                let (process, inside) = enter(container, given)?;
                 (Some(process), Some(inside))
             }
             None => (open.process.map(pin).transpose()?, None),
@@ -357,7 +363,10 @@ fn pin(pid: i32) -> Result<Target, Refusal> {
 }
 
 /// Pins the main process of a container.
-fn enter(container: &Container) -> Result<(Target, Inside), NotOpened> {
+fn enter(
+    container: &Container,
+    given: Option<(Identity, OwnedFd)>,
+) -> Result<(Target, Inside), NotOpened> {
     let name = (!container.name.is_empty()).then_some(&*container.name);
     let main = match find(name, container.id.as_deref()) {
         Ok(main) => main,
@@ -367,7 +376,12 @@ fn enter(container: &Container) -> Result<(Target, Inside), NotOpened> {
         }
         Err(error) => return Err(Refusal::Unusable(words(&error)).into()),
     };
-    match Target::pin_main(&main) {
+    let given = given.filter(|(identity, _)| *identity == main.identity);
+    let pinned = match given {
+        Some((_, root)) => Target::pin_given(&main, root),
+        None => Target::pin_main(&main),
+    };
+    match pinned {
         Ok(target) => Ok((target, Inside::of(main.identity))),
         Err(TargetError::Gone(_)) => {
             let why = format!("container {} has just ended", main.identity.name);
@@ -375,7 +389,7 @@ fn enter(container: &Container) -> Result<(Target, Inside), NotOpened> {
         }
         Err(TargetError::Denied(_)) => {
             let why = format!("the root of container {}", main.identity.name);
-            Err(Refusal::Forbidden(why).into())
+            Err(NotOpened::Busy(Refusal::Forbidden(why)))
         }
         Err(error) => Err(refusal_of_process(main.pid, &error).into()),
     }

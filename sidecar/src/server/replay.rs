@@ -29,6 +29,8 @@ use crate::wire::{FromHub, How, Meta, Op, PIECE_BYTES, WireError};
 const INCARNATION: &str = "incarnation";
 /// What is to be written again, as long as that goes on.
 const WANTED: &str = "wanted";
+/// There when a session has said once that all its files were there.
+const CURRENT: &str = "current";
 /// The request that is gone on with after a start of the hub.
 const STANDING: &str = "standing";
 
@@ -37,11 +39,13 @@ pub(super) struct Inside {
     identity: Identity,
     /// `None` in a session that only looks.
     contents: Option<Contents>,
+    /// All that a session once wanted to be there is there: the app may start.
+    complete: bool,
 }
 
 impl Inside {
     pub(super) fn of(identity: Identity) -> Self {
-        Self { identity, contents: None }
+        Self { identity, contents: None, complete: false }
     }
 }
 
@@ -75,6 +79,9 @@ impl Site {
             Some(lost) => write_tree(dir, WANTED, lost)?,
             None => forget(dir, WANTED)?,
         }
+        if !ours {
+            forget(dir, CURRENT)?;
+        }
         if before.as_ref() != Some(&now) {
             write_note(dir, INCARNATION, &now)?;
         }
@@ -88,15 +95,42 @@ impl Site {
             return Ok(());
         };
         write_note(&dir, STANDING, &open.lasting())?;
+        let mut whole = true;
         if let Some(lost) = lost {
-            self.replay(&lost);
+            whole = self.replay(&lost);
             forget(&dir, WANTED)?;
+        }
+        if let Some(inside) = &mut self.inside {
+            inside.complete = whole && read_note::<()>(&dir, CURRENT).is_some();
         }
         let held = self.receiver.held().clone();
         let mut files = Vec::new();
         held.walk(&mut |path, node| files.push((path.clone(), Some(node.clone()))));
         self.keep_contents(&files);
         Ok(())
+    }
+
+    /// Whether all that a session once wanted to be there is there.
+    pub(super) fn is_complete(&self) -> bool {
+        self.inside.as_ref().is_some_and(|inside| inside.complete)
+    }
+
+    /// The session has all its files there.
+    pub(super) fn complete(&mut self) {
+        let Some(inside) = &mut self.inside else { return };
+        inside.complete = true;
+        if let Some(store) = &self.store
+            && let Err(error) = write_note(store.folder(), CURRENT, &())
+        {
+            warn!(%error, "it is not written down that the files are there");
+        }
+    }
+
+    /// Whether every root lies on a mount of its own in the container, so that it outlives it.
+    pub(super) fn is_on_volumes(&self) -> bool {
+        let top = self.process.as_ref().map_or(0, |process| process.root_mount());
+        let mut roots = self.roots.iter().flatten();
+        top != 0 && roots.all(|root| root.identity().mount != top)
     }
 
     /// Keeps the contents of files that were put at the target.
@@ -134,11 +168,11 @@ impl Site {
         contents.put(digest, size, mode, file, self.receiver.held())
     }
 
-    /// Writes again what is not there, as far as its content is kept.
-    fn replay(&mut self, lost: &Snapshot) {
+    /// Writes again what is not there, as far as its content is kept. Whether that was all.
+    fn replay(&mut self, lost: &Snapshot) -> bool {
         let began = Instant::now();
         let Some(contents) = self.inside.as_mut().and_then(|inside| inside.contents.take()) else {
-            return;
+            return false;
         };
         let mut missing = 0_usize;
         let ops: Vec<Op> = self
@@ -160,7 +194,10 @@ impl Site {
         if count > 0 {
             match self.give(ops, &contents) {
                 Ok(not_done) => skipped = not_done,
-                Err(error) => warn!(%error, "what was lost is not written again"),
+                Err(error) => {
+                    skipped = count;
+                    warn!(%error, "what was lost is not written again");
+                }
             }
         }
         if let Some(inside) = &mut self.inside {
@@ -169,6 +206,7 @@ impl Site {
             let took = began.elapsed();
             info!(container, count, missing, skipped, ?took, "written again");
         }
+        missing + skipped == 0
     }
 
     /// Applies ops as one generation, with content from the store. How many were not done.

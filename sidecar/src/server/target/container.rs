@@ -132,8 +132,19 @@ fn candidate(proc: &Path, pid: i32) -> Option<Candidate> {
     Some(Candidate { pid, start_time: stat.start_time, named, id })
 }
 
+/// The mount that a process's mounts begin with: the last one at `/`, which covers those before it.
+pub(super) fn root_mount(mountinfo: &[u8]) -> Option<u64> {
+    let lines = mountinfo.split(|&b| b == b'\n');
+    let at_root = lines.filter_map(|line| {
+        let mut fields = line.split(|&b| b == b' ');
+        let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
+        (fields.nth(3)? == b"/").then_some(id)
+    });
+    at_root.last()
+}
+
 /// What a process's own files say, read again after it was pinned.
-pub(super) fn identify(mountinfo: &[u8], cgroup: Option<&[u8]>) -> Option<Identity> {
+pub(in crate::server) fn identify(mountinfo: &[u8], cgroup: Option<&[u8]>) -> Option<Identity> {
     Some(identity(named(mountinfo)?, cgroup.and_then(container_id)))
 }
 
