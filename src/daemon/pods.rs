@@ -224,7 +224,8 @@ impl Daemon {
         self.groups.all[id].targets.insert(place.uid.clone(), target);
         let name = self.teller.name(target);
         self.say(Event::PodFound { target: name });
-        self.input_to_session(Input::Join { target, command: None });
+        let command = (self.kind != Kind::Plan).then(|| settings::wrapped(&self.config));
+        self.input_to_session(Input::Join { target, command });
     }
 
     /// What is new of pods that are not served.
