@@ -534,6 +534,7 @@ impl Session {
             | FromHub::Output { .. }
             | FromHub::Credit { .. }
             | FromHub::StdinTaken { .. }
+            | FromHub::NotReplayable { .. }
             | FromHub::Ping
             | FromHub::Bye { .. } => Ok(()),
         };
