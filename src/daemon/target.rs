@@ -34,6 +34,9 @@ pub(super) struct Target {
     pub(super) group: Option<usize>,
     /// Links in a row that led to nothing.
     failures: u32,
+    /// Its hub would not open, though others of its workload did: when it is asked again, and what
+    /// it said.
+    pub(super) refused: Option<(Instant, String)>,
     pub(super) connection: Option<Connection>,
     /// Unmanaged paths told so far.
     foreign: Vec<(SyncPath, Listed)>,
@@ -57,7 +60,7 @@ impl Target {
     }
 
     /// For people: the path at the target.
-    fn root(&self) -> String {
+    pub(super) fn root(&self) -> String {
         self.wanted.root.as_path().display().to_string()
     }
 
@@ -96,6 +99,7 @@ impl Daemon {
             transport,
             group,
             failures: 0,
+            refused: None,
             wanted,
             own,
             terminal,
@@ -168,6 +172,7 @@ impl Daemon {
                 if matches!(message, FromHub::Opened { .. }) {
                     one.ever_opened = true;
                     one.failures = 0;
+                    one.refused = None;
                     let group = one.group;
                     self.pod_opened(group);
                 }
@@ -204,11 +209,11 @@ impl Daemon {
     /// The hub will not open.
     pub(super) fn refused(&mut self, id: TargetId, refusal: &Refusal) {
         let Some(target) = self.targets.get(&id) else { return };
-        let error = say::refused(&target.name, &target.root(), refusal);
-        match self.may_fail_alone(target.group) {
-            true => self.pod_refused(id, error),
-            false => self.target_failed(id, error),
+        if target.group.is_some() {
+            return self.pod_refused(id, refusal);
         }
+        let error = say::refused(&target.name, &target.root(), refusal);
+        self.target_failed(id, error);
     }
 
     pub(super) fn link_down(&mut self, id: TargetId, error: &LinkError) {

@@ -1,6 +1,7 @@
 //! Owns the words for what a cluster answers, and for pods that cannot be used.
 
 use e2ek_sidecar::path::Escaped;
+use e2ek_sidecar::wire::Refusal;
 
 use super::{Error, Kind, shown};
 use crate::cluster::{ClusterError, Obstacle, SIDECAR};
@@ -198,6 +199,29 @@ impl Error {
                 let first = containers.first().map_or("NAME", String::as_str);
                 error.hint(format!("choose one of them: -c {}", escaped(first)))
             }
+        }
+    }
+
+    /// The hub of a pod says that the place there cannot be had.
+    #[must_use]
+    pub fn pod_refuses(target: &str, refusal: &Refusal) -> Self {
+        let target = escaped(target);
+        match refusal {
+            Refusal::NotFound(path) if path.starts_with('/') => {
+                let what = format!("{target}: {} is not there in the container", escaped(path));
+                Self::new(Kind::NotFound, what)
+                    .hint("make it in the image, or mount a volume there; or choose another path")
+            }
+            Refusal::NotFound(why) | Refusal::Unusable(why) => {
+                Self::new(Kind::Failure, format!("{target}: {}", escaped(why)))
+            }
+            Refusal::Forbidden(what) => {
+                let what = format!("{target}: not allowed into {}", escaped(what));
+                Self::new(Kind::Forbidden, what).hint(format!(
+                    "give the container `{SIDECAR}` the app's runAsUser and runAsGroup, as in {EXAMPLE}"
+                ))
+            }
+            _ => Self::new(Kind::Failure, target),
         }
     }
 

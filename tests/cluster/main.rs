@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
 #![allow(clippy::zombie_processes, reason = "a wait that is not reached is a test that failed")]
 
+mod example;
 mod faults;
 mod follow;
 mod pods;
