@@ -296,6 +296,7 @@ impl Daemon {
         }
         self.settle_traces(now);
         self.settle_members(now);
+        self.settle_pods(now);
         let (busy, problems) = (!self.source.is_quiet(), self.source.problems().len());
         let absent = self.groups.absent();
         self.answers.settle(now, &self.session, answers::Outlook { busy, problems, absent });
@@ -325,6 +326,7 @@ impl Daemon {
             self.session.deadline(),
             self.answers.deadline(),
             self.members_deadline(),
+            self.pods_deadline(),
             ending,
             poll,
             self.say_at,

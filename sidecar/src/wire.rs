@@ -438,6 +438,12 @@ pub enum ChildEvent {
         /// In microseconds.
         micros: u64,
     },
+    /// What was asked for is not done, and the process goes on as it is: nobody there may restart it,
+    /// or the signal would end it and take the files along. Told once a link.
+    NotDone {
+        /// Why, and what to do about it.
+        why: String,
+    },
 }
 
 /// From the hub to the daemon. Append only.
@@ -538,5 +544,13 @@ pub enum FromHub {
         skipped: Vec<Skipped>,
         /// As in `Applied`.
         overwritten: Vec<SyncPath>,
+    },
+    /// Managed files whose content the hub does not keep: when the container starts anew, they are not
+    /// there before a daemon is. Replaces what was told before.
+    NotReplayable {
+        /// Some of them.
+        paths: Vec<SyncPath>,
+        /// All of them.
+        count: u64,
     },
 }

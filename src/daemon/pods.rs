@@ -6,13 +6,14 @@
 //! as no pod of that workload was ever served.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
-use e2ek_sidecar::wire::{Container, ToHub};
+use e2ek_sidecar::wire::{Container, Refusal, ToHub};
 use tokio::sync::mpsc;
 
 use super::link::LinkError;
 use super::target::{Reach, link_words};
-use super::{Daemon, Kind, settings};
+use super::{Daemon, Kind, say, settings};
 use crate::cluster::{Access, Cluster, ClusterError, Following, LookAgain, Place, Pods, Sought};
 use crate::config::{ClusterChoice, Config, Target, TargetSpec};
 use crate::control::{PodPlace, TargetPlace, Wanted};
@@ -27,15 +28,21 @@ const CHANGES: usize = 4;
 /// So many links in a row may lead to nothing before `sync --once` gives up: about half a minute.
 const FAILURES_MAX: u32 = 10;
 
+/// Between two questions to a hub that will not open.
+const REFUSED_AGAIN: Duration = Duration::from_secs(2);
+
 /// Names a workload of the configuration.
 type GroupId = usize;
-/// What a workload has by now, as it comes: both ends of the queue.
-type Changes = (mpsc::Sender<(GroupId, Pods)>, mpsc::Receiver<(GroupId, Pods)>);
+
+/// A workload's pods, as they are from now on.
+type Change = (GroupId, Pods);
 
 /// All workloads.
 pub(super) struct Groups {
     all: Vec<Group>,
-    changes: Changes,
+    changes: mpsc::Receiver<Change>,
+    /// For those that are followed.
+    out: mpsc::Sender<Change>,
 }
 
 /// One workload.
@@ -68,7 +75,8 @@ impl Groups {
                 all.push(Group::open(kind, config, target, choice).await?);
             }
         }
-        Ok(Self { all, changes: mpsc::channel(CHANGES) })
+        let (out, changes) = mpsc::channel(CHANGES);
+        Ok(Self { all, changes, out })
     }
 
     /// For people.
@@ -77,8 +85,8 @@ impl Groups {
     }
 
     /// The next change of a workload's pods; never without a workload. Cancel safe.
-    pub(super) async fn changed(&mut self) -> (GroupId, Pods) {
-        match self.changes.1.recv().await {
+    pub(super) async fn changed(&mut self) -> Change {
+        match self.changes.recv().await {
             Some(change) => change,
             // We hold a sender ourselves.
             None => std::future::pending().await,
@@ -172,7 +180,7 @@ impl Daemon {
             let group = &mut self.groups.all[id];
             let pods = std::mem::take(&mut group.pods);
             if let Some(following) = group.following.take() {
-                let out = self.groups.changes.0.clone();
+                let out = self.groups.out.clone();
                 self.tasks.spawn(following.run(id, pods.clone(), out, group.again.clone()));
             }
             self.pods_changed(id, pods);
@@ -183,6 +191,10 @@ impl Daemon {
     pub(super) fn pods_changed(&mut self, id: GroupId, pods: Pods) {
         if self.ending.is_some() {
             return;
+        }
+        if let Some(error @ ClusterError::Forbidden { .. }) = &pods.unknown {
+            // Pods that come could never be seen.
+            return self.fail(error.clone().into());
         }
         self.say_of_pods(id, &pods);
         let group = &mut self.groups.all[id];
@@ -222,7 +234,7 @@ impl Daemon {
         self.groups.all[id].targets.insert(place.uid.clone(), target);
         let name = self.teller.name(target);
         self.say(Event::PodFound { target: name });
-        self.input_to_session(Input::Join { target, command: None });
+        self.join_pod(target);
     }
 
     /// What is new of pods that are not served.
@@ -270,9 +282,24 @@ impl Daemon {
         group.is_some_and(|group| group.ever_opened) && self.kind == Kind::Watch
     }
 
-    /// The hub of a pod will not open, and others did.
-    pub(super) fn pod_refused(&mut self, id: TargetId, error: Error) {
+    /// The hub of a pod will not open. It is asked again, unless nothing was ever served there.
+    pub(super) fn pod_refused(&mut self, id: TargetId, refusal: &Refusal) {
         let Some(target) = self.targets.get(&id) else { return };
+        let error = match refusal {
+            Refusal::NotFound(_) | Refusal::Forbidden(_) | Refusal::Unusable(_) => {
+                Error::pod_refuses(target.name.as_str(), refusal)
+            }
+            refusal => say::refused(&target.name, &target.root(), refusal),
+        };
+        if !self.may_fail_alone(target.group) {
+            return self.target_failed(id, error);
+        }
+        let Some(target) = self.targets.get_mut(&id) else { return };
+        let again = Instant::now() + REFUSED_AGAIN;
+        let before = target.refused.replace((again, error.message.clone()));
+        if before.is_some_and(|(_, said)| said == error.message) {
+            return;
+        }
         let name = target.name.clone();
         self.say(Event::Error {
             target: Some(name),
@@ -280,6 +307,34 @@ impl Daemon {
             message: error.message.into(),
             hints: error.hints.into_iter().map(Into::into).collect(),
         });
+    }
+
+    /// Asks hubs again that would not open.
+    pub(super) fn settle_pods(&mut self, now: Instant) {
+        let is_due = |target: &super::Target| {
+            target.refused.as_ref().is_some_and(|(at, _)| *at <= now) && target.leaving.is_none()
+        };
+        let due: Vec<TargetId> =
+            self.targets.iter().filter(|(_, t)| is_due(t)).map(|(&id, _)| id).collect();
+        for id in due {
+            let Some(target) = self.targets.get_mut(&id) else { continue };
+            target.connection = None;
+            if let Some((at, _)) = &mut target.refused {
+                *at = now + REFUSED_AGAIN;
+            }
+            self.input_to_session(Input::Leave(id));
+            self.join_pod(id);
+        }
+    }
+
+    /// When [`Self::settle_pods`] has something to do.
+    pub(super) fn pods_deadline(&self) -> Option<Instant> {
+        self.targets.values().filter_map(|target| target.refused.as_ref()).map(|(at, _)| *at).min()
+    }
+
+    fn join_pod(&mut self, target: TargetId) {
+        let command = (self.kind != Kind::Plan).then(|| settings::wrapped(&self.config));
+        self.input_to_session(Input::Join { target, command });
     }
 
     /// Why a link that never led anywhere ends the daemon; `None` when it is tried again.

@@ -234,6 +234,17 @@ pub(super) fn command(wanted: &Wanted, terminal: bool) -> Option<CommandSpec> {
     })
 }
 
+/// A container's own command, which its wrapper runs: without words, for it is in the pod's manifest.
+pub(super) fn wrapped(config: &Config) -> CommandSpec {
+    let policy = Policy {
+        stop_signal: config.restart.signal.value,
+        kill_after: config.restart.kill_after.value,
+        debounce: Duration::ZERO,
+        on_exit: OnExit::Hold,
+    };
+    CommandSpec { argv: Vec::new(), policy, inherit: false }
+}
+
 /// The first message to a target's hub.
 pub(super) fn open(kind: Kind, config: &Config, wanted: &Wanted) -> Open {
     let folder = &config.workspace.folder;

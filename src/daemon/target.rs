@@ -34,10 +34,15 @@ pub(super) struct Target {
     pub(super) group: Option<usize>,
     /// Links in a row that led to nothing.
     failures: u32,
+    /// Its hub would not open, though others of its workload did: when it is asked again, and what
+    /// it said.
+    pub(super) refused: Option<(Instant, String)>,
     pub(super) connection: Option<Connection>,
     /// Unmanaged paths told so far.
     foreign: Vec<(SyncPath, Listed)>,
     pub(super) ever_opened: bool,
+    /// What its hub cannot write again by itself: how many files, and some of them.
+    pub(super) not_replayable: Option<(u64, Vec<SyncPath>)>,
     /// Nobody wants it any more: its hub is to let go by then. The session has forgotten it.
     pub(super) leaving: Option<Instant>,
 }
@@ -55,7 +60,7 @@ impl Target {
     }
 
     /// For people: the path at the target.
-    fn root(&self) -> String {
+    pub(super) fn root(&self) -> String {
         self.wanted.root.as_path().display().to_string()
     }
 
@@ -94,11 +99,13 @@ impl Daemon {
             transport,
             group,
             failures: 0,
+            refused: None,
             wanted,
             own,
             terminal,
             connection: None,
             foreign: Vec::new(),
+            not_replayable: None,
             ever_opened: false,
             leaving: None,
         };
@@ -151,6 +158,9 @@ impl Daemon {
             LinkEvent::Message(FromHub::Output { stream, bytes }) => {
                 self.output(target, stream, bytes.0);
             }
+            LinkEvent::Message(FromHub::NotReplayable { paths, count }) => {
+                one.not_replayable = (count > 0).then_some((count, paths));
+            }
             LinkEvent::Message(FromHub::StdinTaken { bytes }) => self.stdin.taken(bytes),
             LinkEvent::Message(FromHub::Foreign { paths, last }) => {
                 self.foreign(target, paths, last);
@@ -162,6 +172,7 @@ impl Daemon {
                 if matches!(message, FromHub::Opened { .. }) {
                     one.ever_opened = true;
                     one.failures = 0;
+                    one.refused = None;
                     let group = one.group;
                     self.pod_opened(group);
                 }
@@ -198,11 +209,11 @@ impl Daemon {
     /// The hub will not open.
     pub(super) fn refused(&mut self, id: TargetId, refusal: &Refusal) {
         let Some(target) = self.targets.get(&id) else { return };
-        let error = say::refused(&target.name, &target.root(), refusal);
-        match self.may_fail_alone(target.group) {
-            true => self.pod_refused(id, error),
-            false => self.target_failed(id, error),
+        if target.group.is_some() {
+            return self.pod_refused(id, refusal);
         }
+        let error = say::refused(&target.name, &target.root(), refusal);
+        self.target_failed(id, error);
     }
 
     pub(super) fn link_down(&mut self, id: TargetId, error: &LinkError) {

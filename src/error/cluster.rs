@@ -1,6 +1,7 @@
 //! Owns the words for what a cluster answers, and for pods that cannot be used.
 
 use e2ek_sidecar::path::Escaped;
+use e2ek_sidecar::wire::Refusal;
 
 use super::{Error, Kind, shown};
 use crate::cluster::{ClusterError, Obstacle, SIDECAR};
@@ -132,10 +133,9 @@ impl Error {
             Some((resource, group)) => (group.to_owned(), resource.to_owned()),
             None => (String::new(), resource.clone()),
         };
-        let group = if group == "apps" || group == "batch" { group } else { String::new() };
-        let rule = format!(
-            "{{apiGroups: [\"{group}\"], resources: [\"{plain_resource}\"], verbs: [\"{verb}\"]}}"
-        );
+        let group = if group.is_empty() { "''".to_owned() } else { group };
+        let rule =
+            format!("{{apiGroups: [{group}], resources: [{plain_resource}], verbs: [{verb}]}}");
         let role = format!(
             "kubectl -n {namespace} create role e2ek-{verb} --verb={verb} --resource={resource}"
         );
@@ -199,6 +199,29 @@ impl Error {
                 let first = containers.first().map_or("NAME", String::as_str);
                 error.hint(format!("choose one of them: -c {}", escaped(first)))
             }
+        }
+    }
+
+    /// The hub of a pod says that the place there cannot be had.
+    #[must_use]
+    pub fn pod_refuses(target: &str, refusal: &Refusal) -> Self {
+        let target = escaped(target);
+        match refusal {
+            Refusal::NotFound(path) if path.starts_with('/') => {
+                let what = format!("{target}: {} is not there in the container", escaped(path));
+                Self::new(Kind::NotFound, what)
+                    .hint("make it in the image, or mount a volume there; or choose another path")
+            }
+            Refusal::NotFound(why) | Refusal::Unusable(why) => {
+                Self::new(Kind::Failure, format!("{target}: {}", escaped(why)))
+            }
+            Refusal::Forbidden(what) => {
+                let what = format!("{target}: not allowed into {}", escaped(what));
+                Self::new(Kind::Forbidden, what).hint(format!(
+                    "give the container `{SIDECAR}` the app's runAsUser and runAsGroup, as in {EXAMPLE}"
+                ))
+            }
+            _ => Self::new(Kind::Failure, target),
         }
     }
 

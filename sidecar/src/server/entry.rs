@@ -175,8 +175,8 @@ impl Hub {
             self.watch_end(serial, process);
         }
         let alone_since = id.is_none().then_some(now);
-        let (peer, runs) = (None, false);
-        let serving = Serving { serial, open, site, leases, epoch, peer, alone_since, runs };
+        let (peer, runs, told) = (None, false, false);
+        let serving = Serving { serial, open, site, leases, epoch, peer, alone_since, runs, told };
         self.sites.push(serving);
         self.start_wrapped(self.sites.len() - 1);
         self.welcome(id, self.sites.len() - 1);
@@ -187,7 +187,7 @@ impl Hub {
         let serving = &mut self.sites[at];
         serving.peer = Some(id);
         serving.alone_since = None;
-        serving.runs = false;
+        (serving.runs, serving.told) = (false, false);
         if let Some(name) = serving.open.inside() {
             self.wrappers.found(name, serving.site.receiver.held().id());
         }
@@ -198,6 +198,9 @@ impl Hub {
         }
         for answer in serving.site.opened() {
             self.links.send(id, &answer);
+        }
+        if let Some(told) = serving.site.not_replayable() {
+            self.links.send(id, &told);
         }
     }
 

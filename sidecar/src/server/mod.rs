@@ -84,6 +84,8 @@ struct Serving {
     alone_since: Option<Instant>,
     /// The session of this link hears of the container's command.
     runs: bool,
+    /// It was told what cannot be done there.
+    told: bool,
 }
 
 /// Whose command the command is: there is one at a time.
@@ -374,6 +376,8 @@ impl Hub {
         let applied = self.at_site(at, is_long, work).await?;
         if self.sites[at].site.is_visible() {
             applied.iter().for_each(|answer| self.links.send(id, answer));
+            let told = self.sites[at].site.not_replayable();
+            told.iter().for_each(|told| self.links.send(id, told));
             return Ok(());
         }
         // Written into a directory or process that is gone: nobody can see it (I2). Nor can the

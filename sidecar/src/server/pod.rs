@@ -104,15 +104,20 @@ impl Hub {
 
     /// Does what the session asks for.
     pub(super) fn act_wrapped(&mut self, at: usize, generation: u64, actions: &ActionSet) {
-        let serving = &self.sites[at];
+        let serving = &mut self.sites[at];
         let name = serving.open.inside().unwrap_or_default();
         let held = serving.site.receiver.held().id();
         if self.wrappers.act(name, generation, actions, held) || actions.is_empty() {
             return;
         }
-        let answers = bare(&serving.site, name, actions);
-        if let Some(peer) = serving.peer {
-            answers.into_iter().for_each(|e| self.links.send(peer, &FromHub::Child(e)));
+        for event in bare(&serving.site, name, actions) {
+            let is_told = matches!(event, ChildEvent::NotDone { .. });
+            if is_told && std::mem::replace(&mut serving.told, true) {
+                continue;
+            }
+            if let Some(peer) = serving.peer {
+                self.links.send(peer, &FromHub::Child(event));
+            }
         }
     }
 }
@@ -120,12 +125,10 @@ impl Hub {
 /// What can be done without a wrapper: signals, to the main process.
 fn bare(site: &Site, name: &str, actions: &ActionSet) -> Vec<ChildEvent> {
     let remedy = "start its command with e2ek-sidecar run -- (see examples/kubernetes)";
-    let failed = |error: String| ChildEvent::Failed { error };
+    let not_done = |why: String| ChildEvent::NotDone { why };
     if actions.restart || !actions.commands.is_empty() {
-        let why = format!(
-            "container {name} has no wrapper, so its command cannot be restarted; {remedy}"
-        );
-        return vec![failed(why)];
+        let why = format!("container {name} has no wrapper, so nothing is restarted; {remedy}");
+        return vec![not_done(why)];
     }
     let Some(process) = &site.process else { return Vec::new() };
     let send = |&signal: &Signal| {
@@ -134,11 +137,11 @@ fn bare(site: &Site, name: &str, actions: &ActionSet) -> Vec<ChildEvent> {
                 "{signal} would end the main process of container {name}, and with it every file \
                  that is not on a volume; {remedy}"
             );
-            return failed(why);
+            return not_done(why);
         }
         match process.signal(raw(signal)) {
             Ok(()) => ChildEvent::Signalled { signal: signal.number() },
-            Err(error) => failed(error.to_string()),
+            Err(error) => not_done(error.to_string()),
         }
     };
     actions.signals.iter().map(send).collect()
