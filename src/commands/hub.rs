@@ -39,7 +39,6 @@ pub(super) fn run(args: &HubArgs) -> Result<u8, Error> {
         container: None,
         wrappers: None,
         contents_bytes: CONTENTS_BYTES,
-        wrappers: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime
