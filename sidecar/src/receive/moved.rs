@@ -23,13 +23,14 @@ pub(super) struct Tree {
     pub(super) count: u32,
 }
 
-/// The ops of a generation as they cross the wire. `ops` are in path order.
+/// The ops of a generation as they cross the wire, each with its index: `ops` are in path order and
+/// lead on from `base`.
 #[must_use]
-pub fn fold(ops: Vec<Op>) -> Vec<Op> {
+pub fn fold(base: &Snapshot, ops: &[Op]) -> Vec<(u32, Op)> {
     let mut trees: Vec<(usize, usize, usize, TreeId)> = Vec::new();
     let mut at = 0;
     while at < ops.len() {
-        match tree_at(&ops, at) {
+        match tree_at(base, ops, at) {
             Some((from, count, id)) if trees.iter().all(|tree| tree.1 != from) => {
                 trees.push((at, from, count, id));
                 at += count;
@@ -38,32 +39,27 @@ pub fn fold(ops: Vec<Op>) -> Vec<Op> {
         }
         at += 1;
     }
-    if trees.is_empty() {
-        return ops;
-    }
-    let mut folded = vec![false; ops.len()];
+    let mut folded = vec![false; if trees.is_empty() { 0 } else { ops.len() }];
     for &(to, from, count, _) in &trees {
         folded[to + 1..=to + count].fill(true);
         folded[from..=from + count].fill(true);
     }
-    let hows: Vec<_> = (trees.iter())
-        .map(|&(to, from, count, tree)| {
+    let mut trees = trees.into_iter().peekable();
+    let kept = ops.iter().enumerate().filter(|(index, _)| folded.get(*index) != Some(&true));
+    kept.map(|(index, op)| {
+        let mut op = op.clone();
+        if let Some((_, from, count, tree)) = trees.next_if(|(to, ..)| *to == index) {
             let from = ops[from].change.path.clone();
-            (to, How::Tree { from, tree, count: count as u32 })
-        })
-        .collect();
-    let kept = ops.into_iter().enumerate().filter(|(index, _)| !folded[*index]);
-    let mut hows = hows.into_iter().peekable();
-    kept.map(|(index, op)| match hows.next_if(|(to, _)| *to == index) {
-        Some((_, how)) => Op { how, ..op },
-        None => op,
+            op.how = How::Tree { from, tree, count: count as u32 };
+        }
+        (index as u32, op)
     })
     .collect()
 }
 
 /// Whether the op makes a directory that is equal to one that goes: the op that removes that, how
 /// much they hold, and what.
-fn tree_at(ops: &[Op], at: usize) -> Option<(usize, usize, TreeId)> {
+fn tree_at(base: &Snapshot, ops: &[Op], at: usize) -> Option<(usize, usize, TreeId)> {
     let to = &ops[at];
     if to.change.old.is_some() || to.change.new != Some(Entry::Directory) || to.how != How::None {
         return None;
@@ -78,8 +74,10 @@ fn tree_at(ops: &[Op], at: usize) -> Option<(usize, usize, TreeId)> {
     let from = ops.binary_search_by(|op| op.change.path.cmp(&top)).ok()?;
     let gone = below(ops, from);
     let goes = |op: &Op| op.change.new.is_none() && op.how == How::None;
+    let dir = base.dir(&top)?;
     if inside.len() < FROM_ENTRIES
         || inside.len() != gone.len()
+        || inside.len() as u64 != dir.count()
         || !goes(&ops[from])
         || ops[from].change.old != Some(Entry::Directory)
         || top.starts_with(&to.change.path)
@@ -99,15 +97,8 @@ fn tree_at(ops: &[Op], at: usize) -> Option<(usize, usize, TreeId)> {
             && new.change.new == old.change.old
             && rest(new, &to.change.path) == rest(old, &top)
     };
-    if !inside.iter().zip(gone).all(same) {
-        return None;
-    }
-    let relative = inside.iter().map(|op| {
-        let path = op.change.path.strip_prefix(&to.change.path)?;
-        Some(Change { path, ..op.change.clone() })
-    });
-    let tree = Snapshot::empty().apply_changes(&relative.collect::<Option<Vec<_>>>()?).ok()?;
-    Some((from, inside.len(), tree.id()))
+    // All that goes is all there was, so what comes is that directory.
+    inside.iter().zip(gone).all(same).then(|| (from, inside.len(), dir.id()))
 }
 
 /// What an op's path has beyond the top that it lies below.
