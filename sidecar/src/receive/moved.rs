@@ -21,6 +21,83 @@ pub(super) struct Tree {
     pub(super) from: u32,
     /// How many follow.
     pub(super) count: u32,
+    /// It has.
+    pub(super) moved: bool,
+}
+
+/// What came over the wire, where each directory that moves stands for itself.
+pub(super) struct Tops {
+    /// In path order; the removals of the directories are among them.
+    pub(super) ops: Vec<Op>,
+    /// The index of each: those it stands for are counted.
+    pub(super) numbers: Vec<u32>,
+    pub(super) trees: Vec<Tree>,
+}
+
+/// Most comparisons that are made to find out whether directories move by themselves.
+const MOST_COMPARED: usize = 1 << 20;
+
+/// Leaves directories that move as they came, where nothing else in the generation touches what they
+/// hold; `None` where each op must be looked at.
+pub(super) fn tops(folded: &[Op], held: &Snapshot) -> Result<Option<Tops>, WireError> {
+    let mut tops: Vec<(&SyncPath, &SyncPath, u32)> = Vec::new();
+    for op in folded {
+        let How::Tree { from, tree, count } = &op.how else { continue };
+        let is_it = held.dir(from).is_some_and(|dir| {
+            dir.id() == *tree && dir.count() == u64::from(*count) && dir.fits(&op.change.path)
+        });
+        if !is_it || held.get(&op.change.path).is_some() {
+            return Ok(None);
+        }
+        tops.push((&op.change.path, from, *count));
+    }
+    if tops.is_empty() || tops.len().saturating_mul(folded.len()) > MOST_COMPARED {
+        return Ok(None);
+    }
+    total_of(folded)?;
+    let apart = |&(to, from, _): &(&SyncPath, &SyncPath, u32)| {
+        let others = folded.iter().map(|op| &op.change.path).filter(|path| *path != to);
+        let froms = tops.iter().map(|(_, from, _)| *from);
+        !to.starts_with(from)
+            && others.into_iter().all(|path| !path.starts_with(to) && !path.starts_with(from))
+            && froms.clone().filter(|other| other.starts_with(from)).count() == 1
+            && froms.into_iter().all(|other| !other.starts_with(to))
+    };
+    if !tops.iter().all(apart) {
+        return Ok(None);
+    }
+    let removals = tops.iter().map(|(_, from, _)| gone((*from).clone(), Entry::Directory));
+    let mut ops: Vec<Op> = folded.iter().cloned().chain(removals).collect();
+    ops.sort_by(|a, b| a.change.path.cmp(&b.change.path));
+    let (mut shift, mut numbers) = (0, Vec::with_capacity(ops.len()));
+    let mut trees: Vec<Tree> =
+        tops.iter().map(|&(_, _, count)| Tree { to: 0, from: 0, count, moved: false }).collect();
+    for (at, op) in ops.iter().enumerate() {
+        let number = at as u32 + shift;
+        numbers.push(number);
+        for (tree, (to, from, count)) in trees.iter_mut().zip(&tops) {
+            if op.change.path == **to {
+                tree.to = number;
+            } else if op.change.path == **from {
+                tree.from = number;
+            } else {
+                continue;
+            }
+            shift += count;
+        }
+    }
+    Ok(Some(Tops { ops, numbers, trees }))
+}
+
+/// The changes that the move of a directory stands for, in path order.
+#[must_use]
+pub fn changes_of_move(dir: &Dir, to: &SyncPath, from: &SyncPath) -> Vec<Change> {
+    let mut ops = Vec::new();
+    // Paths that the record holds fit; of those that are made the daemon's op was checked.
+    let _ = members(dir, to, from, &mut ops);
+    let mut changes: Vec<Change> = ops.into_iter().map(|op| op.change).collect();
+    changes.sort_by(|a, b| a.path.cmp(&b.path));
+    changes
 }
 
 /// The ops of a generation as they cross the wire, each with its index: `ops` are in path order and
@@ -177,7 +254,7 @@ pub(super) fn unfold(ops: Vec<Op>, held: &Snapshot) -> Result<Unfolded, WireErro
     }
     let at = |path: &SyncPath| all.binary_search_by(|op| op.change.path.cmp(path)).ok();
     let trees = tops.iter().map(|(to, from, count)| {
-        Some(Tree { to: at(to)? as u32, from: at(from)? as u32, count: *count })
+        Some(Tree { to: at(to)? as u32, from: at(from)? as u32, count: *count, moved: false })
     });
     let trees = trees.collect::<Option<Vec<_>>>();
     Ok(Unfolded::Ops(all, trees.ok_or(WireError::Order("a directory without its op"))?))

@@ -166,9 +166,12 @@ fn becomes(a: &Disk, b: &Disk, whole: bool) -> u32 {
     let receiver = Receiver::new(from.clone(), 4, 1);
     let mut player = Player { receiver, disk, staged, whole, moved: 0 };
     let steps = player.receiver.take_ops(5, folded(&from, &ops), true).unwrap();
-    let path = |op: &Op| op.change.clone();
-    let unfolded: Vec<_> = player.receiver.ops().iter().map(path).collect();
-    assert_eq!(unfolded, ops.iter().map(path).collect::<Vec<_>>(), "the same ops at both ends");
+    let mut unfolded = player.receiver.changes();
+    unfolded.sort_by(|a, b| a.path.cmp(&b.path));
+    let all: Vec<Change> = ops.iter().map(|op| op.change.clone()).collect();
+    assert_eq!(unfolded, all, "the same ops at both ends");
+    let open = player.receiver.open.as_ref().unwrap();
+    assert!(open.numbered().all(|(index, op, _)| op.change == ops[index as usize].change));
     player.perform(steps);
     let mut wanted: Vec<u32> = player.receiver.needed().unwrap_or_default();
     let sent = |op: &Op| matches!(op.how, How::Data | How::Patch);
