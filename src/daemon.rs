@@ -54,6 +54,9 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 /// How long "sync begin" waits for "sync end".
 const BEGIN_WAITS: Duration = Duration::from_millis(2);
 
+/// How long traces wait to be put into their file, at first and later: a killed daemon loses no more.
+const KEEP_TRACES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(30)];
+
 struct Daemon {
     kind: Kind,
     config: Config,
@@ -87,6 +90,10 @@ struct Daemon {
     /// The tree that was kept last.
     kept: Option<e2ek_sidecar::tree::TreeId>,
     first_look: bool,
+    /// When the traces are put into their file.
+    traces_at: Option<Instant>,
+    /// How long they waited last.
+    traces_wait: Duration,
 }
 
 /// Signals that end the daemon.
@@ -157,7 +164,7 @@ impl Daemon {
             let bytes = std::fs::read(&from).ok();
             bytes.and_then(|bytes| Snapshot::decode(&bytes).ok()).unwrap_or_default()
         };
-        let contents = Arc::new(Contents::beside(&folder));
+        let contents = Arc::new(Contents::kept_in(&folder));
         let options = settings::filter_options(&config);
         let source = Source::open(&roots, &options, previous, contents.clone())
             .map_err(|error| Error::failure(&error))?;
@@ -185,6 +192,8 @@ impl Daemon {
             poll_at: None,
             kept: None,
             first_look: true,
+            traces_at: None,
+            traces_wait: KEEP_TRACES[0],
             targets: BTreeMap::new(),
             next_target: 0,
             members: Members::default(),
@@ -235,6 +244,9 @@ impl Daemon {
             self.input_to_session(Input::Join { target, command });
         }
         if self.kind == Kind::Watch {
+            // Before they are asked for: the first save is not to wait for that.
+            let contents = self.origin.contents().clone();
+            self.tasks.spawn_blocking(move || contents.read_traces());
             let cookies = self.index.with_file_name("cookies");
             let watching =
                 std::fs::create_dir_all(&cookies).and_then(|()| self.source.watch(&cookies));
@@ -263,6 +275,7 @@ impl Daemon {
             let busy = git_busy || self.source.is_looking();
             self.input_to_session(Input::Tick { git_busy: busy });
         }
+        self.settle_traces(now);
         self.settle_members(now);
         let (busy, problems) = (!self.source.is_quiet(), self.source.problems().len());
         self.answers.settle(now, &self.session, answers::Outlook { busy, problems });
@@ -295,6 +308,7 @@ impl Daemon {
             ending,
             poll,
             self.say_at,
+            self.traces_at,
         ]
         .into_iter()
         .flatten()

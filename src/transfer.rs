@@ -2,13 +2,14 @@
 //!
 //! Content that the scan has just read is taken from memory. Anything else is read anew and hashed on
 //! the way; what changed meanwhile is withdrawn before its last piece was sent, so that a target
-//! never holds a mixture.
+//! never holds a mixture. Of a large file whose blocks the scan has told, only what changed is read.
 //!
 //! A change is sent as a patch of what the target has, as far as something is still known of that:
 //! its bytes for a while ([`Contents`]), and longer a trace that takes a sixteenth of them or less.
-//! The trace is made while the content is sent, so it costs no read, and it is kept by digest, so that
-//! it serves every target that holds the content.
+//! The trace is made while the content is scanned or sent, so it costs no read, and it is kept by digest,
+//! so that it serves every target that holds the content. A file keeps the traces for the next daemon.
 
+mod kept;
 mod kin;
 mod known;
 mod pace;
@@ -83,7 +84,7 @@ impl Origin {
 
     /// What was read not long ago.
     #[must_use]
-    pub fn contents(&self) -> &Contents {
+    pub fn contents(&self) -> &Arc<Contents> {
         &self.contents
     }
 
@@ -208,8 +209,11 @@ impl Origin {
             Some(Entry::File { digest, .. }) => Some(digest),
             _ => None,
         };
-        let traces = (size >= distance.patch_from())
-            .then(|| Traces { contents: Arc::clone(&self.contents), replaces });
+        let traces = (size >= distance.patch_from()).then(|| Traces {
+            contents: Arc::clone(&self.contents),
+            replaces,
+            known: self.contents.blocks(digest),
+        });
         if let Some(content) = self.contents.get(digest) {
             if content.len() as u64 != size {
                 return Err(Changed);

@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use e2ek_sidecar::delta::{Differ, Patcher, Piece, Signer, Sketch, between};
+use e2ek_sidecar::delta::{Differ, Gaps, Patcher, Piece, Signer, Sketch, between};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -22,11 +22,21 @@ fuzz_target!(|bytes: &[u8]| {
     changed.extend_from_slice(&large);
     if let Some(mut signer) = Signer::new(large.len() as u64) {
         signer.take(&large);
-        let mut differ = Differ::new(Arc::new(signer.finish().1), changed.len() as u64);
+        let base = Arc::new(signer.finish().1);
+        let mut differ = Differ::new(Arc::clone(&base), changed.len() as u64);
         differ.take(&changed);
         let mut patch = differ.patch();
-        patch.extend(differ.finish().0);
+        let (rest, signed) = differ.finish();
+        patch.extend(rest);
         assert_eq!(apply(&large, changed.len(), &patch, 1000).as_ref(), Some(&changed));
+        let gaps = signed.and_then(|(_, blocks)| Gaps::between(base, Arc::new(blocks)));
+        if let Some(mut gaps) = gaps {
+            while let Some((offset, length)) = gaps.wanted() {
+                assert!(gaps.take(&changed[offset as usize..][..length]));
+            }
+            let patch = gaps.finish();
+            assert_eq!(apply(&large, changed.len(), &patch, 1000).as_ref(), Some(&changed));
+        }
     }
     let small = &large[..large.len().min(4000)];
     if let Some(sketch) = Sketch::of(small) {

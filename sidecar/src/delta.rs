@@ -16,13 +16,16 @@
 #![deny(clippy::disallowed_methods)]
 
 mod blocks;
+mod differ;
 mod exact;
 mod nodes;
 mod patch;
 mod rolling;
+mod search;
 mod sketch;
 
-pub use blocks::{Blocks, Differ, Signer, block_bytes};
+pub use blocks::{Blocks, Part, PartSigner, SignedPart, Signer, block_bytes};
+pub use differ::{Differ, Gaps};
 pub use exact::between;
 pub use nodes::{NodeHasher, Nodes, PART_BYTES, part_node};
 pub use patch::{PatchError, PatchWriter, Patcher, Piece};

@@ -7,7 +7,7 @@ use e2ek_sidecar::wire::ToHub;
 
 use super::link::Outgoing;
 use super::target::Target;
-use super::{Daemon, Kind, LAST_WORDS, say};
+use super::{Daemon, KEEP_TRACES, Kind, LAST_WORDS, say};
 use crate::engine::session::{Input, TargetState};
 use crate::error::Error;
 use crate::report::Event;
@@ -97,6 +97,9 @@ impl Daemon {
 
     pub(super) async fn finish(mut self) -> Result<u8, Error> {
         self.keep_index();
+        if self.kind != Kind::Plan {
+            tell_unkept(self.origin.contents().keep_traces());
+        }
         self.targets.values_mut().for_each(|target| target.connection = None);
         self.answers.end();
         let exit = self.ending.take().map_or(Ok(0), |ending| ending.exit);
@@ -114,6 +117,20 @@ impl Daemon {
         }
         self.desk.close(LAST_WORDS);
         exit
+    }
+
+    /// Puts the traces into their file now and then, on a thread: never while something is to be sent.
+    pub(super) fn settle_traces(&mut self, now: Instant) {
+        if self.traces_at.is_none() && self.kind == Kind::Watch {
+            let waits = self.origin.contents().is_to_be_kept();
+            self.traces_at = waits.then(|| now + self.traces_wait);
+        }
+        if self.traces_at.is_some_and(|at| at <= now) {
+            self.traces_at = None;
+            self.traces_wait = KEEP_TRACES[1];
+            let contents = self.origin.contents().clone();
+            self.tasks.spawn_blocking(move || tell_unkept(contents.keep_traces()));
+        }
     }
 
     /// Keeps the tree with its stamps, so that the next run reads no file that has not changed. A
@@ -141,5 +158,11 @@ impl Daemon {
                 tracing::warn!(%error, "the index cannot be kept; the next run reads all files");
             }
         }
+    }
+}
+
+fn tell_unkept(written: std::io::Result<()>) {
+    if let Err(error) = written {
+        tracing::warn!(%error, "the traces cannot be kept; the next run sends large files whole");
     }
 }

@@ -17,7 +17,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::engine::debounce::{Debounce, Hints, Seen};
 use crate::filter::{Filter, FilterError, FilterOptions};
-use crate::scan::{ScanError, ScanReport, Scanner};
+use crate::scan::{ScanError, ScanReport, Scanner, Traced};
 use crate::transfer::Contents;
 use crate::watch::{Observed, Watch};
 
@@ -119,7 +119,7 @@ impl Source {
         let (told, heard) = mpsc::channel(1);
         let mut pairs = Vec::new();
         for (index, root) in roots.iter().enumerate() {
-            pairs.push(Pair::open(index, root, options)?);
+            pairs.push(Pair::open(index, root, options, &contents)?);
         }
         Ok(Self {
             pairs,
@@ -371,6 +371,9 @@ impl Source {
             pair.left_out = (report.protected, report.ignored);
         }
         self.contents.keep(report.contents);
+        for Traced { digest, before, blocks } in report.traced {
+            self.contents.sign(digest, before, blocks);
+        }
         let again = Instant::now() + UNSTABLE_AGAIN;
         let name = pair.name.clone();
         for path in report.unstable {
@@ -539,10 +542,13 @@ impl Pair {
         index: usize,
         root: &std::path::Path,
         options: &FilterOptions,
+        contents: &Arc<Contents>,
     ) -> Result<Self, FilterError> {
         let name = name_of(index);
         let filter = Arc::new(Filter::new(root, options)?);
-        let scanner = Scanner::filtered(filter.clone());
+        let contents = Arc::clone(contents);
+        let known = Arc::new(move |digest| contents.blocks(digest));
+        let scanner = Scanner::filtered(filter.clone()).knowing(known);
         Ok(Self {
             name,
             filter,

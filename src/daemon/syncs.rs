@@ -5,7 +5,7 @@
 //! each of them has its last generation. A lost link ends nothing.
 
 use std::collections::BTreeMap;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use super::link::Progress;
 use crate::engine::session::{Amount, Applied, TargetId};
@@ -233,12 +233,19 @@ fn together(before: Option<Applied>, report: &Applied) -> Applied {
     report
 }
 
+/// The moment by this machine's clock as it is set now.
+fn epoch_us(at: Instant) -> Option<u64> {
+    let at = SystemTime::now().checked_sub(at.elapsed())?;
+    let since = at.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    u64::try_from(since.as_micros()).ok()
+}
+
 /// When each stage was over, counted from the first event.
 pub(super) fn stamps(report: &Applied) -> Stamps {
     let since = |at: Instant| Some(at.saturating_duration_since(report.seen).as_micros() as u64);
     let sent = report.sent.saturating_duration_since(report.seen);
     Stamps {
-        seen_epoch_us: None,
+        seen_epoch_us: epoch_us(report.seen),
         hashed_us: since(report.hashed),
         sent_us: since(report.sent),
         written_us: Some((sent + report.written).as_micros() as u64),
@@ -350,5 +357,18 @@ mod tests {
         let ends: Vec<_> = syncs.level(later, 0).into_iter().map(ended).collect();
         assert_eq!(ends, [(7, Outcome::Ok, 2, 9, 1)]);
         assert!(syncs.level(later, 0).is_empty());
+    }
+
+    #[test]
+    fn a_save_is_stamped_with_the_time_of_day() {
+        let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_micros();
+        let before = now();
+        let seen = stamps(&report(Instant::now(), 1, 1, false)).seen_epoch_us.unwrap();
+        assert!((before - 1..=now()).contains(&u128::from(seen)));
+        let hour = Duration::from_secs(3600);
+        if let Some(earlier) = Instant::now().checked_sub(hour) {
+            let then = stamps(&report(earlier, 1, 1, false)).seen_epoch_us.unwrap();
+            assert!(u128::from(then) < before);
+        }
     }
 }

@@ -1,14 +1,18 @@
-//! Owns what is found out about one name: its facts, and for a regular file its content's digest.
+//! Owns what is found out about one name: its facts, and for a regular file its content's digest;
+//! of a large one, also its blocks.
 
 use std::ffi::CStr;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
+use e2ek_sidecar::delta::Blocks;
 use e2ek_sidecar::tree::{Digest, Stamp};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, Statx, StatxFlags, StatxTimestamp};
 use rustix::io::Errno;
 
-/// Larger files are read twice when they are sent; smaller ones may be handed on.
+use super::large;
+
+/// Of larger files the blocks are handed on, of smaller ones the content.
 pub(super) const MAX_CONTENT_BYTES: u64 = 1024 * 1024;
 /// One read takes this much; the buffer is reused.
 pub(super) const READ_BYTES: usize = 256 * 1024;
@@ -86,6 +90,18 @@ pub(super) struct Read {
     /// Bytes read, all tries counted.
     pub(super) bytes: u64,
     pub(super) content: Content,
+    /// Of a large file, when they were asked for.
+    pub(super) blocks: Option<Arc<Blocks>>,
+}
+
+/// What is wanted of a file besides its digest; asked once its size is known.
+pub(super) trait Wanted {
+    /// Whether the content of a file of so many bytes, small enough to be handed on, is wanted.
+    fn content(&self, size: u64) -> bool;
+    /// Whether the blocks of a larger one are.
+    fn blocks(&self, size: u64) -> bool;
+    /// Blocks that those of the file are likely to be.
+    fn base(&self) -> Option<Arc<Blocks>>;
 }
 
 /// Why a file could not be read.
@@ -99,12 +115,11 @@ pub(super) enum ReadError {
     Os(Errno),
 }
 
-/// Reads a regular file that does not change meanwhile. `keep` is asked whether the content of a
-/// file of so many bytes, small enough to be handed on, is wanted.
+/// Reads a regular file that does not change meanwhile.
 pub(super) fn read(
     directory: &OwnedFd,
     name: &CStr,
-    keep: &dyn Fn(u64) -> bool,
+    wanted: &dyn Wanted,
     buffer: &mut [u8],
 ) -> Result<Read, ReadError> {
     let mut wasted = 0;
@@ -119,7 +134,7 @@ pub(super) fn read(
         if before.kind != FileType::RegularFile {
             return Err(ReadError::Replaced);
         }
-        match read_open(&file, before, keep, buffer)? {
+        match read_open(&file, before, wanted, buffer)? {
             Ok(read) => return Ok(Read { bytes: read.bytes + wasted, ..read }),
             Err(bytes) => wasted += bytes,
         }
@@ -132,15 +147,33 @@ pub(super) fn read(
 fn read_open(
     file: &OwnedFd,
     before: Facts,
-    keep: &dyn Fn(u64) -> bool,
+    wanted: &dyn Wanted,
     buffer: &mut [u8],
 ) -> Result<Result<Read, u64>, ReadError> {
-    let keep = before.size <= MAX_CONTENT_BYTES && keep(before.size);
-    let (digest, content, bytes) = digest(file, before.size, keep, buffer)?;
-    if bytes == before.size && Facts::of(file) == Ok(before) {
-        return Ok(Ok(Read { facts: before, digest, bytes, content }));
-    }
-    Ok(Err(bytes))
+    let read = if before.size > MAX_CONTENT_BYTES {
+        sign(file, before, wanted, buffer)?
+    } else {
+        let (digest, content, bytes) =
+            digest(file, before.size, wanted.content(before.size), buffer)?;
+        let read = Read { facts: before, digest, bytes, content, blocks: None };
+        if bytes == before.size { Ok(read) } else { Err(bytes) }
+    };
+    Ok(read.and_then(|read| if Facts::of(file) == Ok(before) { Ok(read) } else { Err(read.bytes) }))
+}
+
+/// Reads a large file; the bytes read in vain when there was less than its facts promise.
+fn sign(
+    file: &OwnedFd,
+    facts: Facts,
+    wanted: &dyn Wanted,
+    buffer: &mut [u8],
+) -> Result<Result<Read, u64>, ReadError> {
+    let traced = wanted.blocks(facts.size);
+    let base = wanted.base().filter(|_| traced);
+    let signed = large::sign(file, facts.size, (traced, base.as_deref()), buffer);
+    let large::Signed { bytes, content } = signed.map_err(ReadError::Os)?;
+    let Some((digest, blocks)) = content else { return Ok(Err(bytes)) };
+    Ok(Ok(Read { facts, digest, bytes, content: None, blocks }))
 }
 
 /// Reads up to `size` bytes; fewer only at the end of the file.
@@ -181,6 +214,20 @@ mod tests {
 
     use super::*;
 
+    struct All;
+
+    impl Wanted for All {
+        fn content(&self, _: u64) -> bool {
+            true
+        }
+        fn blocks(&self, _: u64) -> bool {
+            true
+        }
+        fn base(&self) -> Option<Arc<Blocks>> {
+            None
+        }
+    }
+
     #[test]
     fn i5_a_file_that_changes_while_it_is_read_is_not_taken() {
         type Act = fn(&mut fs::File);
@@ -197,7 +244,7 @@ mod tests {
             let file = OwnedFd::from(fs::File::open(&path).unwrap());
             let before = Facts::of(&file).unwrap();
             act(&mut fs::OpenOptions::new().write(true).open(&path).unwrap());
-            let read = read_open(&file, before, &|_| true, &mut [0; 4]).unwrap();
+            let read = read_open(&file, before, &All, &mut [0; 4]).unwrap();
             assert_eq!(read.is_ok(), stable, "{what}");
         }
     }
@@ -209,7 +256,7 @@ mod tests {
         for size in [0, 1, 7, 8, 9, 100] {
             let content: Vec<u8> = (0..size).collect();
             fs::write(home.path().join("f"), &content).unwrap();
-            let read = read(&directory, c"f", &|_| true, &mut [0; 8]).unwrap();
+            let read = read(&directory, c"f", &All, &mut [0; 8]).unwrap();
             assert_eq!(read.content.as_deref(), Some(&*content));
             assert_eq!((read.digest, read.bytes), (Digest::of(&content), u64::from(size)));
         }
@@ -224,10 +271,10 @@ mod tests {
         rustix::fs::mkfifoat(&directory, "fifo", Mode::RUSR | Mode::WUSR).unwrap();
         let _socket = std::os::unix::net::UnixListener::bind(home.path().join("socket")).unwrap();
         for name in [c"link", c"fifo", c"socket"] {
-            let error = read(&directory, name, &|_| true, &mut [0; 8]).unwrap_err();
+            let error = read(&directory, name, &All, &mut [0; 8]).unwrap_err();
             assert_eq!(error, ReadError::Replaced, "{name:?}");
         }
-        let error = read(&directory, c"absent", &|_| true, &mut [0; 8]).unwrap_err();
+        let error = read(&directory, c"absent", &All, &mut [0; 8]).unwrap_err();
         assert_eq!(error, ReadError::Os(Errno::NOENT));
     }
 }

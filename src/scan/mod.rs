@@ -15,6 +15,7 @@
 mod assemble;
 mod file;
 mod grain;
+mod large;
 mod rules;
 mod walk;
 
@@ -22,6 +23,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use e2ek_sidecar::delta::Blocks;
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::tree::{Digest, Dir, Edit, Problem, Snapshot, TreeError};
 use rustix::fs::{CWD, Mode, OFlags};
@@ -36,8 +38,24 @@ use walk::{Scan, Worker};
 /// Says whether a path is synced, given whether it is a directory.
 pub type Judge = Arc<dyn Fn(&SyncPath, bool) -> bool + Send + Sync>;
 
+/// Gives the blocks of a content, as far as somebody still knows them.
+pub type Known = Arc<dyn Fn(Digest) -> Option<Arc<Blocks>> + Send + Sync>;
+
 /// Most bytes of file content one report carries.
 pub const MAX_CONTENTS_BYTES: usize = 16 * 1024 * 1024;
+/// Most bytes of blocks that one report carries: those of five files of 1 GiB.
+pub const MAX_BLOCKS_BYTES: usize = 8 * 1024 * 1024;
+
+/// What was found out about a large file that was read.
+#[derive(Debug)]
+pub struct Traced {
+    /// Its content.
+    pub digest: Digest,
+    /// What stood at the path before.
+    pub before: Option<Digest>,
+    /// Its blocks.
+    pub blocks: Arc<Blocks>,
+}
 
 /// Why there is no report.
 #[derive(Debug, thiserror::Error)]
@@ -75,6 +93,8 @@ pub struct ScanReport {
     /// Content of files up to 1 MiB that were read, so that it need not be read again to be sent;
     /// at most [`MAX_CONTENTS_BYTES`] in all.
     pub contents: HashMap<Digest, Arc<[u8]>>,
+    /// The blocks of larger ones, made in the same pass; at most [`MAX_BLOCKS_BYTES`] in all.
+    pub traced: Vec<Traced>,
     /// Names looked at.
     pub entries: u64,
     /// Of these, names that the filter ignores; a directory counts once, for all that is in it.
@@ -92,6 +112,7 @@ pub struct Scanner {
     root: PathBuf,
     rules: Rules,
     grains: Grains,
+    known: Known,
     /// Of the last scan, for the next one: a save does not pay for buffers.
     worker: Mutex<Option<Worker>>,
 }
@@ -122,7 +143,15 @@ impl Scanner {
     }
 
     fn with_rules(root: PathBuf, rules: Rules) -> Self {
-        Self { root, rules, grains: Grains::default(), worker: Mutex::default() }
+        let known: Known = Arc::new(|_| None);
+        Self { root, rules, grains: Grains::default(), known, worker: Mutex::default() }
+    }
+
+    /// With somebody who knows the blocks of contents: what a large file has in common with what
+    /// stood at its path before is then remembered faster.
+    #[must_use]
+    pub fn knowing(self, known: Known) -> Self {
+        Self { known, ..self }
     }
 
     /// The root.
@@ -141,7 +170,8 @@ impl Scanner {
         let root = self.open_root()?;
         let rules = self.rules.of_root();
         let mut worker = self.idle_worker().take().unwrap_or_else(Worker::new);
-        let found = Scan::new(root, previous, rules, &self.grains).run(hints, &mut worker);
+        let found =
+            Scan::new(root, previous, rules, (&self.grains, &self.known)).run(hints, &mut worker);
         *self.idle_worker() = Some(worker);
         let mut report = found.report;
         report.tree = match found.root {

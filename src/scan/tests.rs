@@ -189,7 +189,7 @@ fn i5_a_directory_that_looks_like_one_that_went_is_read() {
     }
     fs::remove_dir_all(place.at("old")).unwrap();
     for name in ["new/b", "new/sub"] {
-        fs::set_permissions(place.at(name), PermissionsExt::from_mode(0)).unwrap();
+        fs::set_permissions(place.at(name), PermissionsExt::from_mode(0o000)).unwrap();
     }
     let report = without_rights(|| place.look(&["new", "old"]));
     assert!(place.content_is("new/a", b"new"));

@@ -8,16 +8,17 @@ use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
+use e2ek_sidecar::delta::Blocks;
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::tree::{Dir, Node, Problem, Reason, Snapshot, Stamp};
+use e2ek_sidecar::tree::{Digest, Dir, Node, Problem, Reason, Snapshot, Stamp};
 use rustix::fs::{FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 
 use super::assemble::{Found, Outcome, Slot, edits};
-use super::file::{Facts, READ_BYTES, ReadError, read};
+use super::file::{Facts, READ_BYTES, Read, ReadError, Wanted, read};
 use super::grain::{Grains, wall_clock};
 use super::rules::{Rules, Standing};
-use super::{MAX_CONTENTS_BYTES, Results, ScanReport};
+use super::{Known, MAX_BLOCKS_BYTES, MAX_CONTENTS_BYTES, Results, ScanReport, Traced};
 use crate::engine::debounce::Hints;
 use crate::filter::RuleFiles;
 
@@ -103,6 +104,7 @@ impl Worker {
         into.problems.extend(other.problems);
         into.unstable.extend(other.unstable);
         into.contents.extend(other.contents);
+        into.traced.extend(other.traced);
         into.entries += other.entries;
         into.ignored += other.ignored;
         into.protected += other.protected;
@@ -117,6 +119,7 @@ pub(super) struct Scan<'a> {
     previous: &'a Snapshot,
     rules: Rules,
     grains: &'a Grains,
+    known: &'a Known,
     /// Directories that were hinted at, as they were: one that is new may be one of them, moved.
     departed: Vec<Arc<Dir>>,
     shared: Mutex<Shared>,
@@ -124,6 +127,8 @@ pub(super) struct Scan<'a> {
     changed: Condvar,
     /// Bytes of content that may still be kept.
     contents_left: AtomicUsize,
+    /// And of blocks.
+    blocks_left: AtomicUsize,
 }
 
 impl<'a> Scan<'a> {
@@ -131,7 +136,7 @@ impl<'a> Scan<'a> {
         root: OwnedFd,
         previous: &'a Snapshot,
         rules: Rules,
-        grains: &'a Grains,
+        (grains, known): (&'a Grains, &'a Known),
     ) -> Self {
         let shared =
             Shared { jobs: Vec::new(), slots: Vec::new(), root: None, running: 0, waiting: 0 };
@@ -140,10 +145,12 @@ impl<'a> Scan<'a> {
             previous,
             rules,
             grains,
+            known,
             departed: Vec::new(),
             shared: Mutex::new(shared),
             changed: Condvar::new(),
             contents_left: AtomicUsize::new(MAX_CONTENTS_BYTES),
+            blocks_left: AtomicUsize::new(MAX_BLOCKS_BYTES),
         }
     }
 
@@ -511,24 +518,21 @@ impl<'a> Scan<'a> {
         worker: &mut Worker,
     ) -> Option<Found> {
         let asked = wall_clock();
-        let reserved = Cell::new(0);
-        let keep = |size: u64| {
-            // Read again after it changed, it is reserved for anew.
-            self.contents_left.fetch_add(reserved.take(), Ordering::Relaxed);
-            let reserve = self.reserve(size);
-            reserved.set(if reserve { bytes_of(size) } else { 0 });
-            reserve
+        let before = match place.before(name.to_bytes()) {
+            Some(Node::File { digest, .. }) => Some(*digest),
+            _ => None,
         };
-        let read = read(directory, name, &keep, &mut worker.buffer);
-        if !read.as_ref().is_ok_and(|read| read.content.is_some()) {
-            self.contents_left.fetch_add(reserved.take(), Ordering::Relaxed);
-        }
+        let wishes = Wishes::new(self, before);
+        let read = read(directory, name, &wishes, &mut worker.buffer);
+        wishes.settle(read.as_ref().ok());
         match read {
             Ok(read) => {
                 let report = &mut worker.report;
                 report.files_read += 1;
                 report.bytes_read += read.bytes;
                 report.contents.extend(read.content.map(|content| (read.digest, content)));
+                let digest = read.digest;
+                report.traced.extend(read.blocks.map(|blocks| Traced { digest, before, blocks }));
                 let Facts { size, executable, stamp, device, .. } = read.facts;
                 let stamp = self.grains.of(device, directory).trusted(stamp, asked);
                 Some(Found::Node(Node::File { digest: read.digest, size, executable, stamp }))
@@ -540,12 +544,6 @@ impl<'a> Scan<'a> {
             }
             Err(ReadError::Os(error)) => Some(failed(place, name.to_bytes(), error, worker)),
         }
-    }
-
-    /// Whether the content of a file may be kept, and takes its size off what is left.
-    fn reserve(&self, size: u64) -> bool {
-        let take = |left: usize| left.checked_sub(bytes_of(size));
-        self.contents_left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok()
     }
 
     fn place(&self, slot: usize) -> Arc<Place> {
@@ -568,6 +566,68 @@ impl Drop for Running<'_, '_> {
         if shared.running == 0 && shared.jobs.is_empty() {
             self.0.changed.notify_all();
         }
+    }
+}
+
+/// What is wanted of one file: its content or its blocks, as long as there is room in the report.
+struct Wishes<'a> {
+    scan: &'a Scan<'a>,
+    /// What stood there before.
+    before: Option<Digest>,
+    /// Room that was taken. Read again after it changed, it is taken anew.
+    contents: Room<'a>,
+    blocks: Room<'a>,
+}
+
+/// Bytes taken off what is left for all.
+struct Room<'a> {
+    left: &'a AtomicUsize,
+    taken: Cell<usize>,
+}
+
+impl Room<'_> {
+    fn take(&self, bytes: usize) -> bool {
+        self.give_back();
+        let take = |left: usize| left.checked_sub(bytes);
+        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
+        self.taken.set(if taken { bytes } else { 0 });
+        taken
+    }
+
+    fn give_back(&self) {
+        self.left.fetch_add(self.taken.take(), Ordering::Relaxed);
+    }
+}
+
+impl<'a> Wishes<'a> {
+    fn new(scan: &'a Scan<'a>, before: Option<Digest>) -> Self {
+        let room = |left| Room { left, taken: Cell::new(0) };
+        let (contents, blocks) = (room(&scan.contents_left), room(&scan.blocks_left));
+        Self { scan, before, contents, blocks }
+    }
+
+    /// Gives back the room that what was read does not need.
+    fn settle(self, read: Option<&Read>) {
+        if read.is_none_or(|read| read.content.is_none()) {
+            self.contents.give_back();
+        }
+        if read.is_none_or(|read| read.blocks.is_none()) {
+            self.blocks.give_back();
+        }
+    }
+}
+
+impl Wanted for Wishes<'_> {
+    fn content(&self, size: u64) -> bool {
+        self.contents.take(usize::try_from(size).unwrap_or(usize::MAX))
+    }
+
+    fn blocks(&self, size: u64) -> bool {
+        self.blocks.take(Blocks::bytes_for(size))
+    }
+
+    fn base(&self) -> Option<Arc<Blocks>> {
+        self.before.and_then(|digest| (self.scan.known)(digest))
     }
 }
 
@@ -676,8 +736,4 @@ fn open_beneath(root: &OwnedFd, path: &SyncPath) -> Result<OwnedFd, Errno> {
     let path = if path.is_root() { b"." } else { path.as_bytes() };
     let beneath = ResolveFlags::BENEATH | ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
     rustix::fs::openat2(root, path, OPEN, Mode::empty(), beneath)
-}
-
-fn bytes_of(size: u64) -> usize {
-    usize::try_from(size).unwrap_or(usize::MAX)
 }

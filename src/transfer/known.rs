@@ -1,13 +1,15 @@
 //! What is still known of content that was read: its bytes for some seconds, and for longer what a
-//! change of it can be found by.
+//! change of it can be found by. The latter outlives the daemon, in a file (see `kept`).
 
 use std::collections::{HashMap, VecDeque};
-use std::path::Path;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use e2ek_sidecar::delta::{Blocks, Sketch};
 use e2ek_sidecar::tree::Digest;
 
+use super::kept;
 use super::spill::Spill;
 
 /// Content kept from scans, in bytes: enough for the saves of some seconds.
@@ -20,13 +22,19 @@ const LARGE_TRACE_BYTES: usize = 16 << 10;
 /// About what the tables take for one of them.
 const ENTRY_BYTES: usize = 80;
 
+type Traces = LazyLock<Mutex<Aging<Trace>>, Box<dyn FnOnce() -> Mutex<Aging<Trace>> + Send>>;
+
 /// Content that was read not long ago, by digest. Shared by all targets; the oldest goes first.
-#[derive(Default)]
 pub struct Contents {
     kept: Mutex<Aging<Arc<[u8]>>>,
-    traces: Mutex<Aging<Trace>>,
-    /// Has the sketches, where there is a place for them.
-    spill: Option<Mutex<Spill>>,
+    /// Read from the file when one is asked for first: most runs ask for none.
+    traces: Traces,
+    /// Held by who writes it.
+    file: Mutex<PathBuf>,
+    /// A trace came that is not in the file.
+    changed: AtomicBool,
+    /// Has the sketches.
+    spill: Mutex<Spill>,
 }
 
 /// What a change of a content can be found by.
@@ -39,7 +47,7 @@ pub(super) enum Base {
 }
 
 /// What is left of a content whose bytes are gone.
-#[derive(Clone)]
+#[derive(Clone, Debug, PartialEq)]
 pub(super) enum Trace {
     Sketch(Arc<Sketch>),
     Blocks(Arc<Blocks>),
@@ -56,10 +64,51 @@ impl Trace {
 }
 
 impl Contents {
-    /// With a folder for what would be too much to hold in memory.
+    /// With the traces that a file in this folder keeps; none where it is missing or damaged.
     #[must_use]
-    pub fn beside(folder: &Path) -> Self {
-        Self { spill: Some(Mutex::new(Spill::new(folder))), ..Self::default() }
+    pub fn kept_in(folder: &Path) -> Self {
+        let file = folder.join("traces");
+        let from = file.clone();
+        let traces = move || {
+            let mut aging = Aging::default();
+            for (digest, trace) in kept::read(&from).unwrap_or_default() {
+                let bytes = trace.bytes();
+                aging.insert(digest, trace, bytes, TRACES_BYTES);
+            }
+            Mutex::new(aging)
+        };
+        Self {
+            kept: Mutex::default(),
+            traces: LazyLock::new(Box::new(traces)),
+            file: Mutex::new(file),
+            changed: AtomicBool::new(false),
+            spill: Mutex::new(Spill::new(folder)),
+        }
+    }
+
+    /// Whether there are traces that the file does not keep.
+    #[must_use]
+    pub fn is_to_be_kept(&self) -> bool {
+        self.changed.load(Ordering::Relaxed)
+    }
+
+    /// Puts the traces into the file, by a new one beside it: some milliseconds. Blocks.
+    ///
+    /// # Errors
+    /// When it cannot be written; what it kept is as it was.
+    pub fn keep_traces(&self) -> std::io::Result<()> {
+        let file = lock(&self.file);
+        if !self.changed.swap(false, Ordering::Relaxed) {
+            kept::sweep(&file);
+            return Ok(());
+        }
+        let traces = lock(&self.traces).in_order();
+        kept::write(&file, &traces)
+    }
+
+    /// Reads what the file keeps, if nobody has asked for it yet. Blocks for some milliseconds.
+    pub fn read_traces(&self) {
+        LazyLock::force(&self.traces);
     }
 
     /// Keeps what a scan has read.
@@ -84,15 +133,38 @@ impl Contents {
     /// Keeps what a change of a content can be found by. Of a large one that it `replaces` the trace
     /// goes first from then on: it serves no more than a target that lags.
     pub(super) fn trace(&self, digest: Digest, trace: Trace, replaces: Option<Digest>) {
-        if let (Trace::Sketch(sketch), Some(spill)) = (&trace, &self.spill) {
-            return lock(spill).insert(digest, sketch);
+        if let Trace::Sketch(sketch) = &trace {
+            return lock(&self.spill).insert(digest, sketch);
         }
         let bytes = trace.bytes();
+        self.changed.store(true, Ordering::Relaxed);
         let mut traces = lock(&self.traces);
         if let Some(old) = replaces.filter(|_| bytes >= LARGE_TRACE_BYTES) {
             traces.goes_first(old);
         }
         traces.insert(digest, trace, bytes, TRACES_BYTES);
+    }
+
+    /// Keeps the blocks of a file that was read and of what stood there `before`, as it is likely to
+    /// be sent as a patch of that.
+    pub fn sign(&self, digest: Digest, before: Option<Digest>, blocks: Arc<Blocks>) {
+        let trace = Trace::Blocks(blocks);
+        let bytes = trace.bytes();
+        self.changed.store(true, Ordering::Relaxed);
+        let mut traces = lock(&self.traces);
+        if let Some(before) = before.filter(|before| *before != digest) {
+            traces.goes_last(before);
+        }
+        traces.insert(digest, trace, bytes, TRACES_BYTES);
+    }
+
+    /// The blocks of a content, where they are still known.
+    #[must_use]
+    pub fn blocks(&self, digest: Digest) -> Option<Arc<Blocks>> {
+        match self.traced(digest) {
+            Some(Trace::Blocks(blocks)) => Some(blocks),
+            _ => None,
+        }
     }
 
     /// The best that is known of a content.
@@ -102,7 +174,7 @@ impl Contents {
     }
 
     pub(super) fn traced(&self, digest: Digest) -> Option<Trace> {
-        let spilt = self.spill.as_ref().and_then(|spill| lock(spill).get(digest));
+        let spilt = lock(&self.spill).get(digest);
         let spilt = spilt.map(|sketch| Trace::Sketch(Arc::new(sketch)));
         spilt.or_else(|| lock(&self.traces).get(digest))
     }
@@ -144,10 +216,23 @@ impl<T: Clone> Aging<T> {
 
     /// Makes a thing the oldest.
     fn goes_first(&mut self, digest: Digest) {
-        if let Some(at) = self.order.iter().position(|other| *other == digest) {
-            self.order.remove(at);
-            self.order.push_front(digest);
-        }
+        self.take_out(digest).into_iter().for_each(|digest| self.order.push_front(digest));
+    }
+
+    /// Makes a thing the youngest.
+    fn goes_last(&mut self, digest: Digest) {
+        self.take_out(digest).into_iter().for_each(|digest| self.order.push_back(digest));
+    }
+
+    fn take_out(&mut self, digest: Digest) -> Option<Digest> {
+        let at = self.order.iter().position(|other| *other == digest)?;
+        self.order.remove(at)
+    }
+
+    /// All, the oldest first.
+    fn in_order(&self) -> Vec<(Digest, T)> {
+        let thing = |digest: &Digest| Some((*digest, self.get(*digest)?));
+        self.order.iter().filter_map(thing).collect()
     }
 
     fn get(&self, digest: Digest) -> Option<T> {
@@ -175,5 +260,9 @@ mod tests {
         aging.insert(digest(7), 7, 60, 100);
         let known: Vec<_> = (0..10).filter_map(|number| aging.get(digest(number))).collect();
         assert_eq!(known, vec![2, 3, 7], "what was replaced goes before what is older");
+        aging.goes_last(digest(2));
+        aging.insert(digest(8), 8, 10, 100);
+        let known: Vec<_> = (0..10).filter_map(|number| aging.get(digest(number))).collect();
+        assert_eq!(known, vec![2, 7, 8], "what is asked for soon goes last");
     }
 }

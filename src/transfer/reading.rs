@@ -1,12 +1,13 @@
 //! The content of one op on its way: whole, or as the patch of what the target has.
 //!
-//! What is read leaves a trace for its next change, where patches are worth it. A file of any size goes through in
-//! pieces, once.
+//! What is read leaves a trace for its next change, where patches are worth it. A file of any size goes
+//! through in pieces, once; one whose blocks the scan has told is read where it changed alone.
 
 use std::io::Read;
+use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
-use e2ek_sidecar::delta::{Differ, Signer, Sketch, between};
+use e2ek_sidecar::delta::{Blocks, Differ, Gaps, Signer, Sketch, between};
 use e2ek_sidecar::tree::Digest;
 use e2ek_sidecar::wire::PIECE_BYTES;
 
@@ -21,6 +22,8 @@ pub(super) struct Traces {
     pub(super) contents: Arc<Contents>,
     /// The content that stands at the path so far.
     pub(super) replaces: Option<Digest>,
+    /// The blocks of the new content, where the scan has left them.
+    pub(super) known: Option<Arc<Blocks>>,
 }
 
 /// The content of one op, piece by piece.
@@ -41,6 +44,8 @@ enum Way {
     Small(std::fs::File, Base),
     /// A file of any size.
     Differ(std::fs::File, Box<Differ>),
+    /// One whose blocks are known.
+    Gaps(std::fs::File, Box<Gaps>),
     Over,
 }
 
@@ -68,12 +73,16 @@ impl Reading {
         file: std::fs::File,
         base: Option<Base>,
     ) -> Self {
+        let known = traces.as_ref().and_then(|traces| traces.known.clone());
         let way = match base {
-            Some(Base::Trace(Trace::Blocks(blocks))) if size > AT_ONCE_BYTES => {
-                Way::Differ(file, Box::new(Differ::new(blocks, size)))
+            Some(Base::Trace(Trace::Blocks(base))) if size > AT_ONCE_BYTES => {
+                match known.and_then(|new| Gaps::between(Arc::clone(&base), new)) {
+                    Some(gaps) => Way::Gaps(file, Box::new(gaps)),
+                    None => Way::Differ(file, Box::new(Differ::new(base, size))),
+                }
             }
             Some(base) if size <= AT_ONCE_BYTES => Way::Small(file, base),
-            _ => Way::File(file, Hashing::of(size, traces.is_some())),
+            _ => Way::File(file, Hashing::of(size, traces.is_some() && known.is_none())),
         };
         Self { traces, digest, size, left: size, way }
     }
@@ -118,6 +127,7 @@ impl Reading {
             }
             Way::File(file, hashing) => self.whole(file, hashing, buffer)?,
             Way::Differ(file, differ) => self.patch(file, differ, buffer)?,
+            Way::Gaps(file, gaps) => self.gaps(file, gaps, buffer)?,
         }
         Ok(true)
     }
@@ -145,7 +155,7 @@ impl Reading {
     /// Leaves a trace for the next change, where there is somebody to keep it.
     fn leave(&self, trace: impl FnOnce() -> Option<Trace>) {
         if let Some(traces) = &self.traces
-            && let Some(trace) = trace()
+            && let Some(trace) = traces.known.clone().map(Trace::Blocks).or_else(trace)
         {
             traces.contents.trace(self.digest, trace, traces.replaces);
         }
@@ -200,6 +210,35 @@ impl Reading {
         let (_, blocks) = signed.filter(|(digest, _)| *digest == self.digest).ok_or(Changed)?;
         self.leave(|| Some(Trace::Blocks(Arc::new(blocks))));
         buffer.extend(rest);
+        Ok(())
+    }
+
+    /// Reads what is not where it was. It is what the scan has read, or it does not go out, and the
+    /// rest is not asked for: so the patch leads to the op's content, whatever the file becomes.
+    fn gaps(
+        &mut self,
+        file: std::fs::File,
+        mut gaps: Box<Gaps>,
+        buffer: &mut Vec<u8>,
+    ) -> Result<(), Changed> {
+        if let Some((offset, length)) = gaps.wanted() {
+            buffer.resize(length, 0);
+            file.read_exact_at(buffer, offset).map_err(|_| Changed)?;
+            if !gaps.take(buffer) {
+                return Err(Changed);
+            }
+            *buffer = gaps.patch();
+            self.left = self.size - offset - length as u64;
+            if self.left > 0 {
+                self.way = Way::Gaps(file, gaps);
+                return Ok(());
+            }
+        } else {
+            buffer.clear();
+        }
+        self.left = 0;
+        buffer.extend(gaps.finish());
+        self.leave(|| None);
         Ok(())
     }
 }

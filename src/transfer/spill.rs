@@ -21,7 +21,7 @@ const WRITE_BYTES: usize = 64 << 10;
 const HEAD_BYTES: usize = 16 + 2;
 /// More than any sketch with its head takes.
 const READ_BYTES: usize = 4 << 10;
-const NAME: &str = "traces";
+const NAME: &str = "sketches";
 
 /// See the module.
 pub(super) struct Spill {
@@ -118,7 +118,7 @@ fn parse(record: &[u8], digest: Digest) -> Option<Sketch> {
     if head[..16] != digest.0 {
         return None;
     }
-    Sketch::decode(rest.get(..length)?)
+    Sketch::decode(&mut rest.get(..length)?)
 }
 
 fn key(digest: Digest) -> u64 {
@@ -140,7 +140,7 @@ mod tests {
     use super::*;
 
     fn sketch(number: u32) -> (Digest, Sketch) {
-        let content: Vec<u8> = (0..9000).map(|at: u32| (at * (number + 3) >> 3) as u8).collect();
+        let content: Vec<u8> = (0..9000).map(|at: u32| ((at * (number + 3)) >> 3) as u8).collect();
         (Digest::of(&number.to_le_bytes()), Sketch::of(&content).unwrap())
     }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::Command;
 
 use crate::daemon::Daemon;
-use crate::place::{Link, Place, sidecar};
+use crate::place::{Link, Place, Said, sidecar, until};
 
 /// A place whose link is recorded on its way, in both directions.
 struct Recorded {
@@ -201,4 +201,87 @@ fn a_byte_of_a_huge_file_is_patched_where_it_stands() {
     daemon.stop();
     let left = crate::place::files_below(&recorded.place.far);
     assert!(left.iter().all(|path| !path.to_string_lossy().contains("redo")), "{left:?}");
+}
+
+/// Bytes that a process has read so far, from files and pipes.
+fn read_by(pid: u32) -> u64 {
+    let io = fs::read_to_string(format!("/proc/{pid}/io")).unwrap();
+    let line = io.lines().find_map(|line| line.strip_prefix("rchar: "));
+    line.unwrap().parse().unwrap()
+}
+
+/// One pass over the file at the source, and at the hub only the parts that changed.
+#[test]
+fn a_byte_of_a_huge_file_is_found_in_one_pass() {
+    let place = Place::new(Link::Local);
+    let mut content = noise(65 << 20, 1);
+    place.write("huge", &content);
+    let mut daemon = place.watch(&[]).synced();
+    for round in 0..2 {
+        daemon.flush();
+        daemon.rest();
+        let before = (read_by(daemon.pid()), read_by(daemon.hub()));
+        content[(40 + round) << 20] ^= 1;
+        let aside = place.top.join("aside");
+        fs::write(&aside, &content).unwrap();
+        fs::rename(&aside, place.source.join("huge")).unwrap();
+        daemon.event("sync end");
+        let after = (read_by(daemon.pid()), read_by(daemon.hub()));
+        assert!(fs::read(place.target.join("huge")).unwrap() == content);
+        let (source, hub) = (after.0 - before.0, after.1 - before.1);
+        let size = content.len() as u64;
+        assert!((size..size + (1 << 20)).contains(&source), "{source} read at the source");
+        assert!(hub <= 3 << 20, "{hub} read at the hub");
+    }
+    daemon.stop();
+}
+
+/// Traces outlive the daemon: what changed while none ran costs no more than else.
+#[test]
+fn a_byte_that_changed_while_no_daemon_ran_costs_little() {
+    let recorded = Recorded::new();
+    let place = &recorded.place;
+    let mut content = noise(5 << 20, 1);
+    let mut text = source(40_000);
+    place.write("large", &content);
+    place.write("text", &text);
+    let once = |change: &str| {
+        let before = recorded.bytes();
+        let said = Said::of(recorded.syncing(&["sync", "--once"]));
+        said.ends_with(0);
+        place.assert_equal();
+        let after = recorded.bytes();
+        let bytes = after.0 + after.1 - before.0 - before.1;
+        assert!(bytes <= 4096, "{bytes} bytes for {change}");
+    };
+    let daemon = recorded.watch();
+    let traces = || {
+        let all = crate::place::files_below(&place.state);
+        all.into_iter().find(|path| path.file_name().is_some_and(|name| name == "traces"))
+    };
+    until("the traces are kept", || traces().is_some());
+    daemon.kill();
+    content[3 << 20] ^= 1;
+    text.splice(9_000..9_000, *b"one more line\n");
+    place.write("large", &content);
+    place.write("text", &text);
+    once("a byte and a line after a kill");
+    content[1 << 20] ^= 1;
+    place.write("large", &content);
+    once("a byte after an end");
+    // Damaged ones are none.
+    let path = traces().unwrap();
+    let mut bytes = fs::read(&path).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&path, &bytes).unwrap();
+    content[2 << 20] ^= 1;
+    place.write("large", &content);
+    let before = recorded.bytes();
+    Said::of(recorded.syncing(&["sync", "--once"])).ends_with(0);
+    place.assert_equal();
+    assert!(recorded.bytes().0 - before.0 >= content.len() as u64, "sent whole");
+    content[4 << 20] ^= 1;
+    place.write("large", &content);
+    once("a byte after that");
 }

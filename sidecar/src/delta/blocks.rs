@@ -1,28 +1,25 @@
-//! What is remembered of a larger file: for each block a sum that rolls and the beginning of its hash.
+//! What is remembered of a larger file: for each block a sum that rolls, and a hash.
 //!
-//! The hash of a block is its node in the file's own blake3 tree, so that one pass over a content
-//! gives the digest and the hashes. A node knows where it stands in the tree: a block that moved is
-//! hashed again as if it stood where it was. Memory for a file of any size: [`MAX_BLOCKS`] blocks of
-//! twelve bytes, and when something moved a table of as much again.
+//! One pass over a content gives its digest and its blocks, piece by piece ([`Signer`]) or part by
+//! part in any order and by several threads ([`PartSigner`]). The hash of a block is no
+//! cryptographic one, and so costs a fifth of the digest: whatever comes of blocks that are equal
+//! by chance is seen by the digest. Memory for a file of any size: [`MAX_BLOCKS`] blocks of twelve
+//! bytes.
 
-use std::sync::Arc;
+use blake3::hazmat::{ChainingValue, HasherExt};
 
-use blake3::hazmat::ChainingValue;
-
-use super::nodes::{Stack, node};
-use super::patch::PatchWriter;
+use super::nodes::{PART_BYTES, Stack};
 use super::rolling::Rolling;
 use crate::tree::Digest;
+use crate::varint;
 
 /// Content up to here is remembered by its [`super::Sketch`].
 const ABOVE_BYTES: u64 = 64 << 10;
 const MIN_BLOCK_BYTES: u64 = 1 << 10;
-/// Largest block: what is handed to a [`Differ`] at once.
-const MAX_BLOCK_BYTES: u64 = 128 << 10;
+/// Largest block: what is handed to a [`super::Differ`] at once.
+pub(super) const MAX_BLOCK_BYTES: u64 = 128 << 10;
 /// Most blocks.
 const MAX_BLOCKS: u64 = 128 << 10;
-/// Blocks with the same sum that are compared: a content of zeros has only one sum.
-const MAX_EQUAL_SUMS: usize = 16;
 
 /// How long the blocks of a content of `size` bytes are, in bytes, a power of two; `None` for one
 /// that has none: up to 64 KiB, or more than 16 GiB.
@@ -36,14 +33,27 @@ pub fn block_bytes(size: u64) -> Option<usize> {
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Blocks {
     size: u64,
-    block: usize,
+    pub(super) block: usize,
     /// Of whole blocks.
-    sums: Vec<u32>,
+    pub(super) sums: Vec<u32>,
     /// The last may be of a shorter block.
-    hashes: Vec<u64>,
+    pub(super) hashes: Vec<u64>,
 }
 
 impl Blocks {
+    fn new(size: u64, block: usize) -> Self {
+        let count = usize::try_from(size).unwrap_or(usize::MAX).div_ceil(block);
+        let (sums, hashes) = (Vec::with_capacity(count), Vec::with_capacity(count));
+        Self { size, block, sums, hashes }
+    }
+
+    /// Memory that the blocks of a content of `size` bytes take, in bytes.
+    #[must_use]
+    pub fn bytes_for(size: u64) -> usize {
+        let count = block_bytes(size).map_or(0, |block| size.div_ceil(block as u64));
+        size_of::<Self>() + count as usize * 12
+    }
+
     /// Memory it takes, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -57,30 +67,105 @@ impl Blocks {
     }
 
     /// Offset and length of a block.
-    fn range(&self, index: usize) -> (u64, usize) {
-        let offset = (index * self.block) as u64;
+    pub(super) fn range(&self, index: usize) -> (u64, usize) {
+        let offset = index as u64 * self.block as u64;
         let left = self.size.saturating_sub(offset);
         (offset, usize::try_from(left).map_or(self.block, |left| left.min(self.block)))
     }
+
+    /// Whether bytes are the block of this number.
+    pub(super) fn is_block(&self, bytes: &[u8], index: usize) -> bool {
+        let known = self.hashes.get(index);
+        bytes.len() == self.range(index).1 && known == Some(&hash(bytes))
+    }
+
+    /// Takes the next bytes: whole blocks, but for the end of the content. The sums of blocks that
+    /// stayed are taken over from `base`.
+    fn take(&mut self, bytes: &[u8], base: Option<&Blocks>) {
+        let base = base.filter(|base| base.block == self.block);
+        self.take_from(bytes, base, self.hashes.len());
+    }
+
+    /// As [`Blocks::take`], of the blocks from `first` on.
+    fn take_from(&mut self, bytes: &[u8], base: Option<&Blocks>, first: usize) {
+        for (index, block) in (first..).zip(bytes.chunks(self.block)) {
+            let hash = hash(block);
+            self.hashes.push(hash);
+            if block.len() < self.block {
+                continue;
+            }
+            let known = base.filter(|base| base.hashes.get(index) == Some(&hash));
+            let known = known.and_then(|base| base.sums.get(index).copied());
+            self.sums.push(known.unwrap_or_else(|| Rolling::of(block).value()));
+        }
+    }
+
+    /// Appends it for a file that keeps it.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        varint::push(self.size, out);
+        self.sums.iter().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
+        self.hashes.iter().for_each(|hash| out.extend_from_slice(&hash.to_le_bytes()));
+    }
+
+    /// Takes what [`Blocks::encode`] wrote from the front; `None` when there is no such thing.
+    #[must_use]
+    pub fn decode(input: &mut &[u8]) -> Option<Self> {
+        let mut used = 0;
+        let size = varint::read(input, &mut used)?;
+        let block = block_bytes(size)?;
+        let count = usize::try_from(size).ok()?.div_ceil(block);
+        let whole = usize::try_from(size).ok()? / block;
+        let (sums, rest) = input.split_at_checked(used)?.1.split_at_checked(whole * 4)?;
+        let (hashes, rest) = rest.split_at_checked(count * 8)?;
+        *input = rest;
+        let sums = sums.as_chunks().0.iter().map(|sum| u32::from_le_bytes(*sum)).collect();
+        let hashes = hashes.as_chunks().0.iter().map(|hash| u64::from_le_bytes(*hash)).collect();
+        Some(Self { size, block, sums, hashes })
+    }
+}
+
+/// The hash of a block; stands in files, under a version of theirs.
+pub(super) fn hash(block: &[u8]) -> u64 {
+    const MIX: [u64; 4] = [
+        0x9e37_79b9_7f4a_7c15,
+        0xd6e8_feb8_6659_fd93,
+        0xa076_1d64_78bd_642f,
+        0xe703_7ed1_a0b4_28db,
+    ];
+    let fold = |a: u64, b: u64| {
+        let product = u128::from(a) * u128::from(b);
+        product as u64 ^ (product >> 64) as u64
+    };
+    let word = |bytes: &[u8]| {
+        let mut word = [0; 8];
+        word[..bytes.len()].copy_from_slice(bytes);
+        u64::from_le_bytes(word)
+    };
+    let mut lanes = MIX.map(|mix| mix ^ block.len() as u64);
+    let mut rows = block.chunks_exact(32);
+    for row in &mut rows {
+        for (lane, (mix, bytes)) in lanes.iter_mut().zip(MIX.iter().zip(row.chunks_exact(8))) {
+            *lane = fold(*lane ^ word(bytes), *mix);
+        }
+    }
+    for (lane, bytes) in lanes.iter_mut().zip(rows.remainder().chunks(8)) {
+        *lane = fold(*lane ^ word(bytes), MIX[0]);
+    }
+    lanes.iter().zip(MIX).fold(0, |all, (lane, mix)| fold(all ^ lane, mix).rotate_left(23))
 }
 
 /// Takes a content and gives its digest and its blocks.
 pub struct Signer {
+    hasher: blake3::Hasher,
     known: Blocks,
-    /// Nodes of the tree that wait for their right neighbour.
-    nodes: Stack,
-    taken: u64,
 }
 
 impl Signer {
     /// For a content of so many bytes; `None` where [`block_bytes`] says so.
     #[must_use]
     pub fn new(size: u64) -> Option<Self> {
-        let block = block_bytes(size)?;
-        let count = usize::try_from(size).ok()?.div_ceil(block);
-        let (sums, hashes) = (Vec::with_capacity(count), Vec::with_capacity(count));
-        let known = Blocks { size, block, sums, hashes };
-        Some(Self { known, nodes: Stack::default(), taken: 0 })
+        let known = Blocks::new(size, block_bytes(size)?);
+        Some(Self { hasher: blake3::Hasher::new(), known })
     }
 
     /// Takes the next bytes: whole blocks, but for the end of the content.
@@ -89,217 +174,115 @@ impl Signer {
     }
 
     /// As [`Signer::take`]; the sums of blocks that stayed are taken over from another content.
-    fn take_like(&mut self, bytes: &[u8], other: Option<&Blocks>) {
-        let other = other.filter(|other| other.block == self.known.block);
-        for block in bytes.chunks(self.known.block) {
-            let index = self.known.hashes.len();
-            let hash = self.hash(block);
-            if block.len() < self.known.block {
-                continue;
-            }
-            let known = other.filter(|other| other.hashes.get(index) == Some(&hash));
-            let known = known.and_then(|other| other.sums.get(index).copied());
-            self.known.sums.push(known.unwrap_or_else(|| Rolling::of(block).value()));
-        }
+    pub(super) fn take_like(&mut self, bytes: &[u8], base: Option<&Blocks>) {
+        self.hasher.update(bytes);
+        self.known.take(bytes, base);
     }
 
-    /// Hashes the next block; its sum is still to be told.
-    fn hash(&mut self, block: &[u8]) -> u64 {
-        let node = node(block, self.taken);
-        self.nodes.push(node);
-        self.taken += block.len() as u64;
-        let hash = beginning(&node);
-        self.known.hashes.push(hash);
-        hash
+    /// What is known so far.
+    pub(super) fn known(&self) -> &Blocks {
+        &self.known
     }
 
     /// The digest of all that was taken, and its blocks.
     #[must_use]
     pub fn finish(self) -> (Digest, Blocks) {
-        // Less than was promised is no content's digest.
-        (self.nodes.root().unwrap_or_default(), self.known)
+        (Digest::from(self.hasher.finalize()), self.known)
     }
 }
 
-fn beginning(node: &ChainingValue) -> u64 {
-    u64::from_le_bytes(node[..8].try_into().expect("a node has 32 bytes"))
+/// Signs a content of more than one part ([`PART_BYTES`]), part by part.
+pub struct PartSigner<'a> {
+    size: u64,
+    /// `None` when only the digest is wanted.
+    block: Option<usize>,
+    base: Option<&'a Blocks>,
 }
 
-/// Blocks by their sums; made when the first block is not where it was.
-struct Index {
-    /// Sum and number, sorted.
-    sums: Vec<(u32, u32)>,
-    /// One bit for the upper bits of each sum: most positions end here.
-    filter: Vec<u64>,
+/// A part that is being signed.
+pub struct Part<'a> {
+    signer: &'a PartSigner<'a>,
+    number: usize,
+    /// Bytes that are still to be taken.
+    left: usize,
+    hasher: blake3::Hasher,
+    known: Option<Blocks>,
 }
 
-const FILTER_BITS: u32 = 20;
-
-impl Index {
-    fn new(blocks: &Blocks) -> Self {
-        let mut sums: Vec<_> = blocks.sums.iter().copied().zip(0u32..).collect();
-        sums.sort_unstable();
-        let mut filter = vec![0u64; 1 << (FILTER_BITS - 6)];
-        for (sum, _) in &sums {
-            let bit = sum >> (32 - FILTER_BITS);
-            filter[(bit / 64) as usize] |= 1 << (bit % 64);
-        }
-        Self { sums, filter }
-    }
-
-    fn has(&self, sum: u32) -> bool {
-        let bit = sum >> (32 - FILTER_BITS);
-        self.filter[(bit / 64) as usize] & 1 << (bit % 64) != 0
-    }
-
-    /// The blocks of this sum, at most [`MAX_EQUAL_SUMS`].
-    fn of(&self, sum: u32) -> impl Iterator<Item = usize> {
-        let first = self.sums.partition_point(|&(known, _)| known < sum);
-        let equal = self.sums[first..].iter().take_while(move |&&(known, _)| known == sum);
-        equal.take(MAX_EQUAL_SUMS).map(|&(_, block)| block as usize)
-    }
+/// A part that was.
+pub struct SignedPart {
+    number: usize,
+    node: ChainingValue,
+    known: Option<Blocks>,
 }
 
-/// Takes a new content piece by piece and gives the patch from the old one, the new one's digest and
-/// its blocks. Holds a few pieces.
-pub struct Differ {
-    base: Arc<Blocks>,
-    signer: Option<Signer>,
-    index: Option<Index>,
-    writer: PatchWriter,
-    /// What was taken and is not told yet.
-    window: Vec<u8>,
-    /// Where the window begins in the new content.
-    start: u64,
-    /// The first byte of the window that may begin a block; those before are new.
-    at: usize,
-    /// The block that would follow.
-    step: usize,
-    /// Of the block at `at`.
-    rolling: Option<Rolling>,
-}
-
-impl Differ {
-    /// From a content of which these are the blocks, to one of `size` bytes.
+impl<'a> PartSigner<'a> {
+    /// For a content of `size` bytes; its blocks are wanted when `traced`, and likely to be those of
+    /// `base`.
     #[must_use]
-    pub fn new(base: Arc<Blocks>, size: u64) -> Self {
-        Self {
-            base,
-            signer: Signer::new(size),
-            index: None,
-            writer: PatchWriter::default(),
-            window: Vec::new(),
-            start: 0,
-            at: 0,
-            step: 0,
-            rolling: None,
-        }
+    pub fn new(size: u64, traced: bool, base: Option<&'a Blocks>) -> Self {
+        let block = block_bytes(size).filter(|_| traced);
+        Self { size, block, base: base.filter(|base| Some(base.block) == block) }
     }
 
-    /// Takes the next bytes: a multiple of 128 KiB, but for the end of the content.
-    pub fn take(&mut self, bytes: &[u8]) {
-        if let Some(signer) = &mut self.signer {
-            signer.take_like(bytes, Some(&self.base));
-        }
-        self.window.extend_from_slice(bytes);
-        self.search();
-        let told = self.at;
-        self.window.drain(..told);
-        self.start += told as u64;
-        self.at = 0;
-    }
-
-    /// The patch so far; its last instruction may be missing.
-    pub fn patch(&mut self) -> Vec<u8> {
-        self.writer.take()
-    }
-
-    /// The rest of the patch, the digest of what was taken, and its blocks. Without blocks (see
-    /// [`block_bytes`]) there is no digest either.
+    /// Offset and length of a part; `None` behind the last.
     #[must_use]
-    pub fn finish(mut self) -> (Vec<u8>, Option<(Digest, Blocks)>) {
-        self.tail();
-        (self.writer.finish(), self.signer.map(Signer::finish))
+    pub fn range(&self, number: usize) -> Option<(u64, usize)> {
+        let offset = (number as u64).checked_mul(PART_BYTES as u64)?;
+        let left = self.size.checked_sub(offset).filter(|&left| left > 0)?;
+        Some((offset, left.min(PART_BYTES as u64) as usize))
     }
 
-    /// Goes on as long as a whole block is at hand. Bytes before `at` are told when it returns.
-    fn search(&mut self) {
-        let block = self.base.block;
-        // Where bytes begin that are not told.
-        let mut new = 0;
-        while self.at + block <= self.window.len() {
-            if let Some(found) = self.find() {
-                self.writer.bring(&self.window[new..self.at]);
-                self.writer.copy((found * block) as u64, block as u64);
-                self.at += block;
-                new = self.at;
-                self.step = found + 1;
-                self.rolling = None;
-            } else {
-                self.advance();
-            }
-        }
-        self.writer.bring(&self.window[new..self.at]);
+    /// Begins a part.
+    #[must_use]
+    pub fn part(&'a self, number: usize) -> Part<'a> {
+        let (offset, length) = self.range(number).unwrap_or_default();
+        let mut hasher = blake3::Hasher::new();
+        hasher.set_input_offset(offset);
+        let known = self.block.map(|block| Blocks::new(length as u64, block));
+        Part { signer: self, number, left: length, hasher, known }
     }
 
-    /// The old block that stands at `at`.
-    fn find(&mut self) -> Option<usize> {
-        let here = &self.window[self.at..self.at + self.base.block];
-        if self.rolling.is_none() {
-            let stayed = self.stayed();
-            if stayed.unwrap_or_else(|| is_block(&self.base, here, self.step)) {
-                return Some(self.step);
-            }
-            self.rolling = Some(Rolling::of(here));
-        }
-        let sum = self.rolling?.value();
-        let index = self.index.get_or_insert_with(|| Index::new(&self.base));
-        if !index.has(sum) {
+    /// The digest and the blocks of the content that these parts are; `None` when one is missing.
+    #[must_use]
+    pub fn join(&self, mut parts: Vec<SignedPart>) -> Option<(Digest, Option<Blocks>)> {
+        parts.sort_unstable_by_key(|part| part.number);
+        let count = self.size.div_ceil(PART_BYTES as u64);
+        let all = parts.len() as u64 == count;
+        if !all || !parts.iter().enumerate().all(|(number, part)| part.number == number) {
             return None;
         }
-        index.of(sum).find(|&found| is_block(&self.base, here, found))
-    }
-
-    /// Whether the block at `at`, where the old content would go on in its place, is what it was;
-    /// `None` when nothing stands in its place any more. Saves hashing it twice.
-    fn stayed(&self) -> Option<bool> {
-        let place = self.start + self.at as u64;
-        let signed = self.signer.as_ref().map(|signer| &signer.known)?;
-        let there = signed.block == self.base.block && place == self.base.range(self.step).0;
-        let hash = signed.hashes.get(self.step).filter(|_| there)?;
-        Some(self.base.sums.len() > self.step && self.base.hashes.get(self.step) == Some(hash))
-    }
-
-    /// Moves on by one byte.
-    fn advance(&mut self) {
-        let after = self.at + self.base.block;
-        match (&mut self.rolling, self.window.get(after)) {
-            (Some(rolling), Some(&into)) => rolling.roll(self.window[self.at], into),
-            // Computed anew when there is more.
-            (rolling, _) => *rolling = None,
+        let mut nodes = Stack::default();
+        let mut blocks = self.block.map(|block| Blocks::new(self.size, block));
+        for part in parts {
+            nodes.push(part.node);
+            if let Some((blocks, known)) = blocks.as_mut().zip(part.known) {
+                blocks.sums.extend(known.sums);
+                blocks.hashes.extend(known.hashes);
+            }
         }
-        self.at += 1;
-    }
-
-    /// The end of the content, shorter than a block: perhaps the old one's.
-    fn tail(&mut self) {
-        let last = self.base.hashes.len().saturating_sub(1);
-        let (offset, length) = self.base.range(last);
-        let rest = &self.window[self.at..];
-        if let Some(new) = rest.len().checked_sub(length)
-            && is_block(&self.base, &rest[new..], last)
-        {
-            self.writer.bring(&rest[..new]);
-            self.writer.copy(offset, length as u64);
-        } else {
-            self.writer.bring(rest);
-        }
+        Some((nodes.root()?, blocks))
     }
 }
 
-/// Whether bytes are the old block of this number.
-fn is_block(base: &Blocks, bytes: &[u8], index: usize) -> bool {
-    let Some(&known) = base.hashes.get(index) else { return false };
-    let (offset, length) = base.range(index);
-    bytes.len() == length && beginning(&node(bytes, offset)) == known
+impl Part<'_> {
+    /// Takes the next bytes: a multiple of 128 KiB, but for the end of the part.
+    pub fn take(&mut self, bytes: &[u8]) {
+        self.left = self.left.saturating_sub(bytes.len());
+        self.hasher.update(bytes);
+        if let Some(known) = &mut self.known {
+            let first = self.number * (PART_BYTES / known.block) + known.hashes.len();
+            known.take_from(bytes, self.signer.base, first);
+        }
+    }
+
+    /// The part; `None` unless all of it was taken.
+    #[must_use]
+    pub fn finish(self) -> Option<SignedPart> {
+        if self.left > 0 || self.hasher.count() == 0 {
+            return None;
+        }
+        let node = self.hasher.finalize_non_root();
+        Some(SignedPart { number: self.number, node, known: self.known })
+    }
 }

@@ -58,13 +58,8 @@ impl Nodes {
 /// The hash of a part.
 #[must_use]
 pub fn part_node(bytes: &[u8], number: usize) -> ChainingValue {
-    node(bytes, number as u64 * PART_BYTES as u64)
-}
-
-/// The node of bytes that stand at `offset`, a multiple of their length or the last ones.
-pub(super) fn node(bytes: &[u8], offset: u64) -> ChainingValue {
     let mut hasher = blake3::Hasher::new();
-    hasher.set_input_offset(offset);
+    hasher.set_input_offset(number as u64 * PART_BYTES as u64);
     hasher.update(bytes).finalize_non_root()
 }
 

@@ -3,6 +3,7 @@
 use std::ops::Range;
 
 use super::patch::PatchWriter;
+use crate::varint;
 
 /// Smaller content is as quickly sent whole.
 const FROM_BYTES: usize = 256;
@@ -36,38 +37,39 @@ impl Sketch {
         if !(FROM_BYTES..=UP_TO_BYTES).contains(&content.len()) {
             return None;
         }
-        let block = block_of(content.len());
+        let block = block_bytes(content.len());
         let sums = content.chunks(block).map(sum).collect();
         let size = u32::try_from(content.len()).ok()?;
         Some(Self { size, block: u32::try_from(block).ok()?, sums })
+    }
+
+    /// Appends it for a file that keeps it.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        varint::push(self.size.into(), out);
+        self.sums.iter().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
+    }
+
+    /// Takes what [`Sketch::encode`] wrote from the front; `None` when there is no such thing.
+    #[must_use]
+    pub fn decode(input: &mut &[u8]) -> Option<Self> {
+        let mut used = 0;
+        let size = varint::read(input, &mut used)?;
+        let content = usize::try_from(size).ok()?;
+        if !(FROM_BYTES..=UP_TO_BYTES).contains(&content) {
+            return None;
+        }
+        let block = block_bytes(content);
+        let count = content.div_ceil(block);
+        let (sums, rest) = input.split_at_checked(used)?.1.split_at_checked(count * 2)?;
+        *input = rest;
+        let sums = sums.as_chunks().0.iter().map(|sum| u16::from_le_bytes(*sum)).collect();
+        Some(Self { size: u32::try_from(size).ok()?, block: u32::try_from(block).ok()?, sums })
     }
 
     /// Memory it takes, in bytes.
     #[must_use]
     pub fn bytes(&self) -> usize {
         size_of::<Self>() + size_of_val(&*self.sums)
-    }
-
-    /// As bytes that [`Self::decode`] reads: where there are many, they need not stay in memory.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        out.extend_from_slice(&self.size.to_le_bytes());
-        self.sums.iter().for_each(|sum| out.extend_from_slice(&sum.to_le_bytes()));
-    }
-
-    /// What [`Self::encode`] made; `None` for anything that cannot be.
-    #[must_use]
-    pub fn decode(bytes: &[u8]) -> Option<Self> {
-        let (size, sums) = bytes.split_first_chunk::<4>()?;
-        let size = u32::from_le_bytes(*size);
-        let len = usize::try_from(size).ok()?;
-        if !(FROM_BYTES..=UP_TO_BYTES).contains(&len) || sums.len() % 2 != 0 {
-            return None;
-        }
-        let block = block_of(len);
-        let sums: Box<[u16]> =
-            sums.chunks_exact(2).map(|pair| u16::from_le_bytes([pair[0], pair[1]])).collect();
-        let fits = sums.len() == len.div_ceil(block);
-        fits.then_some(Self { size, block: u32::try_from(block).ok()?, sums })
     }
 
     /// The patch to another content, which must be checked: blocks may be equal by chance.
@@ -166,11 +168,12 @@ impl Sketch {
     }
 }
 
-fn block_of(size: usize) -> usize {
-    (size / MAX_BLOCKS).next_power_of_two().max(BLOCK_BYTES)
+/// How long the blocks of a content are.
+fn block_bytes(content: usize) -> usize {
+    (content / MAX_BLOCKS).next_power_of_two().max(BLOCK_BYTES)
 }
 
-/// Two bytes for a block. Kept no longer than a process lives, so it may change.
+/// Two bytes for a block. Stands in files, under a version of theirs.
 fn sum(block: &[u8]) -> u16 {
     const MIX: u64 = 0x9e37_79b9_7f4a_7c15;
     let mut state = (block.len() as u64).wrapping_mul(MIX);

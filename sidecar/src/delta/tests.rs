@@ -62,6 +62,21 @@ fn by_blocks(old: &[u8], new: &[u8]) -> Vec<u8> {
     patch
 }
 
+/// By what is known of both; and how many bytes of the new one were looked at.
+fn by_gaps(old: &[u8], new: &[u8]) -> Option<(Vec<u8>, usize)> {
+    let known = |content| Arc::new(blocks_of(content).1);
+    let mut gaps = Gaps::between(known(old), known(new))?;
+    let (mut patch, mut looked) = (Vec::new(), 0);
+    while let Some((offset, length)) = gaps.wanted() {
+        assert!((1..=128 << 10).contains(&length));
+        assert!(gaps.take(&new[offset as usize..][..length]));
+        patch.extend(gaps.patch());
+        looked += length;
+    }
+    patch.extend(gaps.finish());
+    Some((patch, looked))
+}
+
 #[derive(Clone, Debug)]
 enum Act {
     Insert(usize, usize),
@@ -138,6 +153,9 @@ proptest! {
     #[test]
     fn blocks_patch_exactly((old, new) in edited(70_000..400_000)) {
         patched(&old, &new, &by_blocks(&old, &new));
+        if let Some((patch, _)) = block_bytes(new.len() as u64).and_then(|_| by_gaps(&old, &new)) {
+            patched(&old, &new, &patch);
+        }
     }
 
     #[test]
@@ -169,10 +187,6 @@ fn sketches_patch_but_for_chance() {
     let run = runner.run(&edited(256..9000), |(old, new)| {
         let sketch = Sketch::of(&old).unwrap();
         patched(&old, &new, &sketch.patch(&new));
-        let mut bytes = Vec::new();
-        sketch.encode(&mut bytes);
-        assert_eq!(Sketch::decode(&bytes), Some(sketch));
-        assert_eq!(Sketch::decode(&bytes[..bytes.len() - 2]), None);
         Ok(())
     });
     run.unwrap();
@@ -290,6 +304,100 @@ fn scattered_edits_cost_a_block_each() {
     let patch = by_blocks(&old, &new);
     assert!(patch.len() <= 3 * (block + 8), "{}", patch.len());
     patched(&old, &new, &patch);
+}
+
+#[test]
+fn what_stayed_is_not_looked_at() {
+    let old = noise(2 << 20, 1);
+    let block = block_bytes(2 << 20).unwrap();
+    let mut new = old.clone();
+    for at in [0, 1 << 20, (2 << 20) - 1] {
+        new[at] ^= 1;
+    }
+    let (patch, looked) = by_gaps(&old, &new).unwrap();
+    assert_eq!(looked, 3 * block);
+    assert!(patch.len() <= 3 * (block + 8), "{}", patch.len());
+    patched(&old, &new, &patch);
+    // What moves is looked at from there on, and found.
+    let mut new = old.clone();
+    new.splice((1 << 20) + 7..(1 << 20) + 7, noise(120, 2));
+    let (patch, looked) = by_gaps(&old, &new).unwrap();
+    assert_eq!(looked, new.len() - (1 << 20));
+    assert!(patch.len() <= 120 + 2 * block + 20, "{}", patch.len());
+    patched(&old, &new, &patch);
+}
+
+#[test]
+fn i4_a_content_that_changed_meanwhile_is_refused() {
+    let old = noise(1 << 20, 1);
+    let mut new = old.clone();
+    new[5000] ^= 1;
+    let known = |content: &[u8]| Arc::new(blocks_of(content).1);
+    let mut gaps = Gaps::between(known(&old), known(&new)).unwrap();
+    let (offset, length) = gaps.wanted().unwrap();
+    assert!(!gaps.take(&old[offset as usize..][..length]));
+}
+
+#[test]
+fn parts_signed_in_any_order_are_the_content() {
+    for size in [PART_BYTES + 1, 3 * PART_BYTES, 5 * PART_BYTES + 70_001] {
+        let content = noise(size, 4);
+        let mut before = content.clone();
+        before[70_000] ^= 1;
+        let base = blocks_of(&before).1;
+        for (traced, base) in [(false, None), (true, None), (true, Some(&base))] {
+            let signer = PartSigner::new(size as u64, traced, base);
+            let mut parts = Vec::new();
+            for number in (0..).take_while(|&number| signer.range(number).is_some()) {
+                let (offset, length) = signer.range(number).unwrap();
+                let mut part = signer.part(number);
+                let bytes = &content[offset as usize..][..length];
+                bytes.chunks(128 << 10).for_each(|piece| part.take(piece));
+                parts.push(part.finish().unwrap());
+            }
+            parts.reverse();
+            assert!(signer.part(0).finish().is_none(), "nothing was taken");
+            let (digest, blocks) = signer.join(parts).unwrap();
+            let (known, signed) = blocks_of(&content);
+            assert_eq!((digest, known), (Digest::of(&content), digest), "{size}");
+            assert_eq!(blocks, traced.then_some(signed), "{size}");
+        }
+    }
+}
+
+#[test]
+fn sketches_come_back_from_a_file() {
+    for size in [2 << 10, 11_000, 64 << 10] {
+        let sketch = Sketch::of(&source(size)).unwrap();
+        let mut bytes = Vec::new();
+        sketch.encode(&mut bytes);
+        for cut in 0..bytes.len() {
+            assert!(Sketch::decode(&mut &bytes[..cut]).is_none(), "cut at {cut}");
+        }
+        bytes.push(7);
+        let mut input = &bytes[..];
+        assert_eq!(Sketch::decode(&mut input), Some(sketch));
+        assert_eq!(input, [7]);
+    }
+    assert!(Sketch::decode(&mut &[0xff; 9][..]).is_none());
+}
+
+#[test]
+fn blocks_come_back_from_a_file() {
+    for size in [70_000, 1 << 20, (3 << 20) + 5] {
+        let blocks = blocks_of(&noise(size, 5)).1;
+        let mut bytes = Vec::new();
+        blocks.encode(&mut bytes);
+        assert!(Blocks::bytes_for(size as u64) >= blocks.bytes());
+        for cut in [0, 1, 2, bytes.len() / 2, bytes.len() - 1] {
+            assert!(Blocks::decode(&mut &bytes[..cut]).is_none(), "cut at {cut}");
+        }
+        bytes.push(7);
+        let mut input = &bytes[..];
+        assert_eq!(Blocks::decode(&mut input), Some(blocks));
+        assert_eq!(input, [7]);
+    }
+    assert!(Blocks::decode(&mut &[0xff; 9][..]).is_none(), "no size that allocates");
 }
 
 #[test]

@@ -45,6 +45,8 @@ impl Pace {
 mod tests {
     use super::*;
 
+    // One moment is as good as another.
+    #[allow(clippy::disallowed_methods)]
     #[test]
     fn a_save_waits_for_nothing_and_a_burst_for_company() {
         let start = Instant::now();
