@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::receive::fold;
 use e2ek_sidecar::server::listen::{DEAD_AFTER, HEARTBEAT, HELLO_WITHIN, hello};
-use e2ek_sidecar::tree::{Entry, TreeId};
+use e2ek_sidecar::tree::{Entry, Snapshot, TreeId};
 use e2ek_sidecar::wire::{
-    self, Decoder, FromHub, Hello, How, Op, PIECE_BYTES, Packer, ToHub, WINDOW_BYTES, WireError,
+    self, Decoder, FromHub, Hello, How, Op, OpsPacker, PIECE_BYTES, Packer, ToHub, WINDOW_BYTES,
+    WireError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
@@ -22,12 +23,16 @@ use tokio::sync::{Semaphore, mpsc};
 use self::lane::Lane;
 pub(super) use self::lane::Taken;
 use crate::engine::session::TargetId;
-use crate::transfer::{Changed, Distance, Folder, Origin, Pace, Patches};
-use crate::transport::Link;
-use crate::transport::process::Transport;
+use crate::transfer::{Changed, Distance, Folder, Kin, Likened, Origin, Pace, Patches};
+use crate::transport::{Ended, Link, NotStarted, Transport, process};
 
 /// Read at once.
 const READ_BYTES: usize = 64 << 10;
+/// So many ops and more are packed for a hub that is far away: for fewer the tree they lead on from
+/// takes more bytes than it saves.
+const PACK_FROM: usize = 4;
+/// zstd level of packed ops: they are few, and what can be compressed of them are names.
+const PACK_LEVEL: i32 = 6;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// How long a carrier may take to end by itself after its streams were closed.
@@ -61,14 +66,14 @@ pub(super) struct Progress {
 /// Why a link is over.
 #[derive(Debug)]
 pub(super) enum LinkError {
-    /// The carrier could not be started.
-    NotStarted(io::Error),
+    /// There is no carrier.
+    NotStarted(NotStarted),
     /// The other end broke the protocol, or is not ours.
     Wire(WireError),
     /// Nothing came for fifteen seconds.
     Silent,
-    /// It was closed; the carrier's exit code, if it had one.
-    Closed(Option<i32>),
+    /// It was closed; how its carrier ended.
+    Closed(Ended),
 }
 
 /// Something to send.
@@ -76,6 +81,7 @@ pub(super) enum Outgoing {
     Message(ToHub),
     Ops {
         generation: u64,
+        base: Snapshot,
         ops: Arc<[Op]>,
     },
     Data {
@@ -84,11 +90,12 @@ pub(super) enum Outgoing {
         indices: Vec<u32>,
         commit: TreeId,
     },
-    /// Content that goes ahead, bit by bit between what comes after this.
+    /// Content that goes ahead, bit by bit between what comes after this; as a patch of what is in
+    /// `base`, where that is told.
     Ahead {
         number: u64,
         op: Op,
-        whole: bool,
+        base: Option<Snapshot>,
     },
     EndAhead(u64),
 }
@@ -121,10 +128,10 @@ pub(super) async fn serve(
     events: Events,
 ) {
     let distance = match transport {
-        Transport::Embedded { .. } => Distance::Here,
-        Transport::Program { .. } => Distance::Far,
+        Transport::Process(process::Transport::Embedded { .. }) => Distance::Here,
+        Transport::Process(process::Transport::Program { .. }) | Transport::Pod(_) => Distance::Far,
     };
-    let down = match transport.connect() {
+    let down = match transport.connect().await {
         Err(error) => LinkError::NotStarted(error),
         Ok(Link { reader, writer, carrier }) => {
             let mut sender = Sender {
@@ -136,19 +143,22 @@ pub(super) async fn serve(
                 buffer: Vec::new(),
                 distance,
                 patches: Patches::default(),
+                likened: Likened::default(),
                 packer: Packer::new(0),
                 pace: Pace::new(distance),
                 lane: Lane::new(taken),
             };
             let result = tokio::select! {
                 result = read(target, serial, reader, &events) => result,
-                result = sender.run(&mut outgoing) => result.map_err(|_| LinkError::Closed(None)),
+                result = sender.run(&mut outgoing) => {
+                    result.map_err(|_| LinkError::Closed(Ended::default()))
+                }
             };
             let _ = sender.writer.shutdown().await;
             drop(sender);
-            let code = carrier.end(CARRIER_ENDS_WITHIN).await;
+            let ended = carrier.end(CARRIER_ENDS_WITHIN).await;
             match result {
-                Err(LinkError::Closed(_)) | Ok(()) => LinkError::Closed(code),
+                Err(LinkError::Closed(_)) | Ok(()) => LinkError::Closed(ended),
                 Err(error) => error,
             }
         }
@@ -166,13 +176,13 @@ async fn read(
     let greeting = tokio::time::timeout(HELLO_WITHIN, hello(&mut reader, &mut buffer)).await;
     let (theirs, rest) = match greeting {
         Ok(Some(greeting)) => greeting.map_err(LinkError::Wire)?,
-        Ok(None) => return Err(LinkError::Closed(None)),
+        Ok(None) => return Err(LinkError::Closed(Ended::default())),
         Err(_) => return Err(LinkError::Silent),
     };
     wire::negotiate(&Hello::ours(), &theirs).map_err(LinkError::Wire)?;
     let tell = async |event| {
         let sent = events.send((target, serial, event)).await;
-        sent.map_err(|_| LinkError::Closed(None))
+        sent.map_err(|_| LinkError::Closed(Ended::default()))
     };
     tell(LinkEvent::Up).await?;
     let mut decoder = Decoder::default();
@@ -182,7 +192,7 @@ async fn read(
             tell(LinkEvent::Message(message)).await?;
         }
         match tokio::time::timeout(DEAD_AFTER, reader.read(&mut buffer)).await {
-            Ok(Ok(0) | Err(_)) => return Err(LinkError::Closed(None)),
+            Ok(Ok(0) | Err(_)) => return Err(LinkError::Closed(Ended::default())),
             Err(_) => return Err(LinkError::Silent),
             Ok(Ok(len)) => decoder.feed(&buffer[..len]),
         }
@@ -199,6 +209,8 @@ struct Sender {
     distance: Distance,
     /// Of the generation whose ops were sent last.
     patches: Patches,
+    /// What was sent as a patch of something like it.
+    likened: Likened,
     packer: Packer,
     pace: Pace,
     lane: Lane,
@@ -241,12 +253,14 @@ impl Sender {
                 }
                 self.message(&message).await?;
             }
-            Outgoing::Ops { generation, ops } => self.ops(generation, &ops).await?,
+            Outgoing::Ops { generation, base, ops } => self.ops(generation, &base, &ops).await?,
             Outgoing::Data { generation, ops, indices, commit } => {
                 self.data(generation, &ops, &indices).await?;
                 self.message(&ToHub::Commit { generation, target: commit }).await?;
             }
-            Outgoing::Ahead { number, op, whole } => self.begin_ahead(number, &op, whole).await?,
+            Outgoing::Ahead { number, op, base } => {
+                self.begin_ahead(number, &op, base.as_ref()).await?;
+            }
             Outgoing::EndAhead(number) => {
                 self.lane.end(number);
                 self.message(&ToHub::AheadEnd { number }).await?;
@@ -266,7 +280,11 @@ impl Sender {
 
     async fn flush(&mut self) -> io::Result<()> {
         let began = Instant::now();
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
         self.writer.write_all(&self.buffer).await?;
+        self.writer.flush().await?;
         self.pace.observe(self.buffer.len() as u64, began.elapsed());
         self.buffer.clear();
         Ok(())
@@ -290,21 +308,33 @@ impl Sender {
         Ok(())
     }
 
-    async fn ops(&mut self, generation: u64, ops: &[Op]) -> io::Result<()> {
+    async fn ops(&mut self, generation: u64, base: &Snapshot, ops: &[Op]) -> io::Result<()> {
         self.patches = Patches::of(generation);
-        let (mut dressed, mut folder) = (Vec::with_capacity(ops.len()), Folder::default());
-        for (index, op) in (0u32..).zip(ops) {
-            let mut op = Op { meta: self.origin.meta(op, &mut folder), ..op.clone() };
-            if let Some(patch) = self.origin.patch(&op, self.distance) {
-                self.patches.insert(index, patch);
+        let mut folder = Folder::default();
+        let mut kin = Kin::new(base, ops, &mut self.likened);
+        // What moves with its directory is not looked at, one by one.
+        let mut folded = fold(base, ops);
+        for (index, op) in &mut folded {
+            op.meta = self.origin.meta(op, &mut folder);
+            if let Some(patch) = self.origin.patch(op, self.distance) {
+                self.patches.insert(*index, patch);
                 op.how = How::Patch;
+            } else if let Some((from, patch)) = self.origin.patch_like(op, &mut kin, self.distance)
+            {
+                self.patches.insert(*index, patch);
+                op.how = How::Like { from };
             }
-            dressed.push(op);
         }
-        let mut batches = wire::batches(fold(dressed)).peekable();
+        let packs = self.distance == Distance::Far && folded.len() >= PACK_FROM;
+        let mut packer = packs.then(|| OpsPacker::new(generation, base.id(), PACK_LEVEL));
+        let mut batches = wire::batches(folded.into_iter().map(|(_, op)| op)).peekable();
         while let Some(ops) = batches.next() {
             let last = batches.peek().is_none();
-            self.paid(&ToHub::Ops { generation, ops, last }).await?;
+            let message = match &mut packer {
+                Some(packer) => packer.pack(&ops, last),
+                None => ToHub::Ops { generation, ops, last },
+            };
+            self.paid(&message).await?;
         }
         Ok(())
     }

@@ -36,5 +36,6 @@ mod place;
 mod processes;
 mod refused;
 mod restart;
+mod storm;
 mod tree;
 mod watch;

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{check, file_size};
+use super::{check_content, check_place, file_size};
 use crate::tree::{Digest, Entry};
 use crate::wire::{AHEAD_BYTES, AHEAD_CONTENTS, How, Op, WireError};
 
@@ -31,8 +31,10 @@ impl Ahead {
     /// # Errors
     /// When it is out of order, nonsense in itself, or more than may be kept.
     pub fn begin(&mut self, number: u64, op: &Op, roots: usize) -> Result<(), WireError> {
-        check(op, None, roots)?;
-        let (Some(content), How::Data | How::Patch) = (content_of(op), &op.how) else {
+        check_place(op, None, roots)?;
+        check_content(op, roots)?;
+        let (Some(content), How::Data | How::Patch | How::Like { .. }) =
+            (content_of(op), &op.how) else {
             return Err(WireError::Order("nothing that comes ahead"));
         };
         if number <= self.last {

@@ -19,7 +19,8 @@ use super::root::Staged;
 use super::site::Site;
 use crate::delta::{NodeHasher, Nodes};
 use crate::receive::Ahead;
-use crate::tree::{Digest, Entry, Reason};
+use crate::path::SyncPath;
+use crate::tree::{Digest, Entry, Node, Reason};
 use crate::wire::{
     self, AHEAD_WINDOW_BYTES, Blob, FromHub, How, MAX_FRAME_BYTES, NotHeld, Op, WireError,
 };
@@ -191,9 +192,9 @@ impl Site {
     fn begin_content(&mut self, number: u64, op: &Op) -> Result<Content, NotHeld> {
         let digest = content_of(op.change.new.as_ref()).unwrap_or_default();
         let known = content_of(op.change.old.as_ref()).and_then(|digest| self.parts.get(digest));
-        if op.how == How::Patch {
+        if let Some((from, size)) = self.base_of(op)? {
             let name = format!("ahead-{number}");
-            let patching = self.begin_patch(op, &name).map_err(why)?;
+            let patching = self.begin_patch(op, (from, size), &name).map_err(why)?;
             let making = Making::Patch(Box::new(patching));
             return Ok(Content { making, digest, known });
         }
@@ -211,6 +212,20 @@ impl Site {
         }
         let making = Making::Whole { staged, hasher: Box::default(), left: size };
         Ok(Content { making, digest, known })
+    }
+
+    /// What a content is a patch of: where that lies, and how long it is.
+    fn base_of<'a>(&self, op: &'a Op) -> Result<Option<(&'a SyncPath, u64)>, NotHeld> {
+        let (from, size) = match (&op.how, &op.change.old) {
+            (How::Patch, Some(Entry::File { size, .. })) => (&op.change.path, *size),
+            (How::Like { from }, _) => match self.receiver.held().get(from) {
+                Some(&Node::File { size, .. }) => (from, size),
+                _ => return Err(NotHeld::Base),
+            },
+            (How::Patch, _) => return Err(NotHeld::Base),
+            _ => return Ok(None),
+        };
+        Ok(Some((from, size)))
     }
 
     /// Puts what came ahead in place.

@@ -10,6 +10,7 @@ use tracing::info;
 
 use super::ahead::Lane;
 use super::apply::{Applying, Parts};
+use super::replay::Inside;
 use super::root::TargetRoot;
 use super::store::{Claim, Owner, Store};
 use super::target::Target;
@@ -23,6 +24,8 @@ pub(super) struct Site {
     pub(super) roots: Vec<Option<Arc<TargetRoot>>>,
     /// Whose root the paths are resolved in.
     pub(super) process: Option<Target>,
+    /// The process is a container's, which starts anew without what was written.
+    pub(super) inside: Option<Inside>,
     /// `None` in a session that only looks.
     pub(super) store: Option<Store>,
     pub(super) receiver: Receiver,
@@ -97,12 +100,17 @@ impl Site {
         &self.directory
     }
 
-    /// Ends cleanly: what is under way enters the record, and nothing staged is left.
-    pub(super) fn close(mut self) {
-        self.abandon();
+    /// Leaves nothing staged while nobody is there.
+    pub(super) fn tidy(&self) {
         for root in self.roots.iter().flatten() {
             root.tidy();
         }
+    }
+
+    /// Ends cleanly: what is under way enters the record, and nothing staged is left.
+    pub(super) fn close(mut self) {
+        self.abandon();
+        self.tidy();
         // Whoever gets the record next finds the roots free as well.
         self.claims.clear();
         if let Some(Err(error)) = self.store.map(Store::close) {

@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use e2ek_sidecar::tree::Entry;
+use e2ek_sidecar::tree::{Entry, Snapshot};
 use e2ek_sidecar::wire::{Blob, How, Op, PIECE_BYTES, Packer, ToHub};
 use tokio::sync::Notify;
 
 use super::{LinkEvent, PROGRESS_EVERY, Progress, Sender};
-use crate::transfer::{Changed, Folder, Patch, Reading, Window};
+use crate::transfer::{Changed, Folder, Kin, Patch, Reading, Window};
 
 /// What the hub took of all that was sent ahead on a link; told by the daemon's loop.
 #[derive(Default)]
@@ -99,13 +99,19 @@ impl Sender {
         &mut self,
         number: u64,
         op: &Op,
-        whole: bool,
+        base: Option<&Snapshot>,
     ) -> io::Result<()> {
         let meta = self.origin.meta(op, &mut Folder::default());
         let mut op = Op { meta, ..op.clone() };
-        let patch = self.origin.patch(&op, self.distance).filter(|_| !whole);
-        if patch.is_some() {
-            op.how = How::Patch;
+        let mut patch = None;
+        if let Some(base) = base {
+            let mut kin = Kin::new(base, &[], &mut self.likened);
+            if let Some(own) = self.origin.patch(&op, self.distance) {
+                (patch, op.how) = (Some(own), How::Patch);
+            } else if let Some((from, like)) = self.origin.patch_like(&op, &mut kin, self.distance)
+            {
+                (patch, op.how) = (Some(like), How::Like { from });
+            }
         }
         self.message(&ToHub::Ahead { number, op: op.clone() }).await?;
         if self.lane.items.is_empty() {

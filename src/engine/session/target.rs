@@ -2,6 +2,7 @@
 
 mod flight;
 mod lane;
+mod pace;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -15,14 +16,16 @@ use e2ek_sidecar::wire::{
 pub(super) use self::flight::Report;
 use self::flight::{InFlight, Planned};
 use self::lane::Lane;
+use self::pace::Pace;
 use super::command::Command;
 use super::compare::{Compare, Progress};
 use super::mirror::Mirror;
 use super::{Closing, Effect, Local, Notice, Settings, TargetId};
 use crate::engine::plan::{self, Given, Hold, Mode, Refused};
 
-/// Generations on their way at once.
-const MAX_IN_FLIGHT: usize = 64;
+/// Generations on their way at once: what comes meanwhile becomes one. Saves one after the other are
+/// not held up by a round trip of 50 ms.
+const MAX_IN_FLIGHT: usize = 8;
 /// The same as long as a first sync comes in pieces: one is applied while the next is on its way.
 const FILLING: usize = 2;
 /// First wait before a lost link is made again, and before refused paths are tried again; doubles.
@@ -106,6 +109,13 @@ pub(super) struct Target {
     /// The hub says it holds this, and it is not `acked`: ask when nothing is on its way.
     unsure: Option<TreeId>,
     in_flight: VecDeque<InFlight>,
+    /// Something was skipped: what is on its way leads elsewhere than to `sent`, and so would all that
+    /// is made from that.
+    astray: bool,
+    /// How soon the next generation may go out.
+    pace: Pace,
+    /// The source has more, which waits for that.
+    waits_for_more: bool,
     /// Large contents on their way.
     lane: Lane,
     /// The hub manages nothing yet and something lies there: ask before sending.
@@ -157,6 +167,9 @@ impl Target {
             sent: Snapshot::empty(),
             unsure: None,
             in_flight: VecDeque::new(),
+            astray: false,
+            pace: Pace::default(),
+            waits_for_more: false,
             lane: Lane::default(),
             ask: false,
             superseded: 0,
@@ -211,6 +224,7 @@ impl Target {
         self.connect_wait = (self.connect_wait * 2).clamp(RETRY_FIRST, CONNECT_RETRY_MAX);
         self.link = Link::Down;
         self.in_flight.clear();
+        (self.astray, self.waits_for_more) = (false, false);
         self.lane.link_down();
         self.begun_before |= std::mem::take(&mut self.begun);
         self.sent = self.acked.clone();
@@ -371,7 +385,13 @@ impl Target {
             effects.push(Effect::Say(Notice::Opened { target: self.id, equal }));
             self.compare(tree, &local.tree, effects);
         }
+        self.waits_for_more = false;
         if !matches!(self.link, Link::Ready) || self.is_blocked(settings) {
+            return;
+        }
+        let early = !self.filling && self.pace.next().is_some_and(|next| now < next);
+        if early && self.sent.id() != local.tree.id() {
+            self.waits_for_more = true;
             return;
         }
         if let Some(tree) = self.unsure {
@@ -382,7 +402,6 @@ impl Target {
         }
         self.forget_settled(now, &local.tree, settings, effects);
         let accepted = self.accepted == Some(local.tree.id());
-        let seen = self.seen.unwrap_or(local.seen);
         if !self.has_only_large(local) {
             let planned = self.planned(&local.tree, settings, false);
             let trees = (&local.tree, &self.sent);
@@ -397,13 +416,19 @@ impl Target {
             if only {
                 self.lane.set_only(&self.sent, &local.tree);
             }
+        } else {
+            self.begin_large(local, settings, effects);
         }
-        self.lane.begin(self.id, seen, settings, effects);
         // Remembered with what is on its way: a later save is not as old as that.
         self.seen = None;
         if self.lane.holds() && matches!(self.link, Link::Ready) && !self.is_blocked(settings) {
             self.put_held(now, accepted, local, generation, settings, effects);
         }
+    }
+
+    fn begin_large(&mut self, local: &Local, settings: &Settings, effects: &mut Vec<Effect>) {
+        let now = (&self.sent, self.seen.unwrap_or(local.seen));
+        self.lane.begin(self.id, now, settings, effects);
     }
 
     /// Whether large files are all that the target lacks, and nothing else has to be thought of.
@@ -477,6 +502,9 @@ impl Target {
             let notice = Notice::Forgotten { target: self.id, count: *forgotten };
             effects.push(Effect::Say(notice));
         }
+        if !planned.put {
+            self.begin_large(local, settings, effects);
+        }
         if !planned.ops.is_empty() {
             self.send(now, planned, local, generation, settings, effects);
         }
@@ -488,7 +516,7 @@ impl Target {
         settings.dry
             || self.in_flight.len() >= if self.filling { FILLING } else { MAX_IN_FLIGHT }
             || self.is_asking()
-            || self.unsure.is_some() && !self.in_flight.is_empty()
+            || (self.unsure.is_some() || self.astray) && !self.in_flight.is_empty()
     }
 
     fn is_asking(&self) -> bool {
@@ -673,7 +701,8 @@ impl Target {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let command = self.command.deadline(self.can_act(), self.lane.is_awaited());
-        [self.connect_at, self.retry_at, command].into_iter().flatten().min()
+        let pace = self.pace.next().filter(|_| self.waits_for_more);
+        [self.connect_at, self.retry_at, command, pace].into_iter().flatten().min()
     }
 
     pub(super) fn status(

@@ -1,4 +1,5 @@
-//! Owns content that is made from what the target holds: the old file and a patch become the new one.
+//! Owns content that is made from what the target holds: the old file, or another one that is much
+//! like the new, and a patch become the new one.
 //!
 //! The old file is read as it is found, whoever wrote it; the result's digest decides. Where it is not
 //! what the op says, for the old file was not what the record says, nothing is written and the record
@@ -16,7 +17,8 @@ use super::overlay::{self, Overlay};
 use super::redo::{Head, Redo};
 use super::{Outcome, file_size, meta};
 use crate::delta::{NodeHasher, Nodes, Patcher, Piece};
-use crate::tree::{Digest, Entry, Reason};
+use crate::path::SyncPath;
+use crate::tree::{Digest, Reason};
 use crate::wire::Op;
 
 /// Content up to here is made in memory and written as a small file is.
@@ -78,7 +80,10 @@ impl Site {
     pub(super) fn patch(&mut self, index: u32, bytes: &[u8]) {
         if !self.applying.patches.contains_key(&index) {
             let name = format!("{}-{index}", self.applying.generation);
-            match self.begin_patch(self.receiver.op(index), &name) {
+            let base = self.receiver.patched(index).ok_or(Fault::Base);
+            let begun =
+                base.and_then(|base| self.begin_patch(self.receiver.op(index), base, &name));
+            match begun {
                 Ok(patching) => drop(self.applying.patches.insert(index, patching)),
                 Err(fault) => return self.not_made(index, fault),
             }
@@ -100,14 +105,19 @@ impl Site {
         }
     }
 
-    /// Begins to make an op's content; `name` is for the record of a patch in place.
-    pub(in super::super) fn begin_patch(&self, op: &Op, name: &str) -> Result<Patching, Fault> {
+    /// Begins to make an op's content from what stands at `from`, `old_size` bytes; `name` is for the
+    /// record of a patch in place.
+    pub(in super::super) fn begin_patch(
+        &self,
+        op: &Op,
+        (from, old_size): (&SyncPath, u64),
+        name: &str,
+    ) -> Result<Patching, Fault> {
         let (root, below) = self.locate(&op.change.path).ok_or(Fault::Base)?;
-        let Some(Entry::File { size: old_size, .. }) = op.change.old else {
-            return Err(Fault::Base);
-        };
+        let itself = *from == op.change.path;
+        let (base, from) = self.locate(from).ok_or(Fault::Base)?;
         // Whatever is wrong with the old file, the look before a whole one tells it better.
-        let old = root.open_file(&below).map_err(|_| Fault::Base)?;
+        let old = base.open_file(&from).map_err(|_| Fault::Base)?;
         if old.metadata().map_or(true, |found| found.len() != old_size) {
             return Err(Fault::Base);
         }
@@ -116,7 +126,7 @@ impl Site {
             New::Memory(Vec::with_capacity(size as usize))
         } else {
             let staged = root.stage(&below, size).map_err(Fault::Root)?;
-            let redo = (old_size.min(size) > overlay::ABOVE_BYTES)
+            let redo = (itself && old_size.min(size) > overlay::ABOVE_BYTES)
                 .then(|| self.begin_redo(op, name, &old, size))
                 .flatten();
             match redo {

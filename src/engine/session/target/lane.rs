@@ -188,11 +188,12 @@ impl Lane {
         }
     }
 
-    /// Begins as many as may be on their way at a time.
+    /// Begins as many as may be on their way at a time, before what else is planned goes out: what it
+    /// removes may be what a content is made from.
     pub(super) fn begin(
         &mut self,
         id: TargetId,
-        seen: Instant,
+        (base, seen): (&Snapshot, Instant),
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
@@ -217,7 +218,8 @@ impl Lane {
             self.begun.insert(self.last, Begun { op: op.clone(), held: false, awaited, seen });
             self.by_content.insert(content, self.last);
             let whole = self.whole.contains(&content);
-            effects.push(Effect::Ahead { target: id, number: self.last, op: op.clone(), whole });
+            let (number, op, base) = (self.last, op.clone(), base.clone());
+            effects.push(Effect::Ahead { target: id, number, op, base, whole });
         }
     }
 

@@ -29,7 +29,7 @@ fn ended(effects: &[Effect]) -> Vec<u64> {
 /// Paths of a generation, and how their content comes.
 fn sent(effects: &[Effect]) -> Vec<(String, How)> {
     let ops = effects.iter().filter_map(|effect| match effect {
-        Effect::SendOps(_, _, ops) => Some(ops.to_vec()),
+        Effect::SendOps { ops, .. } => Some(ops.to_vec()),
         _ => None,
     });
     ops.flatten().map(|op| (op.change.path.to_string(), op.how)).collect()
