@@ -33,8 +33,8 @@ impl Ahead {
     pub fn begin(&mut self, number: u64, op: &Op, roots: usize) -> Result<(), WireError> {
         check_place(op, None, roots)?;
         check_content(op, roots)?;
-        let (Some(content), How::Data | How::Patch | How::Like { .. }) =
-            (content_of(op), &op.how) else {
+        let (Some(content), How::Data | How::Patch | How::Like { .. }) = (content_of(op), &op.how)
+        else {
             return Err(WireError::Order("nothing that comes ahead"));
         };
         if number <= self.last {

@@ -18,8 +18,8 @@ use super::look::{content_of, reason};
 use super::root::Staged;
 use super::site::Site;
 use crate::delta::{NodeHasher, Nodes};
-use crate::receive::Ahead;
 use crate::path::SyncPath;
+use crate::receive::Ahead;
 use crate::tree::{Digest, Entry, Node, Reason};
 use crate::wire::{
     self, AHEAD_WINDOW_BYTES, Blob, FromHub, How, MAX_FRAME_BYTES, NotHeld, Op, WireError,

@@ -16,6 +16,8 @@ use e2ek_sidecar::wire::{
 pub(super) use self::flight::Report;
 use self::flight::{InFlight, Planned};
 use self::lane::Lane;
+#[cfg(test)]
+pub(super) use self::lane::MOST_BEGUN;
 use self::pace::Pace;
 use super::command::Command;
 use super::compare::{Compare, Progress};

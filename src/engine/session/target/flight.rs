@@ -50,6 +50,8 @@ pub(super) struct InFlight {
     needed: Vec<u32>,
     /// Ops whose content goes ahead of a later generation instead.
     withdrawn: BTreeSet<u32>,
+    /// What was held for ops, by their indices.
+    given: BTreeMap<u32, u64>,
     /// What came of `Applied` so far.
     part: (Vec<Skipped>, Vec<SyncPath>),
     seen: Instant,
@@ -84,7 +86,7 @@ impl Target {
         };
         // Counted before some of it is given.
         let large = self.lane.amount();
-        let seen = self.lane.given(&ops);
+        let (given, seen) = self.lane.given(&ops);
         let seen = seen.or_else(|| self.seen.take()).unwrap_or(local.seen);
         // People are told of one sync: of a first one, and of large files that came together.
         let waits = self.lane.left_out() > 0;
@@ -134,6 +136,7 @@ impl Target {
             asking,
             needed: Vec::new(),
             withdrawn: BTreeSet::new(),
+            given,
             part: Default::default(),
             seen,
             hashed: local.hashed,
@@ -236,6 +239,9 @@ impl Target {
         let mut retried = retried.filter(|path| self.told.contains_key(*path)).peekable();
         if retried.peek().is_some() {
             self.command.settle(now, self.last_used, retried, settings);
+        }
+        for number in skipped.keys().filter_map(|index| flight.given.get(index)) {
+            effects.push(Effect::EndAhead(self.id, *number));
         }
         let mut told = skipped.clone();
         told.retain(|index, reason| reason.is_some() || !flight.withdrawn.contains(index));

@@ -22,6 +22,12 @@ use crate::engine::plan;
 /// A content, by its digest and size.
 type Content = (Digest, u64);
 
+/// Begun at a time: the hub keeps more, for what was given to ops that it skipped is with it until it is
+/// told otherwise.
+pub(in crate::engine::session) const MOST_BEGUN: usize = AHEAD_CONTENTS / 2;
+/// Their sizes together, in bytes, if they are more than one.
+const MOST_BEGUN_BYTES: u64 = AHEAD_BYTES / 2;
+
 /// One that was begun.
 struct Begun {
     op: Op,
@@ -202,7 +208,7 @@ impl Lane {
             self.begun.values().map(|begun| begun.op.change.path.clone()).collect();
         for (path, op) in &self.left_out {
             let count = self.begun.len();
-            if count >= AHEAD_CONTENTS {
+            if count >= MOST_BEGUN {
                 return;
             }
             let Some(content) = content_of(op) else { continue };
@@ -210,7 +216,7 @@ impl Lane {
                 continue;
             }
             bytes = bytes.saturating_add(content.1);
-            if count > 0 && bytes > AHEAD_BYTES {
+            if count > 0 && bytes > MOST_BEGUN_BYTES {
                 return;
             }
             self.last += 1;
@@ -241,17 +247,19 @@ impl Lane {
         Some((op, again))
     }
 
-    /// What is held was given to the ops that put it in place. Returns when the first change that led
-    /// to any of it was seen.
-    pub(super) fn given(&mut self, ops: &[Op]) -> Option<Instant> {
+    /// What is held was given to the ops that put it in place: their indices and its numbers. With
+    /// when the first change that led to any of it was seen.
+    pub(super) fn given(&mut self, ops: &[Op]) -> (BTreeMap<u32, u64>, Option<Instant>) {
         let mut first: Option<Instant> = None;
-        for op in ops.iter().filter(|op| op.how == How::Held) {
+        let mut given = BTreeMap::new();
+        for (index, op) in (0u32..).zip(ops).filter(|(_, op)| op.how == How::Held) {
             let Some(content) = content_of(op) else { continue };
             self.absent.remove(&content);
             self.whole.remove(&content);
             if let Some(number) = self.by_content.get(&content).copied() {
                 let seen = self.begun.get(&number).map(|begun| begun.seen);
                 first = first.into_iter().chain(seen).min();
+                given.insert(index, number);
                 self.forget(number);
             }
             match self.left_out.get_mut(&op.change.path) {
@@ -267,7 +275,7 @@ impl Lane {
                 None => {}
             }
         }
-        first
+        (given, first)
     }
 
     fn forget(&mut self, number: u64) -> Option<Op> {

@@ -1,6 +1,8 @@
 //! Large files go ahead of their generations.
 
-use e2ek_sidecar::wire::{AHEAD_CONTENTS, How, NotHeld};
+use e2ek_sidecar::wire::{How, NotHeld};
+
+use super::super::target::MOST_BEGUN;
 
 use super::*;
 
@@ -268,7 +270,7 @@ fn no_more_are_begun_than_the_hub_keeps_and_a_lost_link_begins_anew() {
     let all = tree(&[]).apply(&edits).unwrap();
     let mut bench = Bench::synced(&[]);
     let effects = bench.input(Input::Scanned { tree: all.clone(), seen: bench.now });
-    assert_eq!(ahead(&effects).len(), AHEAD_CONTENTS);
+    assert_eq!(ahead(&effects).len(), MOST_BEGUN);
     let effects = bench.held(1);
     assert_eq!((sent(&effects).len(), ahead(&effects).len()), (1, 0));
     let effects = bench.held(2);
@@ -277,6 +279,6 @@ fn no_more_are_begun_than_the_hub_keeps_and_a_lost_link_begins_anew() {
     bench.after(0);
     let effects = bench.opened(&tree(&[]), 9);
     let again = ahead(&effects);
-    assert_eq!(again.len(), AHEAD_CONTENTS);
-    assert!(again[0].0 > AHEAD_CONTENTS as u64, "numbers are not used twice");
+    assert_eq!(again.len(), MOST_BEGUN);
+    assert!(again[0].0 > MOST_BEGUN as u64, "numbers are not used twice");
 }
