@@ -13,7 +13,7 @@ use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 
 pub use self::moved::fold;
-use self::moved::{Tree, Unfolded, unfold};
+use self::moved::{Tree, Unfolded, nothing_of, unfold};
 use crate::path::SyncPath;
 use crate::tree::{Edit, Entry, Node, Reason, Snapshot, Stamp, TreeId};
 use crate::wire::{How, MAX_OPS, Op, Skipped, WireError};
@@ -85,7 +85,7 @@ pub enum Step {
         /// The file is complete with it.
         complete: bool,
     },
-    /// Go on with a patch of the old content.
+    /// Go on with a patch of the old content, or of another path's ([`Receiver::patched`]).
     Patch {
         /// Which op.
         index: u32,
@@ -122,6 +122,8 @@ struct Incoming {
     bytes: usize,
     /// Directories that move whole, as long as they do.
     trees: Vec<Tree>,
+    /// It was made from another tree than the record: nothing of it is done.
+    elsewhere: bool,
     /// The last Ops frame has come.
     whole: bool,
 }
@@ -152,11 +154,18 @@ impl Incoming {
     /// Works out what folded ops stand for, and where each op stands at the beginning.
     fn unfold(&mut self, held: &Snapshot, roots: usize) -> Result<(), WireError> {
         let folded = std::mem::take(&mut self.ops);
-        match unfold(folded, held)? {
+        let unfolded = match self.elsewhere {
+            true => Unfolded::Other(nothing_of(&folded)?),
+            false => unfold(folded, held)?,
+        };
+        match unfolded {
             Unfolded::Ops(ops, trees) => {
                 if !trees.is_empty() {
                     let before = std::iter::once(None).chain(ops.iter().map(Some));
-                    ops.iter().zip(before).try_for_each(|(op, b)| check(op, b, roots))?;
+                    ops.iter().zip(before).try_for_each(|(op, b)| {
+                        check_place(op, b, roots)?;
+                        check_content(op, roots)
+                    })?;
                 }
                 self.states = first_states(&ops, held);
                 (self.ops, self.trees) = (ops, trees);
@@ -240,6 +249,37 @@ impl Receiver {
         ops: Vec<Op>,
         last: bool,
     ) -> Result<Vec<Step>, WireError> {
+        self.take(generation, ops, last, false)
+    }
+
+    /// Takes ops that do not tell what stands at their paths so far, but that it is what the tree
+    /// `base` says. Where the record is another tree, all of the generation is skipped as a conflict.
+    ///
+    /// # Errors
+    /// As [`Self::take_ops`].
+    pub fn take_packed(
+        &mut self,
+        generation: u64,
+        base: TreeId,
+        mut ops: Vec<Op>,
+        last: bool,
+    ) -> Result<Vec<Step>, WireError> {
+        let elsewhere = base != self.held.id();
+        if !elsewhere {
+            for op in &mut ops {
+                op.change.old = self.held.entry(&op.change.path);
+            }
+        }
+        self.take(generation, ops, last, elsewhere)
+    }
+
+    fn take(
+        &mut self,
+        generation: u64,
+        ops: Vec<Op>,
+        last: bool,
+        elsewhere: bool,
+    ) -> Result<Vec<Step>, WireError> {
         let newer = generation > self.generation;
         let open = self.open.get_or_insert_with(|| Incoming {
             generation,
@@ -247,6 +287,7 @@ impl Receiver {
             states: Vec::new(),
             bytes: 0,
             trees: Vec::new(),
+            elsewhere,
             whole: false,
         });
         if !newer
@@ -256,8 +297,12 @@ impl Receiver {
         {
             return Err(WireError::Order("ops"));
         }
+        open.elsewhere |= elsewhere;
         for op in ops {
-            check(&op, open.ops.last(), self.roots)?;
+            check_place(&op, open.ops.last(), self.roots)?;
+            if !open.elsewhere {
+                check_content(&op, self.roots)?;
+            }
             open.bytes += bytes_of(&op);
             if open.bytes > MAX_OPS_BYTES {
                 return Err(WireError::Order("more ops than are held"));
@@ -296,6 +341,21 @@ impl Receiver {
         };
         let tree = open.trees.swap_remove(at);
         first_steps(open, |op| (tree.to..=tree.to + tree.count).contains(&op))
+    }
+
+    /// How long the file is that an op's patch is made from, by the record, and where it lies.
+    #[must_use]
+    pub fn patched(&self, index: u32) -> Option<(&SyncPath, u64)> {
+        let op = self.op(index);
+        let from = match &op.how {
+            How::Patch => &op.change.path,
+            How::Like { from } => from,
+            _ => return None,
+        };
+        match self.held.get(from) {
+            Some(&Node::File { size, .. }) => Some((from, size)),
+            _ => None,
+        }
     }
 
     /// The directories of the record that a [`Step::MoveTree`] moves.
@@ -362,11 +422,12 @@ impl Receiver {
     #[must_use]
     pub fn needed(&self) -> Option<Vec<u32>> {
         let open = self.open.as_ref()?;
-        let asks = |op: &Op| matches!(op.how, How::Ask | How::Copy { .. } | How::Tree { .. });
-        open.ops.iter().any(asks).then(|| {
+        open.ops.iter().any(|op| op.how.asks()).then(|| {
             (0u32..)
                 .zip(open.ops.iter().zip(&open.states))
-                .filter(|(_, (op, state))| asks(op) && matches!(state, State::Receiving { .. }))
+                .filter(|(_, (op, state))| {
+                    op.how.asks() && matches!(state, State::Receiving { .. })
+                })
                 .map(|(index, _)| index)
                 .collect()
         })
@@ -543,8 +604,8 @@ pub(crate) fn apply_what_fits(held: &Snapshot, edits: &mut Vec<Edit>) -> Snapsho
     }
 }
 
-/// Refuses an op that is nonsense in itself or leaves the roots.
-fn check(op: &Op, before: Option<&Op>, roots: usize) -> Result<(), WireError> {
+/// Refuses an op that is out of order or leaves the roots.
+fn check_place(op: &Op, before: Option<&Op>, roots: usize) -> Result<(), WireError> {
     let change = &op.change;
     if before.is_some_and(|b| b.change.path >= change.path) || change.path.is_root() {
         return Err(WireError::Order("ops are not sorted by path"));
@@ -552,9 +613,15 @@ fn check(op: &Op, before: Option<&Op>, roots: usize) -> Result<(), WireError> {
     if root_index(&change.path).is_none_or(|(root, _)| root >= roots) {
         return Err(WireError::Order("op outside the session's roots"));
     }
+    Ok(())
+}
+
+/// Refuses an op that is nonsense in itself.
+fn check_content(op: &Op, roots: usize) -> Result<(), WireError> {
+    let change = &op.change;
     let fits = match (&change.new, &op.how) {
         (Some(Entry::File { size, .. }), How::Data | How::Ask) => *size > 0,
-        (Some(Entry::File { size, .. }), How::Copy { from }) => {
+        (Some(Entry::File { size, .. }), How::Copy { from } | How::Like { from }) => {
             *size > 0 && root_index(from).is_some_and(|(root, _)| root < roots)
         }
         (Some(Entry::File { size, .. }), How::Patch) => {
@@ -591,7 +658,7 @@ fn bytes_of(op: &Op) -> usize {
         _ => 0,
     };
     let from = match &op.how {
-        How::Copy { from } | How::Tree { from, .. } => from.as_bytes().len(),
+        How::Copy { from } | How::Like { from } | How::Tree { from, .. } => from.as_bytes().len(),
         _ => 0,
     };
     op.change.path.as_bytes().len() + link(&op.change.old) + link(&op.change.new) + from
@@ -642,7 +709,10 @@ fn first_state(op: &Op, held: &Snapshot) -> State {
     match &op.how {
         How::Forget => State::Done(Stamp::default()),
         How::Data => State::Receiving { got: 0 },
-        How::Patch => State::Patching,
+        How::Like { from } if !matches!(held.get(from), Some(Node::File { size: 1.., .. })) => {
+            State::Lost
+        }
+        How::Patch | How::Like { .. } => State::Patching,
         How::Copy { from } if !same_content(held.get(from), op) => State::Receiving { got: 0 },
         _ => State::Waiting,
     }

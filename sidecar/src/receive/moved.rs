@@ -130,8 +130,8 @@ pub(super) enum Unfolded {
     Other(Vec<Op>),
 }
 
-/// The ops that folded ones stand for.
-pub(super) fn unfold(ops: Vec<Op>, held: &Snapshot) -> Result<Unfolded, WireError> {
+/// How many ops folded ones stand for.
+fn total_of(ops: &[Op]) -> Result<usize, WireError> {
     let folded = |op: &Op| match &op.how {
         How::Tree { count, .. } => *count as usize * 2 + 1,
         _ => 0,
@@ -140,6 +140,21 @@ pub(super) fn unfold(ops: Vec<Op>, held: &Snapshot) -> Result<Unfolded, WireErro
     if total > MAX_OPS {
         return Err(WireError::Order("more ops than a generation may have"));
     }
+    Ok(total)
+}
+
+/// As many ops as these stand for, that do nothing; they ask when some of these do.
+pub(super) fn nothing_of(ops: &[Op]) -> Result<Vec<Op>, WireError> {
+    let Some(first) = ops.first() else { return Ok(Vec::new()) };
+    let change = Change { path: first.change.path.clone(), old: None, new: None };
+    let how = if ops.iter().any(|op| op.how.asks()) { How::Ask } else { How::Forget };
+    let nothing = Op { change, how, meta: Meta::default() };
+    Ok(vec![nothing; total_of(ops)?])
+}
+
+/// The ops that folded ones stand for.
+pub(super) fn unfold(ops: Vec<Op>, held: &Snapshot) -> Result<Unfolded, WireError> {
+    let total = total_of(&ops)?;
     if total == ops.len() {
         return Ok(Unfolded::Ops(ops, Vec::new()));
     }

@@ -372,6 +372,50 @@ fn i4_an_op_that_expects_something_else_is_skipped() {
 }
 
 #[test]
+fn i4_packed_ops_are_done_on_the_tree_they_were_made_for_or_not_at_all() {
+    let held = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(1))]));
+    let wanted = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(2))]));
+    let ops = |how| vec![op("0/a", None, Some(file(2)), how)];
+    let mut receiver = Receiver::new(held.clone(), 0, 1);
+    receiver.take_packed(1, held.id(), ops(How::Data), true).unwrap();
+    assert_eq!(receiver.op(0).change.old, Some(file(1)), "filled in");
+    receiver.take_data(vec![(0, 0..1)]).unwrap();
+    receiver.done(0, Stamp::default());
+    receiver.commit(1, wanted.id()).unwrap();
+    assert_eq!(receiver.finish().unwrap().skipped, []);
+    assert_eq!(receiver.held().id(), wanted.id());
+    for (how, asks) in [(How::Data, false), (How::Patch, false), (How::Ask, true)] {
+        let mut receiver = Receiver::new(held.clone(), 0, 1);
+        assert_eq!(receiver.take_packed(1, wanted.id(), ops(how), true), Ok(vec![]));
+        assert_eq!(receiver.needed(), asks.then(Vec::new));
+        assert_eq!(receiver.take_data(vec![(0, 0..1)]), Ok(vec![]), "on its way already");
+        receiver.commit(1, wanted.id()).unwrap();
+        let skipped = Skipped { index: 0, reason: Some(Reason::Conflict) };
+        assert_eq!(receiver.finish().unwrap().skipped, [skipped]);
+        assert_eq!(receiver.held().id(), held.id());
+    }
+}
+
+#[test]
+fn a_patch_of_another_path_needs_a_file_there() {
+    let held = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(1))]));
+    let like = |from: &str| {
+        let how = How::Like { from: path(from) };
+        vec![op("0/b", None, Some(file(2)), how)]
+    };
+    let mut receiver = Receiver::new(held.clone(), 0, 1);
+    receiver.take_ops(1, like("0/a"), true).unwrap();
+    assert_eq!(receiver.patched(0), Some((&path("0/a"), 1)));
+    let step = Step::Patch { index: 0, range: 0..7 };
+    assert_eq!(receiver.take_data(vec![(0, 0..7)]), Ok(vec![step]));
+    let mut receiver = Receiver::new(held.clone(), 0, 1);
+    receiver.take_ops(1, like("0/c"), true).unwrap();
+    assert_eq!(receiver.take_data(vec![(0, 0..7)]), Ok(vec![]));
+    let mut receiver = Receiver::new(held, 0, 1);
+    assert!(receiver.take_ops(1, like("1/a"), true).is_err(), "outside the roots");
+}
+
+#[test]
 fn a_patch_is_whole_when_it_was_applied() {
     let held = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(1))]));
     let wanted = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(2))]));

@@ -215,10 +215,14 @@ impl Hub {
     pub(super) fn take_ops(
         &mut self,
         generation: u64,
+        base: Option<TreeId>,
         ops: Vec<Op>,
         last: bool,
     ) -> Result<Vec<FromHub>, WireError> {
-        let steps = self.receiver.take_ops(generation, ops, last)?;
+        let steps = match base {
+            Some(base) => self.receiver.take_packed(generation, base, ops, last)?,
+            None => self.receiver.take_ops(generation, ops, last)?,
+        };
         if !last {
             return Ok(Vec::new());
         }
