@@ -10,6 +10,7 @@ mod ending;
 mod join;
 mod link;
 mod members;
+mod pods;
 mod restarts;
 mod say;
 mod settings;
@@ -36,6 +37,7 @@ use self::ending::Ending;
 use self::join::Joined;
 use self::link::{LinkEvent, Outgoing};
 use self::members::Members;
+use self::pods::Groups;
 use self::say::Teller;
 pub use self::settings::Kind;
 use self::source::{Looked, Next, Source};
@@ -70,6 +72,8 @@ struct Daemon {
     next_target: TargetId,
     /// Second watches that take part.
     members: Members,
+    /// Workloads whose pods are targets.
+    groups: Groups,
     /// This program, to start hubs of it.
     program: PathBuf,
     teller: Teller,
@@ -135,7 +139,11 @@ pub async fn run(kind: Kind, config: Config, reporter: Reporter) -> Result<u8, E
         let pid = match Lock::take(&config.workspace_state()) {
             Ok(lock) => {
                 // As a task: what wakes it stays within the runtime, and costs no system call.
-                let daemon = Daemon::open(kind, config, desk, lock)?.run(signals);
+                let groups = tokio::select! {
+                    groups = Groups::open(kind, &config) => groups?,
+                    why = signals.next() => return Err(why),
+                };
+                let daemon = Daemon::open(kind, config, desk, lock, groups)?.run(signals);
                 return tokio::spawn(daemon).await.map_err(|error| Error::failure(&error))?;
             }
             Err(LockError::Busy { pid }) => pid,
@@ -152,7 +160,13 @@ pub async fn run(kind: Kind, config: Config, reporter: Reporter) -> Result<u8, E
 }
 
 impl Daemon {
-    fn open(kind: Kind, config: Config, desk: Desk, lock: Lock) -> Result<Self, Error> {
+    fn open(
+        kind: Kind,
+        config: Config,
+        desk: Desk,
+        lock: Lock,
+        groups: Groups,
+    ) -> Result<Self, Error> {
         let folder = config.workspace_state();
         let control =
             (kind == Kind::Watch).then(|| ControlServer::bind(&config.control_socket(), lock));
@@ -170,7 +184,8 @@ impl Daemon {
             .map_err(|error| Error::failure(&error))?;
         let has_command = config.targets.iter().any(|target| target.command.is_some());
         let terminal = stdin::is_terminal_of_human(&config) && has_command && kind == Kind::Watch;
-        let wanted = config.targets.iter().map(|target| settings::wanted(kind, &config, target));
+        let own = config.targets.iter().filter(|target| target.cluster.is_none());
+        let wanted = own.map(|target| settings::wanted(kind, &config, target));
         let wanted = wanted.collect::<Result<Vec<_>, Error>>()?;
         let program = std::env::current_exe()
             .map_err(|error| Error::io("find", Path::new("the running program"), &error))?;
@@ -197,6 +212,7 @@ impl Daemon {
             targets: BTreeMap::new(),
             next_target: 0,
             members: Members::default(),
+            groups,
             program,
             desk,
             config,
@@ -222,6 +238,7 @@ impl Daemon {
                 next = self.source.next() => self.source_event(next),
                 call = next_call(&mut self.control) => self.call(call),
                 member = self.members.left() => self.member_left(member),
+                (group, pods) = self.groups.changed() => self.pods_changed(group, pods),
                 bytes = self.stdin.next() => self.input(bytes),
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
                 () = tokio::task::yield_now(), if self.is_worth_saying() => self.say_all(),
@@ -233,7 +250,8 @@ impl Daemon {
     }
 
     fn start(&mut self) {
-        let targets = self.targets.values().map(|target| target.name.clone()).collect();
+        let targets = self.targets.values().map(|target| target.name.clone());
+        let targets = targets.chain(self.groups.names()).collect();
         self.say(Event::Started {
             source: Text::from(self.config.workspace.folder.as_path()),
             targets,
@@ -243,6 +261,7 @@ impl Daemon {
         for (target, command) in own {
             self.input_to_session(Input::Join { target, command });
         }
+        self.follow_pods();
         if self.kind == Kind::Watch {
             // Before they are asked for: the first save is not to wait for that.
             let contents = self.origin.contents().clone();
@@ -277,8 +296,10 @@ impl Daemon {
         }
         self.settle_traces(now);
         self.settle_members(now);
+        self.settle_pods(now);
         let (busy, problems) = (!self.source.is_quiet(), self.source.problems().len());
-        self.answers.settle(now, &self.session, answers::Outlook { busy, problems });
+        let absent = self.groups.absent();
+        self.answers.settle(now, &self.session, answers::Outlook { busy, problems, absent });
         if self.kind != Kind::Watch && self.ending.is_none() {
             self.end_when_done();
         }
@@ -305,6 +326,7 @@ impl Daemon {
             self.session.deadline(),
             self.answers.deadline(),
             self.members_deadline(),
+            self.pods_deadline(),
             ending,
             poll,
             self.say_at,

@@ -5,6 +5,7 @@
 //! situation and takes facts; the rooms keep their own small error enums, and `From` here turns them
 //! into words. Nothing here prints (`report`) and nothing here decides what to do (`daemon`).
 
+mod cluster;
 mod commands;
 mod joining;
 mod settings;
@@ -19,6 +20,8 @@ use std::path::Path;
 use std::time::Duration;
 
 use e2ek_sidecar::path::Escaped;
+
+pub use cluster::why_pod_waits;
 
 /// What kind of failure it is; the exit code and the `kind=` of the lines follow from it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,6 +1,7 @@
 //! e2ek-sync: the daemon and every command.
 
 pub mod cli;
+pub mod cluster;
 pub mod commands;
 pub mod config;
 pub mod control;

@@ -1,4 +1,7 @@
-//! The `e2ek-sidecar` binary: the hub as a program of its own, and the bridge to it.
+//! The `e2ek-sidecar` binary: the hub as a program of its own, the bridge to it, and the wrapper of an
+//! app's command.
+
+mod wrapper;
 
 use std::ffi::OsString;
 use std::io::Write;
@@ -6,35 +9,64 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use e2ek_sidecar::server::{Settings, listen};
+use e2ek_sidecar::server::{CONTENTS_BYTES, Settings, listen, said};
 use e2ek_sidecar::wire::PROTOCOL;
 use tokio::signal::unix::{SignalKind, signal};
 
 const HELP: &str = "\
 The hub of e2ek-sync: writes what the daemon sends, and runs the app.
 
-Usage: e2ek-sidecar serve --socket PATH [--state DIR] [--idle SECONDS]
-       e2ek-sidecar connect --socket PATH
+Usage: e2ek-sidecar serve [--socket PATH] [--state DIR] [--idle SECONDS]
+                          [--container NAME] [--contents MIB]
+       e2ek-sidecar connect [--socket PATH]
+       e2ek-sidecar run [--hold SECONDS] [--stop-signal NAME] [--kill-after SECONDS] [--exit]
+                        [--wrappers PATH] -- COMMAND...
        e2ek-sidecar stdio [--state DIR]
+       e2ek-sidecar install DIR
        e2ek-sidecar version
 
 Commands:
   serve    Serve every link that comes to a unix socket, until SIGTERM or, with --idle,
            until nobody was there for so long
   connect  Carry one link from standard input and output to that socket
+  run      Run a container's command: start it when its files are there, restart it as the
+           hub says, hold it when it ends by itself
   stdio    Serve one link over standard input and output, and end with it
+  install  Copy this program into a directory (for an init container)
   version  Print the version and the protocol spoken
 
 Options:
-  --socket PATH   The unix socket (made with mode 0600)
-  --state DIR     Where the records of targets are kept
-                  [default: $E2EK_STATE_DIR, $XDG_STATE_HOME/e2ek-sync, ~/.local/state/e2ek-sync]
-  --idle SECONDS  End after so long without a link
+  --socket PATH     The unix socket (made with mode 0600)
+                    [default: $E2EK_SOCKET, /var/lib/e2ek/hub.sock]
+  --state DIR       Where the records of targets are kept
+                    [default: $E2EK_STATE_DIR, /var/lib/e2ek if it is there,
+                    $XDG_STATE_HOME/e2ek-sync, ~/.local/state/e2ek-sync]
+  --idle SECONDS    End after so long without a link
+  --container NAME  The container of this pod that sessions are for which name none
+  --wrappers PATH   The unix socket where the wrappers of this pod's containers call
+                    [default: /run/e2ek/run.sock if that directory is there]
+  --contents MIB    Contents kept for each target in a container, to write them again when it
+                    is started anew [default: 512]
+  --hold SECONDS    How long the start waits for the first sync; forever: until it comes
+                    [default: $E2EK_HOLD, 60]
+  --stop-signal N   What asks the command to end before a restart [default: TERM]
+  --kill-after S    From that to SIGKILL [default: 10]
+  --exit            End with the command when it ends by itself
 
-Exit codes: 0 ok, 1 failure, 2 usage, 7 nobody listens at the socket
+Environment: E2EK_LOG=debug (or warn, error) says how much serve tells on standard error [info]
+
+Exit codes: 0 ok, 1 failure, 2 usage, 7 nobody listens at the socket; of run: the command's
 ";
 
+/// The store's volume in a pod, which only the sidecar has: nobody else can put a socket there.
+const VOLUME: &str = "/var/lib/e2ek";
+
+/// The volume that the sidecar and the app's container both have.
+const SHARED: &str = "/run/e2ek";
+
 enum Failure {
+    /// The exit code of something that ran.
+    Code(u8),
     Usage(String),
     NoHub(String),
     Other(String),
@@ -48,6 +80,7 @@ fn main() -> ExitCode {
     let result = hidden.map_err(|e| Failure::Other(e.to_string())).and_then(|()| run());
     let (code, message) = match result {
         Ok(()) => return ExitCode::SUCCESS,
+        Err(Failure::Code(code)) => return ExitCode::from(code),
         Err(Failure::Usage(message)) => (2, format!("error: {message}\nhint: e2ek-sidecar --help")),
         Err(Failure::NoHub(message)) => (7, format!("error: {message}")),
         Err(Failure::Other(message)) => (1, format!("error: {message}")),
@@ -61,22 +94,31 @@ struct Arguments {
     socket: Option<PathBuf>,
     state: Option<PathBuf>,
     idle: Option<Duration>,
+    container: Option<String>,
+    contents_bytes: Option<u64>,
+    wrappers: Option<PathBuf>,
+    /// What is no option.
+    words: Vec<OsString>,
 }
 
 fn run() -> Result<(), Failure> {
     let mut words = std::env::args_os().skip(1);
     let command = words.next().unwrap_or_else(|| OsString::from("--help"));
+    if command == "run" {
+        return wrapper::run(words);
+    }
     let arguments = parse(words)?;
     let settings = || settings(&arguments);
     match command.to_str() {
         Some("serve") => {
-            let socket = socket(&arguments)?;
+            said::say_up_to(level());
+            let socket = socket(&arguments);
             let settings = settings()?;
             block_on(async { listen::serve_socket(settings, &socket, ended()?).await })
                 .map_err(|error| Failure::Other(format!("{}: {error}", socket.display())))
         }
         Some("connect") => {
-            let socket = socket(&arguments)?;
+            let socket = socket(&arguments);
             connect(&socket)
         }
         Some("stdio") => {
@@ -88,6 +130,10 @@ fn run() -> Result<(), Failure> {
             })
             .map_err(|error| Failure::Other(error.to_string()))
         }
+        Some("install") => match &*arguments.words {
+            [directory] => install(Path::new(directory)),
+            _ => Err(Failure::Usage("install: a directory is needed".to_owned())),
+        },
         Some("version" | "--version" | "-V") => {
             let (low, high) = PROTOCOL;
             say(&format!("e2ek-sidecar {} (protocol {low}..={high})\n", env!("CARGO_PKG_VERSION")));
@@ -119,6 +165,29 @@ fn connect(socket: &Path) -> Result<(), Failure> {
     }
 }
 
+/// Copies this program, to be started from a volume of another container.
+fn install(directory: &Path) -> Result<(), Failure> {
+    let name = directory.join("e2ek-sidecar");
+    let part = directory.join(".e2ek-sidecar.part");
+    let copy = || {
+        use std::os::unix::fs::PermissionsExt;
+        // By this process's own link: where it lies may not be readable by name.
+        std::io::copy(
+            &mut std::fs::File::open("/proc/self/exe")?,
+            &mut std::fs::File::create(&part)?,
+        )?;
+        std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o555))?;
+        std::fs::rename(&part, &name)
+    };
+    copy().map_err(|error: std::io::Error| Failure::Other(format!("{}: {error}", name.display())))
+}
+
+/// How much the hub says of itself.
+fn level() -> tracing::Level {
+    let wanted = std::env::var("E2EK_LOG").ok();
+    wanted.and_then(|wanted| wanted.parse().ok()).unwrap_or(tracing::Level::INFO)
+}
+
 fn say(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
@@ -139,30 +208,64 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Arguments, Failure
                     seconds.ok_or_else(|| Failure::Usage("--idle: seconds".to_owned()))?;
                 arguments.idle = Some(Duration::from_secs(seconds));
             }
-            _ => return Err(Failure::Usage(format!("unknown option {}", word.display()))),
+            Some("--wrappers") => arguments.wrappers = Some(value()?.into()),
+            Some("--container") => arguments.container = Some(text(&value()?, "--container")?),
+            Some("--contents") => {
+                let mib: Option<u64> = text(&value()?, "--contents")?.parse().ok();
+                let bytes = mib.and_then(|mib| mib.checked_mul(1 << 20));
+                let wrong = || Failure::Usage("--contents: mebibytes".to_owned());
+                arguments.contents_bytes = Some(bytes.ok_or_else(wrong)?);
+            }
+            _ if word.as_encoded_bytes().starts_with(b"-") => {
+                return Err(Failure::Usage(format!("unknown option {}", word.display())));
+            }
+            _ => arguments.words.push(word),
         }
     }
     Ok(arguments)
 }
 
-fn socket(arguments: &Arguments) -> Result<PathBuf, Failure> {
-    arguments.socket.clone().ok_or_else(|| Failure::Usage("--socket is needed".to_owned()))
+fn text(value: &OsString, option: &str) -> Result<String, Failure> {
+    let wrong = || Failure::Usage(format!("{option}: text"));
+    value.to_str().map(str::to_owned).ok_or_else(wrong)
+}
+
+fn set(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn socket(arguments: &Arguments) -> PathBuf {
+    let named = arguments.socket.clone().or_else(|| set("E2EK_SOCKET"));
+    named.unwrap_or_else(|| Path::new(VOLUME).join("hub.sock"))
+}
+
+/// Where wrappers call.
+fn wrappers(named: Option<PathBuf>) -> Option<PathBuf> {
+    named.or_else(|| Path::new(SHARED).is_dir().then(|| Path::new(SHARED).join("run.sock")))
 }
 
 fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
-    let set = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
+    let volume = || Path::new(VOLUME).is_dir().then(|| PathBuf::from(VOLUME));
     let state = arguments
         .state
         .clone()
-        .or_else(|| set("E2EK_STATE_DIR").map(PathBuf::from))
-        .or_else(|| set("XDG_STATE_HOME").map(|dir| PathBuf::from(dir).join("e2ek-sync")))
-        .or_else(|| set("HOME").map(|home| PathBuf::from(home).join(".local/state/e2ek-sync")));
+        .or_else(|| set("E2EK_STATE_DIR"))
+        .or_else(volume)
+        .or_else(|| set("XDG_STATE_HOME").map(|dir| dir.join("e2ek-sync")))
+        .or_else(|| set("HOME").map(|home| home.join(".local/state/e2ek-sync")));
     let state = state.ok_or_else(|| {
         Failure::Usage(
             "no place for records: give --state, or set E2EK_STATE_DIR or HOME".to_owned(),
         )
     })?;
-    Ok(Settings { state, once: false, idle: arguments.idle })
+    Ok(Settings {
+        state,
+        once: false,
+        idle: arguments.idle,
+        container: arguments.container.clone(),
+        wrappers: wrappers(arguments.wrappers.clone()),
+        contents_bytes: arguments.contents_bytes.unwrap_or(CONTENTS_BYTES),
+    })
 }
 
 fn block_on<T>(work: impl Future<Output = std::io::Result<T>>) -> std::io::Result<T> {

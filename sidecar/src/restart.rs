@@ -34,7 +34,7 @@ const INSIST: Duration = Duration::from_secs(2);
 /// No wait is longer, whatever a policy from the wire says: the clock must not overflow.
 const FOREVER: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// How the command is to be treated. Constant for the life of a machine.
+/// How the command is to be treated.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub struct Policy {
     /// Asks the command, its group and its strays to end.
@@ -257,6 +257,11 @@ impl RestartMachine {
             last: None,
             interrupted: None,
         }
+    }
+
+    /// Treats the command by another policy from now on; what was begun goes on as it was begun.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.policy = policy;
     }
 
     /// Takes one input and says what to do about it. `now` never goes back.

@@ -146,6 +146,16 @@ pub struct Open {
     pub dry_run: bool,
 }
 
+/// A container of the pod that the hub is a sidecar in.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Container {
+    /// Its name in the pod.
+    pub name: String,
+    /// What the cluster knows it by (64 hexadecimal digits), to check what the hub finds; `None`
+    /// when the daemon was not told. It changes with each restart of the container.
+    pub id: Option<String>,
+}
+
 /// Permission bits and time of a file that is put.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
 pub struct Meta {
@@ -308,6 +318,14 @@ pub enum ToHub {
         /// No more ops follow.
         last: bool,
     },
+    /// Opens the session in a container of the hub's pod; the first message, instead of
+    /// [`ToHub::Open`]. Its `process` is `None`: which one it is, is for the hub to find.
+    OpenIn {
+        /// Which roots, for whom.
+        open: Open,
+        /// Where.
+        container: Container,
+    },
 }
 
 /// Why a session is not opened. Append only.
@@ -420,6 +438,12 @@ pub enum ChildEvent {
         /// In microseconds.
         micros: u64,
     },
+    /// What was asked for is not done, and the process goes on as it is: nobody there may restart it,
+    /// or the signal would end it and take the files along. Told once a link.
+    NotDone {
+        /// Why, and what to do about it.
+        why: String,
+    },
 }
 
 /// From the hub to the daemon. Append only.
@@ -520,5 +544,13 @@ pub enum FromHub {
         skipped: Vec<Skipped>,
         /// As in `Applied`.
         overwritten: Vec<SyncPath>,
+    },
+    /// Managed files whose content the hub does not keep: when the container starts anew, they are not
+    /// there before a daemon is. Replaces what was told before.
+    NotReplayable {
+        /// Some of them.
+        paths: Vec<SyncPath>,
+        /// All of them.
+        count: u64,
     },
 }

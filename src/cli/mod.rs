@@ -81,7 +81,7 @@ pub struct Cli {
 #[derive(Debug, Default, Args)]
 struct Directory {
     /// Run as if started in DIR
-    #[arg(short = 'C', long, value_name = "DIR", help_heading = GLOBAL)]
+    #[arg(short = 'C', long, value_name = "DIR", help_heading = GLOBAL, display_order = 0)]
     directory: Option<PathBuf>,
 }
 

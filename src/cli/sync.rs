@@ -12,11 +12,14 @@ use crate::config::{DeleteBudget, Flags, Mode, WriteMode, parse_command, parse_d
 
 const SYNC: &str = "Sync options";
 const RESTART: &str = "Restart options";
+const CLUSTER: &str = "Cluster options";
 
 pub(super) const WATCH_EXAMPLES: &str = "\
 Targets:
   /path  ./path  ../path  ~/path     a directory on this machine
   pid/1234:/srv/app                  a path inside the root of a process on this machine
+  deploy/api:/srv/app                a path in the app container of a workload's pods
+                                     (also sts/, ds/, rs/, job/, pod/)
   any path with --transport-cmd      the path is the far end's
 
 Examples:
@@ -24,6 +27,7 @@ Examples:
   e2ek-sync watch . /tmp/copy                       one directory into another
   e2ek-sync watch . /tmp/copy -- python3 app.py     and run the app there
   e2ek-sync watch . pid/1234:/srv/app               into a running process
+  e2ek-sync watch . deploy/api:/srv/app -n web      into all pods of a Deployment
   e2ek-sync watch . /srv/app --transport-cmd 'ssh host e2ek-sync hub'
 
 A second watch of the same workspace joins the first: it adds its target and takes it away when
@@ -59,6 +63,8 @@ pub struct SyncArgs {
     #[arg(long, value_name = "PROG ARGS", help_heading = SYNC)]
     #[arg(value_parser = |text: &str| parse_command(text).map(Words))]
     transport_cmd: Option<Words>,
+    #[command(flatten)]
+    cluster: ClusterArgs,
     /// Leave out what matches, in gitignore syntax [repeatable]
     #[arg(short, long, visible_alias = "ignore", value_name = "PATTERN", help_heading = SYNC)]
     exclude: Vec<String>,
@@ -83,6 +89,40 @@ pub struct SyncArgs {
     /// Take the target from the session that writes to it now
     #[arg(long, help_heading = SYNC)]
     take_over: bool,
+}
+
+/// Which cluster and which pods, spelt as kubectl spells them.
+#[derive(Debug, Args)]
+struct ClusterArgs {
+    /// The namespace of the workload [default: the context's]
+    #[arg(short, long, value_name = "NAME", help_heading = CLUSTER)]
+    namespace: Option<String>,
+    /// The context of the kubeconfig [default: the current one]
+    #[arg(long, value_name = "NAME", help_heading = CLUSTER)]
+    context: Option<String>,
+    /// The kubeconfig [default: $KUBECONFIG, ~/.kube/config]
+    #[arg(long, value_name = "FILE", help_heading = CLUSTER)]
+    kubeconfig: Option<PathBuf>,
+    /// The app's container in the pod [default: the only one]
+    #[arg(short, long, value_name = "NAME", help_heading = CLUSTER)]
+    container: Option<String>,
+    /// Only this pod of the workload
+    #[arg(long, value_name = "NAME", help_heading = CLUSTER)]
+    pod: Option<String>,
+    /// Only the workload's pods that have these labels, as in app=api
+    #[arg(short = 'l', long, value_name = "LABELS", help_heading = CLUSTER)]
+    selector: Option<String>,
+}
+
+impl ClusterArgs {
+    fn add_to(&self, flags: &mut Flags) {
+        flags.namespace = self.namespace.clone();
+        flags.context = self.context.clone();
+        flags.kubeconfig = self.kubeconfig.clone();
+        flags.container = self.container.clone();
+        flags.pod = self.pod.clone();
+        flags.selector = self.selector.clone();
+    }
 }
 
 /// A command's words. A type of its own, for clap reads a bare `Vec` as a repeated flag.
@@ -148,6 +188,7 @@ impl SyncArgs {
         flags.target = self.target.clone();
         flags.paths = self.paths.clone();
         flags.transport = self.transport_cmd.clone().map(|words| words.0);
+        self.cluster.add_to(flags);
         flags.exclude = self.exclude.clone();
         flags.include = self.include.clone();
         flags.mode = self.mode;

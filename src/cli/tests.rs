@@ -48,7 +48,8 @@ fn every_flag_of_watch_arrives() {
         -e '*.log' --exclude x --include y --mode mirror --delete-budget 25% --write in-place \
         --poll=5s --take-over --signal HUP --kill-after 1s --debounce 20ms --patterns '*.py; *.c' \
         --patterns '*.h' --ignore-patterns z -C dir --config f.toml --target t -vv -q \
-        --color never --output json --state-dir s --log debug -- python3 -v app.py";
+        --color never --output json --state-dir s --log debug --kubeconfig k --context c -n web \
+        -l app=api --pod api-1 -c main -- python3 -v app.py";
     let expected = Flags {
         wants_targets: true,
         source: Some("src".into()),
@@ -56,6 +57,12 @@ fn every_flag_of_watch_arrives() {
         paths: vec!["a:b".into(), "c:d".into()],
         transport: Some(["ssh", "-p", "22", "a b"].map(String::from).into()),
         command: vec!["python3".into(), "-v".into(), "app.py".into()],
+        kubeconfig: Some("k".into()),
+        context: Some("c".into()),
+        namespace: Some("web".into()),
+        selector: Some("app=api".into()),
+        pod: Some("api-1".into()),
+        container: Some("main".into()),
         directory: Some("dir".into()),
         config: Some("f.toml".into()),
         targets: vec!["t".into()],

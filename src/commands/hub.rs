@@ -7,7 +7,7 @@
 use std::io;
 use std::os::fd::{FromRawFd, OwnedFd, RawFd};
 
-use e2ek_sidecar::server::{Settings, listen};
+use e2ek_sidecar::server::{CONTENTS_BYTES, Settings, listen};
 use rustix::io::{FdFlags, fcntl_dupfd_cloexec, fcntl_setfd};
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,7 +32,14 @@ pub(super) fn run(args: &HubArgs) -> Result<u8, Error> {
         let (state, filter) = (Some(args.state.as_path()), Some(filter));
         log::start(log::Options { state, filter, ..log::Options::default() }).ok()
     });
-    let settings = Settings { state: args.state.clone(), once: true, idle: None };
+    let settings = Settings {
+        state: args.state.clone(),
+        once: true,
+        idle: None,
+        container: None,
+        wrappers: None,
+        contents_bytes: CONTENTS_BYTES,
+    };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     runtime
         .and_then(|runtime| {

@@ -9,8 +9,9 @@ use std::path::{Component, Path, PathBuf};
 
 use e2ek_sidecar::path::{Escaped, SyncPath};
 
+use super::cluster::ClusterChoice;
 use super::error::ConfigError;
-use super::file::TargetLayer;
+use super::file::{ClusterLayer, TargetLayer};
 use super::flags::Flags;
 use super::resolve::source_directory;
 use super::target::{PairSpec, TargetSpec};
@@ -24,6 +25,7 @@ pub(super) struct Scene<'a> {
     pub(super) folder: &'a Path,
     pub(super) source: Option<&'a Path>,
     pub(super) home: Option<&'a Path>,
+    pub(super) kubeconfig: Option<&'a OsStr>,
 }
 
 impl Scene<'_> {
@@ -61,6 +63,7 @@ impl Scene<'_> {
                 transport: None,
                 command: None,
                 ready: None,
+                cluster: ClusterLayer::default(),
             },
         };
         Ok(vec![self.target(target, self.base)?])
@@ -83,7 +86,12 @@ impl Scene<'_> {
             pairs.iter().try_for_each(|pair| apart(pair, &root))?;
         }
         let (name, ready) = (layer.name, layer.ready);
-        Ok(Target { name, spec, root, pairs, transport, command, ready })
+        let in_cluster = transport.is_none() && matches!(spec.value, TargetSpec::Kube { .. });
+        let cluster = match in_cluster {
+            true => Some(ClusterChoice::resolve(self, layer.cluster)?),
+            false => None,
+        };
+        Ok(Target { name, spec, root, pairs, transport, command, ready, cluster })
     }
 
     /// The target with its path made absolute, and that path; `None` when the target has none.
@@ -101,9 +109,9 @@ impl Scene<'_> {
                 return Ok((spec, Some(path)));
             }
             TargetSpec::Process { path, .. } => path.clone(),
-            TargetSpec::Kube { path, .. } if far => path.clone(),
+            TargetSpec::Kube { path, .. } => path.clone(),
             TargetSpec::Ssh { path, .. } if far => Some(path.clone()),
-            TargetSpec::Kube { .. } | TargetSpec::Ssh { .. } => {
+            TargetSpec::Ssh { .. } => {
                 return Err(ConfigError::TargetNotBuilt { target: to.value });
             }
         };

@@ -143,7 +143,7 @@ pub enum ConfigError {
         /// The names there are.
         known: Vec<String>,
     },
-    /// Kubernetes or SSH.
+    /// SSH.
     #[error("`{target}` is not built")]
     TargetNotBuilt {
         /// What was recognised.

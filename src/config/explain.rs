@@ -9,7 +9,7 @@ use e2ek_sidecar::path::Escaped;
 use super::quantity::show_duration;
 use super::settings::show_action;
 use super::value::{Location, Source, Value};
-use super::{Config, Target};
+use super::{ClusterChoice, Config, Target};
 
 /// One line of what `-v` shows.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,6 +69,26 @@ impl Account {
         }
         if let Some(ready) = &target.ready {
             self.line(name("ready"), ready, ToString::to_string);
+        }
+        if let Some(cluster) = &target.cluster {
+            self.cluster(cluster, name);
+        }
+    }
+}
+
+impl Account {
+    fn cluster(&mut self, cluster: &ClusterChoice, name: impl Fn(&str) -> String) {
+        let all = [
+            ("context", &cluster.context),
+            ("namespace", &cluster.namespace),
+            ("selector", &cluster.selector),
+            ("pod", &cluster.pod),
+            ("container", &cluster.container),
+        ];
+        for (key, value) in all {
+            if let Some(value) = value {
+                self.line(name(key), value, |text| Escaped(text.as_bytes()).to_string());
+            }
         }
     }
 }

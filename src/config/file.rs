@@ -50,6 +50,16 @@ pub(super) struct TargetLayer {
     pub(super) transport: Option<Value<Vec<String>>>,
     pub(super) command: Option<Value<Vec<String>>>,
     pub(super) ready: Option<Value<Ready>>,
+    pub(super) cluster: ClusterLayer,
+}
+
+/// What one `[[target]]` says of the cluster.
+#[derive(Debug, Default)]
+pub(super) struct ClusterLayer {
+    pub(super) context: Option<Value<String>>,
+    pub(super) namespace: Option<Value<String>>,
+    pub(super) selector: Option<Value<String>>,
+    pub(super) container: Option<Value<String>>,
 }
 
 /// `[restart]`.
@@ -153,6 +163,12 @@ fn target(mut table: Table<'_>) -> Result<TargetLayer, ConfigError> {
         transport: table.command("transport-cmd")?,
         command: table.command("command")?,
         ready: table.table("ready")?.map(ready).transpose()?,
+        cluster: ClusterLayer {
+            context: table.string("context")?,
+            namespace: table.string("namespace")?,
+            selector: table.string("selector")?,
+            container: table.string("container")?,
+        },
     };
     table.finish()?;
     Ok(layer)

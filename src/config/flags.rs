@@ -25,6 +25,19 @@ pub struct Flags {
     /// What stands after `--`.
     pub command: Vec<OsString>,
 
+    /// `--kubeconfig`.
+    pub kubeconfig: Option<PathBuf>,
+    /// `--context`.
+    pub context: Option<String>,
+    /// `--namespace`.
+    pub namespace: Option<String>,
+    /// `--selector`.
+    pub selector: Option<String>,
+    /// `--pod`.
+    pub pod: Option<String>,
+    /// `--container`.
+    pub container: Option<String>,
+
     /// `-C`.
     pub directory: Option<PathBuf>,
     /// `--config`.

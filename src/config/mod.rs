@@ -6,6 +6,7 @@
 //! to `error`, consent for commands that a repository brings to whoever runs them
 //! ([`Config::commands_from_file`]), and making directories to whoever uses them.
 
+mod cluster;
 mod destination;
 mod error;
 mod explain;
@@ -28,6 +29,7 @@ use std::time::Duration;
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::restart::{Action, Signal};
 
+pub use cluster::ClusterChoice;
 pub use error::ConfigError;
 pub use explain::{FileCommand, Setting};
 pub use flags::Flags;
@@ -87,6 +89,8 @@ pub struct Target {
     pub command: Option<Value<Vec<OsString>>>,
     /// How it is known that the command is ready.
     pub ready: Option<Value<Ready>>,
+    /// Which cluster, and which of its pods; only of a workload.
+    pub cluster: Option<ClusterChoice>,
 }
 
 /// A source directory and its place below a target's root.

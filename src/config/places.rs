@@ -22,13 +22,14 @@ use super::error::ConfigError;
 use super::value::{Source, Value};
 
 /// Every variable that is ever looked at.
-const VARIABLES: [&str; 13] = [
+const VARIABLES: [&str; 14] = [
     "E2EK_LOG",
     "E2EK_STATE_DIR",
     "GIT_CONFIG_GLOBAL",
     "GIT_CONFIG_NOSYSTEM",
     "GIT_CONFIG_SYSTEM",
     "HOME",
+    "KUBECONFIG",
     "LOGNAME",
     "NO_COLOR",
     "TERM",

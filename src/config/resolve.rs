@@ -51,8 +51,16 @@ impl Config {
         };
         let targets = if flags.wants_targets {
             let home = places.home.as_deref();
-            Scene { flags, base: &base, folder: &folder, source: source.as_deref(), home }
-                .targets(targets)?
+            let kubeconfig = environment.variable("KUBECONFIG");
+            Scene {
+                flags,
+                base: &base,
+                folder: &folder,
+                source: source.as_deref(),
+                home,
+                kubeconfig,
+            }
+            .targets(targets)?
         } else {
             Vec::new()
         };

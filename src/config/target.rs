@@ -23,7 +23,7 @@ pub enum TargetSpec {
         /// Absolute; `None` when it is left to the path pairs.
         path: Option<PathBuf>,
     },
-    /// A workload; recognised, not built in this version.
+    /// A workload in a cluster.
     Kube {
         /// The short kind: `deploy`, `sts`, `ds`, `rs`, `job`, `pod`.
         kind: &'static str,

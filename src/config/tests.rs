@@ -159,13 +159,37 @@ fn the_workspace_is_the_folder_of_the_file_or_the_source() {
 
 #[test]
 fn talking_to_a_daemon_needs_neither_source_nor_target() {
-    let room = Room::with_file("[[target]]\nname='k'\nto='deploy/api:/srv'\n");
+    let room = Room::with_file("[[target]]\nname='k'\nto='host:/srv'\n");
     assert!(room.resolve(Flags::default()).unwrap().targets.is_empty());
     let gone = Flags { source: Some("gone".into()), ..Flags::default() };
     assert!(room.resolve(gone).is_ok());
     let (kind, text) = room.fault(watch("", ""));
     assert_eq!(kind, Kind::Usage);
-    assert!(text.starts_with("`deploy/api:/srv` is a workload in a cluster"), "{text}");
+    assert!(text.starts_with("`host:/srv` is an SSH host"), "{text}");
+}
+
+#[test]
+fn the_cluster_is_the_one_that_kubectl_would_take() {
+    let file = "[[target]]\nname='k'\nto='deploy/api:/srv'\nnamespace='web'\ncontext='c'\n";
+    let mut room = Room::with_file(file);
+    let choice = |room: &Room, flags: Flags| {
+        room.resolve(flags).unwrap().targets.remove(0).cluster.expect("a workload")
+    };
+    let word = |value: &Option<Value<String>>| value.as_ref().map(|v| v.value.clone());
+    let from_file = choice(&room, watch("", ""));
+    assert_eq!(from_file.kubeconfig, [room.root.join("home/.kube/config")]);
+    assert_eq!(word(&from_file.namespace).as_deref(), Some("web"));
+    let flags = Flags { namespace: Some("dev".into()), pod: Some("p".into()), ..watch("", "") };
+    let typed = choice(&room, flags);
+    let words = [&typed.namespace, &typed.context, &typed.pod].map(word);
+    assert_eq!(words.map(Option::unwrap), ["dev", "c", "p"], "what was typed beats the file");
+    room.environment.variables.insert("KUBECONFIG", "/a::b/c".into());
+    let listed = choice(&room, watch("", ""));
+    assert_eq!(listed.kubeconfig, [PathBuf::from("/a"), room.root.join("b/c")]);
+    let one = Flags { kubeconfig: Some("k".into()), ..watch("", "") };
+    assert_eq!(choice(&room, one).kubeconfig, [room.root.join("k")]);
+    let far = Flags { transport: Some(vec!["x".into()]), ..watch("", "") };
+    assert!(room.resolve(far).unwrap().targets.remove(0).cluster.is_none());
 }
 
 #[test]

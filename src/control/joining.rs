@@ -48,6 +48,24 @@ pub struct TargetPlace {
     /// The program that is spoken to, with its arguments; `None` for this machine. A program that
     /// is not looked up in PATH is absolute.
     pub transport: Option<Vec<Word>>,
+    /// The pod in whose container they are.
+    #[serde(default)]
+    pub pod: Option<PodPlace>,
+}
+
+/// A pod, and a container in it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PodPlace {
+    /// The API server.
+    pub server: String,
+    /// The namespace.
+    pub namespace: String,
+    /// Its name.
+    pub pod: String,
+    /// Which of those that ever had that name.
+    pub uid: String,
+    /// The container.
+    pub container: String,
 }
 
 /// A command to run at a target. Two that are equal are the same command.

@@ -12,8 +12,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::report::{
-    ChildState, ChildStatus, Event, Generations, Latency, ProblemStatus, Record, STATUS_VERSION,
-    State, TargetStatus, WatchCounts,
+    ChildState, ChildStatus, Event, Generations, GroupStatus, Latency, ProblemStatus, Record,
+    STATUS_VERSION, State, TargetStatus, WaitingPod, WatchCounts,
 };
 
 const SOON: Option<Duration> = Some(Duration::from_secs(20));
@@ -87,6 +87,12 @@ fn status() -> Status {
         }],
         watch: WatchCounts { directories: 9, overflows: 0, rescans: 1, polled: 812 },
         latency_ms: Latency { p50: Some(1.5), p95: Some(9.25), count: 30 },
+        groups: vec![GroupStatus {
+            name: "deploy/api".into(),
+            current: 2,
+            pods: 3,
+            waiting: vec![WaitingPod { pod: "api-3".into(), reason: "Pending".into() }],
+        }],
     }
 }
 
@@ -494,6 +500,7 @@ async fn a_daemon_that_stands_still_is_called_silent() {
 
 fn joining() -> Joining {
     let place = TargetPlace {
+        pod: None,
         roots: vec![Word::from(Path::new("/srv/app"))],
         process: Some(7),
         transport: Some(vec![Word::from(Path::new("ssh")), Word::from(Path::new("host"))]),

@@ -118,6 +118,8 @@ pub(super) struct Outlook {
     pub(super) busy: bool,
     /// Paths that cannot be read.
     pub(super) problems: usize,
+    /// A workload has no pod that could be served.
+    pub(super) absent: bool,
 }
 
 impl Waiting {
@@ -246,7 +248,7 @@ fn reached(
     let there = status.iter().all(|target| {
         target.generation >= generation && (!restarted || target.restarted >= generation)
     });
-    if there {
+    if there && !source.absent {
         let refused: usize = status.iter().map(|target| target.problems.len()).sum();
         let problems = refused + source.problems;
         return Some(if problems > 0 { Err(Error::left_out(problems)) } else { Ok(generation) });
@@ -256,7 +258,7 @@ fn reached(
 
 fn synced(session: &Session, source: Outlook) -> Option<Result<u64, Error>> {
     let synced = session.status().iter().all(|target| target.state == TargetState::Synced);
-    if synced && !source.busy && source.problems == 0 {
+    if synced && !source.absent && !source.busy && source.problems == 0 {
         Some(Ok(session.generation()))
     } else {
         stuck(session)
@@ -303,6 +305,14 @@ impl super::Daemon {
             watch.polled += stats.polled as u64;
             degraded.extend(one.degraded().iter().map(|d| Text::from(degraded_words(d))));
         }
+        degraded.extend(self.targets.values().filter_map(|target| {
+            let (count, paths) = target.not_replayable.as_ref()?;
+            let shown = paths.iter().take(SHOWN).map(|path| self.teller.path(path).to_string());
+            let more = if *count > SHOWN as u64 { ", ..." } else { "" };
+            let shown = shown.collect::<Vec<_>>().join(", ");
+            let name = &target.name;
+            Some(format!("not-replayable: {name}: {count} files ({shown}{more})").into())
+        }));
         watch.rescans = self.source.looks();
         let source_problems = (self.source.problems().iter()).map(|(path, reason)| ProblemStatus {
             path: self.teller.path(path),
@@ -326,6 +336,8 @@ impl super::Daemon {
                 problem_count: (source_problems.len() + status.problems.len()) as u64,
             })
         });
+        let (groups, absent) = (self.group_status(), self.groups.absent());
+        let state = if absent && state == State::Synced { State::Disconnected } else { state };
         let status = Status {
             v: crate::report::STATUS_VERSION,
             pid: std::process::id(),
@@ -336,6 +348,7 @@ impl super::Daemon {
             targets: targets.collect(),
             watch,
             latency_ms: self.teller.syncs.latencies.summary(),
+            groups,
         };
         let unsettled = looking || self.session.local().is_none();
         status.honest(Outstanding { overflow: self.source.is_looking(), conflicts: 0, unsettled })
@@ -366,6 +379,9 @@ fn child_status(event: &ChildEvent) -> ChildStatus {
     };
     ChildStatus { state, pid, exit }
 }
+
+/// Paths of one kind that are told by name.
+const SHOWN: usize = 3;
 
 fn degraded_words(degraded: &crate::watch::Degraded) -> String {
     let count = degraded.directories;

@@ -25,7 +25,7 @@ pub(super) struct Ending {
 impl Daemon {
     /// `sync --once` and `plan` end by themselves.
     pub(super) fn end_when_done(&mut self) {
-        if !self.source.is_quiet() {
+        if !self.source.is_quiet() || self.groups.absent() {
             return;
         }
         let status = self.session.status();

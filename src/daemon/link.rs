@@ -20,8 +20,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use crate::engine::session::TargetId;
 use crate::transfer::{Changed, Distance, Folder, Kin, Likened, Origin, Pace, Patches};
-use crate::transport::Link;
-use crate::transport::process::Transport;
+use crate::transport::{Ended, Link, NotStarted, Transport, process};
 
 /// Read at once.
 const READ_BYTES: usize = 64 << 10;
@@ -63,14 +62,14 @@ pub(super) struct Progress {
 /// Why a link is over.
 #[derive(Debug)]
 pub(super) enum LinkError {
-    /// The carrier could not be started.
-    NotStarted(io::Error),
+    /// There is no carrier.
+    NotStarted(NotStarted),
     /// The other end broke the protocol, or is not ours.
     Wire(WireError),
     /// Nothing came for fifteen seconds.
     Silent,
-    /// It was closed; the carrier's exit code, if it had one.
-    Closed(Option<i32>),
+    /// It was closed; how its carrier ended.
+    Closed(Ended),
 }
 
 /// Something to send.
@@ -106,10 +105,10 @@ pub(super) async fn serve(
     events: Events,
 ) {
     let distance = match transport {
-        Transport::Embedded { .. } => Distance::Here,
-        Transport::Program { .. } => Distance::Far,
+        Transport::Process(process::Transport::Embedded { .. }) => Distance::Here,
+        Transport::Process(process::Transport::Program { .. }) | Transport::Pod(_) => Distance::Far,
     };
-    let down = match transport.connect() {
+    let down = match transport.connect().await {
         Err(error) => LinkError::NotStarted(error),
         Ok(Link { reader, writer, carrier }) => {
             let mut sender = Sender {
@@ -127,13 +126,15 @@ pub(super) async fn serve(
             };
             let result = tokio::select! {
                 result = read(target, serial, reader, &events) => result,
-                result = sender.run(&mut outgoing) => result.map_err(|_| LinkError::Closed(None)),
+                result = sender.run(&mut outgoing) => {
+                    result.map_err(|_| LinkError::Closed(Ended::default()))
+                }
             };
             let _ = sender.writer.shutdown().await;
             drop(sender);
-            let code = carrier.end(CARRIER_ENDS_WITHIN).await;
+            let ended = carrier.end(CARRIER_ENDS_WITHIN).await;
             match result {
-                Err(LinkError::Closed(_)) | Ok(()) => LinkError::Closed(code),
+                Err(LinkError::Closed(_)) | Ok(()) => LinkError::Closed(ended),
                 Err(error) => error,
             }
         }
@@ -151,13 +152,13 @@ async fn read(
     let greeting = tokio::time::timeout(HELLO_WITHIN, hello(&mut reader, &mut buffer)).await;
     let (theirs, rest) = match greeting {
         Ok(Some(greeting)) => greeting.map_err(LinkError::Wire)?,
-        Ok(None) => return Err(LinkError::Closed(None)),
+        Ok(None) => return Err(LinkError::Closed(Ended::default())),
         Err(_) => return Err(LinkError::Silent),
     };
     wire::negotiate(&Hello::ours(), &theirs).map_err(LinkError::Wire)?;
     let tell = async |event| {
         let sent = events.send((target, serial, event)).await;
-        sent.map_err(|_| LinkError::Closed(None))
+        sent.map_err(|_| LinkError::Closed(Ended::default()))
     };
     tell(LinkEvent::Up).await?;
     let mut decoder = Decoder::default();
@@ -167,7 +168,7 @@ async fn read(
             tell(LinkEvent::Message(message)).await?;
         }
         match tokio::time::timeout(DEAD_AFTER, reader.read(&mut buffer)).await {
-            Ok(Ok(0) | Err(_)) => return Err(LinkError::Closed(None)),
+            Ok(Ok(0) | Err(_)) => return Err(LinkError::Closed(Ended::default())),
             Err(_) => return Err(LinkError::Silent),
             Ok(Ok(len)) => decoder.feed(&buffer[..len]),
         }
@@ -235,7 +236,11 @@ impl Sender {
 
     async fn flush(&mut self) -> io::Result<()> {
         let began = Instant::now();
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
         self.writer.write_all(&self.buffer).await?;
+        self.writer.flush().await?;
         self.pace.observe(self.buffer.len() as u64, began.elapsed());
         self.buffer.clear();
         Ok(())

@@ -179,6 +179,12 @@ impl Daemon {
         if target.leaving.is_some() {
             return;
         }
+        self.release(id);
+    }
+
+    /// Lets a target go: the session forgets it at once, its hub is given time.
+    pub(super) fn release(&mut self, id: TargetId) {
+        let Some(target) = self.targets.get_mut(&id) else { return };
         target.leaving = Some(Instant::now() + target.patience());
         let linked = target.connection.is_some();
         self.input_to_session(Input::Leave(id));
@@ -195,7 +201,9 @@ impl Daemon {
         for event in self.teller.remove(id) {
             self.say(event);
         }
-        self.say(Event::TargetRemoved { target: target.name });
+        if target.group.is_none() {
+            self.say(Event::TargetRemoved { target: target.name });
+        }
         for (_, call) in self.members.stopping.extract_if(.., |(of, _)| *of == id) {
             call.answer(Reply::Done { generation: None });
         }
@@ -259,7 +267,9 @@ impl Daemon {
 /// it.
 fn beside(target: &Target, wanted: &Wanted) -> Option<Answer> {
     let (there, place) = (&target.wanted.place, &wanted.place);
-    let reached_alike = there.process == place.process && there.transport == place.transport;
+    let reached_alike = there.process == place.process
+        && there.transport == place.transport
+        && there.pod == place.pod;
     let nested = there.roots.iter().find_map(|there| {
         let near =
             |root: &Path| root.starts_with(there.as_path()) || there.as_path().starts_with(root);

@@ -210,6 +210,10 @@ impl Teller {
                 let message = format!("{name}: the command keeps ending; next try in {wait:.1?}");
                 vec![Event::Warning { message: message.into() }]
             }
+            ChildEvent::NotDone { why } => {
+                self.restarts.failed(target);
+                vec![Event::Warning { message: format!("{name}: {why}").into() }]
+            }
             ChildEvent::Signalled { .. }
             | ChildEvent::Started { .. }
             | ChildEvent::Stopped { .. }

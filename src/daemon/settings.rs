@@ -15,7 +15,7 @@ use crate::engine::plan;
 use crate::engine::session::{Ignored, Rules, Settings};
 use crate::error::Error;
 use crate::filter::{FilterOptions, GitPlaces, Patterns};
-use crate::transport::process::Transport;
+use crate::transport::process;
 
 /// The longest a restart waits for quiet (architecture.md, One edit, one way).
 const SETTLE_AT_MOST: Duration = Duration::from_secs(2);
@@ -128,7 +128,8 @@ pub(super) fn wanted(kind: Kind, config: &Config, target: &Target) -> Result<Wan
     let process = match &target.spec.value {
         TargetSpec::Directory(_) => None,
         TargetSpec::Process { pid, .. } => Some(*pid),
-        TargetSpec::Kube { .. } => return Err(Error::not_built("a target in a cluster")),
+        // Of its pods as they come.
+        TargetSpec::Kube { .. } => None,
         TargetSpec::Ssh { .. } => return Err(Error::not_built("a target on an SSH host")),
     };
     let words =
@@ -151,6 +152,7 @@ pub(super) fn wanted(kind: Kind, config: &Config, target: &Target) -> Result<Wan
             roots: target.pairs.iter().map(|pair| below(&target.root, &pair.to).into()).collect(),
             process,
             transport,
+            pod: None,
         },
         root: target.root.as_path().into(),
         directory: directory.filter(|_| target.transport.is_some()).map(Word::from),
@@ -167,6 +169,9 @@ pub(super) fn wanted(kind: Kind, config: &Config, target: &Target) -> Result<Wan
 
 /// What a second watch says of itself.
 pub(super) fn joining(config: &Config) -> Result<Joining, Error> {
+    if config.targets.iter().any(|target| target.cluster.is_some()) {
+        return Err(Error::not_built("a second watch of one workspace with a target in a cluster"));
+    }
     let wanted = config.targets.iter().map(|target| wanted(Kind::Watch, config, target));
     let targets = wanted.collect::<Result<Vec<_>, Error>>()?;
     let sources = sources(config)?;
@@ -229,6 +234,17 @@ pub(super) fn command(wanted: &Wanted, terminal: bool) -> Option<CommandSpec> {
     })
 }
 
+/// A container's own command, which its wrapper runs: without words, for it is in the pod's manifest.
+pub(super) fn wrapped(config: &Config) -> CommandSpec {
+    let policy = Policy {
+        stop_signal: config.restart.signal.value,
+        kill_after: config.restart.kill_after.value,
+        debounce: Duration::ZERO,
+        on_exit: OnExit::Hold,
+    };
+    CommandSpec { argv: Vec::new(), policy, inherit: false }
+}
+
 /// The first message to a target's hub.
 pub(super) fn open(kind: Kind, config: &Config, wanted: &Wanted) -> Open {
     let folder = &config.workspace.folder;
@@ -265,12 +281,12 @@ pub(super) fn transport(
     config: &Config,
     wanted: &Wanted,
     terminal: bool,
-) -> Transport {
+) -> process::Transport {
     if let Some(argv) = &wanted.place.transport {
         let argv = argv.iter().map(|word| word.0.clone()).collect();
         let directory = wanted.directory.as_ref().map(|word| word.as_path().to_owned());
-        return Transport::Program { argv, directory };
+        return process::Transport::Program { argv, directory };
     }
     let state = config.places.state.value.clone();
-    Transport::Embedded { program: program.to_owned(), state, terminal }
+    process::Transport::Embedded { program: program.to_owned(), state, terminal }
 }

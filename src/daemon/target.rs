@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::wire::{CommandSpec, FromHub, Listed, Open, Refusal, ToHub, WireError};
+use e2ek_sidecar::wire::{CommandSpec, FromHub, Listed, Refusal, ToHub, WireError};
 use tokio::sync::mpsc;
 
 use super::ending::HUB_ENDS_WITHIN;
@@ -16,7 +16,7 @@ use crate::control::Wanted;
 use crate::engine::session::{Input, TargetId};
 use crate::error::Error;
 use crate::report::{Event, Stream, Text};
-use crate::transport::process::Transport;
+use crate::transport::{Ended, NotStarted, Transport};
 
 /// One target as the daemon knows it.
 pub(super) struct Target {
@@ -27,14 +27,31 @@ pub(super) struct Target {
     pub(super) own: bool,
     /// What its command gets for standard streams is our terminal.
     terminal: bool,
-    open: Open,
+    /// The first message.
+    pub(super) open: ToHub,
     transport: Transport,
+    /// The workload whose pod it is.
+    pub(super) group: Option<usize>,
+    /// Links in a row that led to nothing.
+    failures: u32,
+    /// Its hub would not open, though others of its workload did: when it is asked again, and what
+    /// it said.
+    pub(super) refused: Option<(Instant, String)>,
     pub(super) connection: Option<Connection>,
     /// Unmanaged paths told so far.
     foreign: Vec<(SyncPath, Listed)>,
     pub(super) ever_opened: bool,
+    /// What its hub cannot write again by itself: how many files, and some of them.
+    pub(super) not_replayable: Option<(u64, Vec<SyncPath>)>,
     /// Nobody wants it any more: its hub is to let go by then. The session has forgotten it.
     pub(super) leaving: Option<Instant>,
+}
+
+/// The way to a target.
+pub(super) struct Reach {
+    pub(super) open: ToHub,
+    pub(super) transport: Transport,
+    pub(super) group: Option<usize>,
 }
 
 impl Target {
@@ -43,7 +60,7 @@ impl Target {
     }
 
     /// For people: the path at the target.
-    fn root(&self) -> String {
+    pub(super) fn root(&self) -> String {
         self.wanted.root.as_path().display().to_string()
     }
 
@@ -58,18 +75,37 @@ impl Target {
 impl Daemon {
     /// A target more; the session has not heard of it yet.
     pub(super) fn new_target(&mut self, wanted: Wanted, own: bool, terminal: bool) -> TargetId {
+        let open = settings::open(self.kind, &self.config, &wanted);
+        let transport = settings::transport(&self.program, &self.config, &wanted, terminal);
+        let (open, transport) = (ToHub::Open(open), Transport::Process(transport));
+        self.add_target(wanted, own, terminal, Reach { open, transport, group: None })
+    }
+
+    /// As above, with the way there.
+    pub(super) fn add_target(
+        &mut self,
+        wanted: Wanted,
+        own: bool,
+        terminal: bool,
+        reach: Reach,
+    ) -> TargetId {
         let id = self.next_target;
         self.next_target += 1;
         let root = wanted.root.as_path().display().to_string();
+        let Reach { open, transport, group } = reach;
         let target = Target {
             name: self.teller.add(id, &wanted.name, &root),
-            open: settings::open(self.kind, &self.config, &wanted),
-            transport: settings::transport(&self.program, &self.config, &wanted, terminal),
+            open,
+            transport,
+            group,
+            failures: 0,
+            refused: None,
             wanted,
             own,
             terminal,
             connection: None,
             foreign: Vec::new(),
+            not_replayable: None,
             ever_opened: false,
             leaving: None,
         };
@@ -94,7 +130,7 @@ impl Daemon {
         let (outgoing, queue) = mpsc::unbounded_channel();
         let credit = link::new_credit();
         // Said with the Hello, unasked.
-        let _ = outgoing.send(Outgoing::Message(ToHub::Open(one.open.clone())));
+        let _ = outgoing.send(Outgoing::Message(one.open.clone()));
         let transport = one.transport.clone();
         let (origin, events) = (self.origin.clone(), self.events.0.clone());
         let serving =
@@ -122,6 +158,9 @@ impl Daemon {
             LinkEvent::Message(FromHub::Output { stream, bytes }) => {
                 self.output(target, stream, bytes.0);
             }
+            LinkEvent::Message(FromHub::NotReplayable { paths, count }) => {
+                one.not_replayable = (count > 0).then_some((count, paths));
+            }
             LinkEvent::Message(FromHub::StdinTaken { bytes }) => self.stdin.taken(bytes),
             LinkEvent::Message(FromHub::Foreign { paths, last }) => {
                 self.foreign(target, paths, last);
@@ -130,7 +169,13 @@ impl Daemon {
                 tracing::info!(reason, "the hub says good-bye");
             }
             LinkEvent::Message(message) => {
-                one.ever_opened |= matches!(message, FromHub::Opened { .. });
+                if matches!(message, FromHub::Opened { .. }) {
+                    one.ever_opened = true;
+                    one.failures = 0;
+                    one.refused = None;
+                    let group = one.group;
+                    self.pod_opened(group);
+                }
                 self.input_to_session(Input::Message(target, message));
             }
         }
@@ -164,6 +209,9 @@ impl Daemon {
     /// The hub will not open.
     pub(super) fn refused(&mut self, id: TargetId, refusal: &Refusal) {
         let Some(target) = self.targets.get(&id) else { return };
+        if target.group.is_some() {
+            return self.pod_refused(id, refusal);
+        }
         let error = say::refused(&target.name, &target.root(), refusal);
         self.target_failed(id, error);
     }
@@ -187,8 +235,17 @@ impl Daemon {
                 Some(Error::version_skew(name.as_str(), &ours, &theirs))
             }
             _ if target.ever_opened && self.kind == Kind::Watch => None,
-            LinkError::NotStarted(error) => {
-                Some(Error::transport_not_started(&target.transport.program(), error))
+            error if target.group.is_some() => {
+                target.failures += 1;
+                let (group, failures) = (target.group, target.failures);
+                self.why_pod_fails(group, error, failures)
+            }
+            LinkError::NotStarted(NotStarted::Program(error)) => {
+                let program = match &target.transport {
+                    Transport::Process(transport) => transport.program(),
+                    Transport::Pod(_) => std::ffi::OsString::new(),
+                };
+                Some(Error::transport_not_started(&program, error))
             }
             LinkError::Wire(WireError::NotOurs(said)) => Some(Error::not_a_hub(said.as_bytes())),
             error => Some(Error::disconnected(name.as_str(), &link_words(error))),
@@ -196,18 +253,26 @@ impl Daemon {
         if let Some(error) = fatal {
             return self.target_failed(id, error);
         }
+        self.look_again(id);
         self.input_to_session(Input::LinkDown(id));
         let retry = self.session.deadline().map(|at| at.saturating_duration_since(Instant::now()));
         self.say(Event::Disconnected { target: name, error: link_words(error).into(), retry });
     }
 }
 
-fn link_words(error: &LinkError) -> String {
+pub(super) fn link_words(error: &LinkError) -> String {
     match error {
-        LinkError::NotStarted(error) => error.to_string(),
+        LinkError::NotStarted(NotStarted::Program(error)) => error.to_string(),
+        LinkError::NotStarted(NotStarted::Cluster(error)) => error.to_string(),
+        LinkError::NotStarted(NotStarted::Late) => "no link within 10 seconds".to_owned(),
         LinkError::Wire(error) => error.to_string(),
         LinkError::Silent => "nothing was heard for 15 seconds".to_owned(),
-        LinkError::Closed(Some(code)) if *code != 0 => format!("the carrier ended with {code}"),
-        LinkError::Closed(_) => "the link was closed".to_owned(),
+        LinkError::Closed(Ended { code: Some(0) | None, said: None }) => {
+            "the link was closed".to_owned()
+        }
+        LinkError::Closed(Ended { code, said }) => {
+            let code = code.map(|code| format!("the carrier ended with {code}"));
+            code.into_iter().chain(said.clone()).collect::<Vec<_>>().join(": ")
+        }
     }
 }

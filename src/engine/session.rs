@@ -543,6 +543,7 @@ impl Session {
             | FromHub::Output { .. }
             | FromHub::Credit { .. }
             | FromHub::StdinTaken { .. }
+            | FromHub::NotReplayable { .. }
             | FromHub::Ping
             | FromHub::Bye { .. } => Ok(()),
         };

@@ -110,12 +110,9 @@ impl Error {
     }
 
     fn target_not_built(target: &TargetSpec) -> Self {
-        let what = match target {
-            TargetSpec::Kube { .. } => "a workload in a cluster",
-            _ => "an SSH host",
-        };
-        Self::new(Kind::Usage, format!("`{target}` is {what}, which is not built in this version"))
-            .hint("a directory (./copy) and a process (pid/1234:/srv/app) on this machine are")
+        let what = "is an SSH host, which is not built in this version";
+        Self::new(Kind::Usage, format!("`{target}` {what}"))
+            .hint("a directory (./copy) on this machine and a workload (deploy/api:/srv/app) are")
             .hint("any other place can be reached by a program: --transport-cmd 'PROG ARGS'")
     }
 

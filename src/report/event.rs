@@ -63,6 +63,30 @@ pub enum Event {
         /// Which.
         target: Text,
     },
+    /// A pod of a workload is served from now on.
+    PodFound {
+        /// The pod and its container.
+        target: Text,
+    },
+    /// A pod that was served is on its way out, or gone.
+    PodGone {
+        /// The pod and its container.
+        target: Text,
+    },
+    /// A pod of a workload is not served.
+    PodWaiting {
+        /// The workload.
+        target: Text,
+        /// The pod.
+        pod: Text,
+        /// Why.
+        reason: Text,
+    },
+    /// A workload has no pods; those that come are served.
+    PodsAbsent {
+        /// The workload.
+        target: Text,
+    },
     /// A link is being made.
     Connecting {
         /// To whom.

@@ -59,6 +59,14 @@ fn flow(event: &Event, paint: Paint) -> Option<Said> {
         Event::TargetRemoved { target } => {
             Said::normal(format!("{target}: let go of, nobody watches it any more"))
         }
+        Event::PodFound { target } => Said::normal(format!("{target}: found")),
+        Event::PodGone { target } => Said::normal(format!("{target}: the pod is gone")),
+        Event::PodWaiting { target, pod, reason } => {
+            Said::trouble(paint.yellow(&format!("{target}: {pod} waits: {reason}")))
+        }
+        Event::PodsAbsent { target } => {
+            Said::trouble(paint.yellow(&format!("{target}: no pods now; waiting for one")))
+        }
         Event::Connecting { target } => Said::detail(format!("{target}: connecting")),
         Event::Connected { target, equal: true } => {
             Said::normal(format!("{target}: connected, already up to date"))

@@ -34,6 +34,12 @@ fn sync(event: &Event) -> Option<Line> {
         Event::Joined { pid } => Line::new("joined").key("pid", pid),
         Event::TargetAdded { target } => Line::new("target added").key("target", target),
         Event::TargetRemoved { target } => Line::new("target removed").key("target", target),
+        Event::PodFound { target } => Line::new("pod found").key("target", target),
+        Event::PodGone { target } => Line::new("pod gone").key("target", target),
+        Event::PodWaiting { target, pod, reason } => {
+            Line::new("pod waiting").key("target", target).key("pod", pod).key("reason", reason)
+        }
+        Event::PodsAbsent { target } => Line::new("pods absent").key("target", target),
         Event::Connecting { target } => Line::new("connecting").key("target", target),
         Event::Connected { target, equal } => {
             Line::new("connected").key("target", target).key("equal", equal)
@@ -239,6 +245,15 @@ pub(super) fn status(status: &Status) -> String {
             .key("acked", target.gen_acked)
             .key("problems", target.problem_count.max(target.problems.len() as u64))
             .key("restarts", target.restarts);
+        text.push_str(&line.0);
+        text.push('\n');
+    }
+    for group in &status.groups {
+        let line = Line::new("status pods")
+            .key("target", &group.name)
+            .key("current", group.current)
+            .key("pods", group.pods)
+            .key("waiting", group.waiting.len());
         text.push_str(&line.0);
         text.push('\n');
     }

@@ -26,8 +26,9 @@ pub use desk::Desk;
 pub use event::{Event, Exit, Failure, Outcome, Phase, RECORD_VERSION, Record, Stamps, Stream};
 pub use progress::LogWriter;
 pub use status::{
-    ChildState, ChildStatus, Generations, Latencies, Latency, MAX_PROBLEMS, Outstanding,
-    ProblemStatus, STATUS_VERSION, State, Status, TargetStatus, WatchCounts,
+    ChildState, ChildStatus, Generations, GroupStatus, Latencies, Latency, MAX_PROBLEMS,
+    Outstanding, ProblemStatus, STATUS_VERSION, State, Status, TargetStatus, WaitingPod,
+    WatchCounts,
 };
 pub use text::{Text, count, grouped, size, span, timestamp};
 

@@ -34,6 +34,31 @@ pub struct Status {
     pub watch: WatchCounts,
     /// From seen to acknowledged.
     pub latency_ms: Latency,
+    /// Workloads whose pods are targets; their pods that are served stand in `targets`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<GroupStatus>,
+}
+
+/// How a workload's pods stand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GroupStatus {
+    /// As it was written.
+    pub name: Text,
+    /// Pods that hold the source's newest state.
+    pub current: u64,
+    /// All its pods, without those on their way out.
+    pub pods: u64,
+    /// Pods that are not served.
+    pub waiting: Vec<WaitingPod>,
+}
+
+/// A pod that is not served.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WaitingPod {
+    /// Which.
+    pub pod: Text,
+    /// Why.
+    pub reason: Text,
 }
 
 /// The one word about a daemon or a target.
@@ -273,6 +298,9 @@ pub(super) fn human(status: &Status, paint: Paint) -> String {
     for target in targets {
         text.push_str(&of_target(target, paint));
     }
+    for group in &status.groups {
+        text.push_str(&of_group(group, paint));
+    }
     text.push_str(&format!("  watching {}", directories(watch.directories)));
     for (n, what) in
         [(watch.polled, "polled"), (watch.overflows, "overflows"), (watch.rescans, "rescans")]
@@ -294,6 +322,17 @@ pub(super) fn human(status: &Status, paint: Paint) -> String {
 
 fn directories(n: u64) -> String {
     if n == 1 { "1 directory".into() } else { format!("{} directories", super::text::grouped(n)) }
+}
+
+fn of_group(group: &GroupStatus, paint: Paint) -> String {
+    let GroupStatus { name, current, pods, waiting } = group;
+    let line = format!("{name}: {current} of {} current", count(*pods, "pod"));
+    let line = if current < pods || *pods == 0 { paint.yellow(&line) } else { line };
+    let mut text = format!("  {line}\n");
+    for WaitingPod { pod, reason } in waiting {
+        text.push_str(&format!("    {}\n", paint.yellow(&format!("{pod}: {reason}"))));
+    }
+    text
 }
 
 fn of_target(target: &TargetStatus, paint: Paint) -> String {
@@ -360,6 +399,7 @@ mod tests {
             targets: vec![target.clone(), TargetStatus { name: "web".into(), ..target }],
             watch: WatchCounts { directories: 1234, ..WatchCounts::default() },
             latency_ms: Latency { p50: Some(1.25), p95: Some(9.0), count: 1500 },
+            groups: vec![],
         }
     }
 

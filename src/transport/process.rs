@@ -14,7 +14,7 @@ use std::time::Duration;
 use e2ek_sidecar::server::listen::{reader_of, writer_of};
 use tokio::process::{Child, Command};
 
-use super::Link;
+use super::{Carrier, Link};
 
 /// What a pipe to a hub holds: as much as the kernel gives to anybody (`fs.pipe-max-size`).
 const PIPE_BYTES: usize = 1 << 20;
@@ -41,11 +41,11 @@ pub enum Transport {
 }
 
 /// The program behind a link. Killed when dropped, unless it ended by itself before.
-pub struct Carrier {
+pub struct Program {
     child: Child,
 }
 
-impl Carrier {
+impl Program {
     /// Waits for its end, at most so long; then it is killed. Its code, if it ended by itself.
     pub async fn end(mut self, patience: Duration) -> Option<i32> {
         match tokio::time::timeout(patience, self.child.wait()).await {
@@ -100,7 +100,7 @@ fn embedded(program: &PathBuf, state: &PathBuf, terminal: bool) -> io::Result<Li
     let child = command.spawn();
     drop((their_input, their_output));
     let (reader, writer) = (reader_of(our_input)?, writer_of(our_output)?);
-    Ok(Link { reader, writer, carrier: Carrier { child: child? } })
+    Ok(Link { reader, writer, carrier: Carrier::Program(Program { child: child? }) })
 }
 
 fn named(argv: &[OsString], directory: Option<&Path>) -> io::Result<Link> {
@@ -118,7 +118,7 @@ fn named(argv: &[OsString], directory: Option<&Path>) -> io::Result<Link> {
     let input: OwnedFd = child.stdin.take().ok_or_else(missing)?.into_owned_fd()?;
     widen(&input);
     let (reader, writer) = (reader_of(output)?, writer_of(input)?);
-    Ok(Link { reader, writer, carrier: Carrier { child } })
+    Ok(Link { reader, writer, carrier: Carrier::Program(Program { child }) })
 }
 
 /// Lets a pipe hold some frames of content, so that the next ones are read from the source while

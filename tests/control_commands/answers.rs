@@ -131,6 +131,7 @@ fn status() -> Status {
         targets: vec![],
         watch: WatchCounts::default(),
         latency_ms: Latency::default(),
+        groups: vec![],
     }
 }
 

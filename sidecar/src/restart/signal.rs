@@ -64,6 +64,10 @@ impl Signal {
     pub const INT: Self = Self(2);
     /// The one that cannot be caught.
     pub const KILL: Self = Self(9);
+    /// A program's own meaning.
+    pub const USR1: Self = Self(10);
+    /// Another one.
+    pub const USR2: Self = Self(12);
     /// The polite request to end.
     pub const TERM: Self = Self(15);
     /// Wakes a stopped process.

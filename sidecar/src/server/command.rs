@@ -194,53 +194,20 @@ impl Command {
     }
 
     fn told(&mut self, event: RunEvent) -> Option<FromHub> {
-        let event = match event {
-            RunEvent::Started { pid, .. } => ChildEvent::Started { pid: pid.cast_signed() },
-            RunEvent::Restarted { generation, pid, took, starting } => {
-                info!(generation, pid, ?took, ?starting, "restarted");
-                let micros = took.as_micros() as u64;
-                ChildEvent::Restarted { generation, micros, pid: pid.cast_signed() }
-            }
-            RunEvent::StartFailed { error } => ChildEvent::Failed { error: error.to_string() },
-            RunEvent::Exited { interrupted: true, .. } | RunEvent::Interrupted => {
-                ChildEvent::Interrupted
-            }
-            RunEvent::Exited { status, held, .. } => exited(status, held),
-            RunEvent::Backoff { until, .. } => {
-                let wait = until.saturating_duration_since(std::time::Instant::now());
-                ChildEvent::Backoff { micros: wait.as_micros() as u64 }
-            }
-            RunEvent::CommandDone { argv, .. } => ChildEvent::Ran { argv, status: 0 },
-            RunEvent::CommandFailed { argv, status, output } => {
-                if status.is_none() {
-                    self.keep(2, output);
-                }
-                let status = status.map_or(127, |status| status.shell_code().into());
-                ChildEvent::Ran { argv, status }
-            }
+        match event {
             RunEvent::Output { stream, bytes } => {
                 self.keep(if stream == Stream::Stdout { 1 } else { 2 }, bytes);
-                return None;
+                None
             }
-            RunEvent::Stopped { status } => return self.stopped(status),
-            RunEvent::Killing => {
-                info!("the command did not end in time: SIGKILL");
-                return None;
+            RunEvent::Stopped { status } => self.stopped(status),
+            RunEvent::StdinTaken { bytes } => Some(FromHub::StdinTaken { bytes: bytes as u64 }),
+            event => {
+                if let RunEvent::CommandFailed { status: None, output, .. } = &event {
+                    self.keep(2, output.clone());
+                }
+                child_event(&event).map(FromHub::Child)
             }
-            RunEvent::Refused(left) => {
-                warn!(?left, "a process of another user cannot be signalled");
-                return None;
-            }
-            RunEvent::Leftover(left) => {
-                info!(?left, "a process of an earlier run was killed");
-                return None;
-            }
-            RunEvent::StdinTaken { bytes } => {
-                return Some(FromHub::StdinTaken { bytes: bytes as u64 });
-            }
-            RunEvent::CommandStarted { .. } => return None,
-        };
-        Some(FromHub::Child(event))
+        }
     }
 
     fn keep(&mut self, stream: u8, bytes: Vec<u8>) {
@@ -259,6 +226,48 @@ impl Command {
         let status = status.map_or(0, |status| status.shell_code().into());
         Some(FromHub::Child(ChildEvent::Stopped { status }))
     }
+}
+
+/// What a runner tells, in the wire's words; what is none of the other end's business goes to our log.
+pub(super) fn child_event(event: &RunEvent) -> Option<ChildEvent> {
+    Some(match event {
+        &RunEvent::Started { pid, .. } => ChildEvent::Started { pid: pid.cast_signed() },
+        &RunEvent::Restarted { generation, pid, took, starting } => {
+            info!(generation, pid, ?took, ?starting, "restarted");
+            let micros = took.as_micros() as u64;
+            ChildEvent::Restarted { generation, micros, pid: pid.cast_signed() }
+        }
+        RunEvent::StartFailed { error } => ChildEvent::Failed { error: error.to_string() },
+        RunEvent::Exited { interrupted: true, .. } | RunEvent::Interrupted => {
+            ChildEvent::Interrupted
+        }
+        &RunEvent::Exited { status, held, .. } => exited(status, held),
+        RunEvent::Backoff { until, .. } => {
+            let wait = until.saturating_duration_since(std::time::Instant::now());
+            ChildEvent::Backoff { micros: wait.as_micros() as u64 }
+        }
+        RunEvent::CommandDone { argv, .. } => ChildEvent::Ran { argv: argv.clone(), status: 0 },
+        RunEvent::CommandFailed { argv, status, .. } => {
+            let status = status.map_or(127, |status| status.shell_code().into());
+            ChildEvent::Ran { argv: argv.clone(), status }
+        }
+        RunEvent::Killing => {
+            info!("the command did not end in time: SIGKILL");
+            return None;
+        }
+        RunEvent::Refused(left) => {
+            warn!(?left, "a process of another user cannot be signalled");
+            return None;
+        }
+        RunEvent::Leftover(left) => {
+            info!(?left, "a process of an earlier run was killed");
+            return None;
+        }
+        RunEvent::Output { .. }
+        | RunEvent::Stopped { .. }
+        | RunEvent::StdinTaken { .. }
+        | RunEvent::CommandStarted { .. } => return None,
+    })
 }
 
 fn exited(status: Status, held: bool) -> ChildEvent {

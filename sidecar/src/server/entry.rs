@@ -1,6 +1,12 @@
 //! Owns who enters: one workspace at a time writes to a target, and everybody is told who does.
+//!
+//! Whoever wrote into a container of our pod stays on with nobody there: what was written is written
+//! again when the container is started anew. Its request waits like any other's, only for ever.
 
 use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tracing::warn;
 
 use super::length::aside;
 use super::listen::PeerId;
@@ -8,79 +14,183 @@ use super::opening::NotOpened;
 use super::site::Site;
 use super::{Hub, Serving};
 use crate::lease::Leases;
-use crate::wire::{FromHub, Open, Refusal, WireError};
+use crate::wire::{Container, FromHub, Open, Refusal, WireError};
 
 /// How long an earlier hub of the same workspace may take to finish.
 const HAND_OVER: Duration = Duration::from_secs(15);
 const HAND_OVER_STEP: Duration = Duration::from_millis(20);
+/// How soon after its start a wrapper calls, at most; a container whose root is closed to us by then
+/// has none.
+const WRAPPER_WITHIN: Duration = Duration::from_secs(2);
+/// How soon to look again for a container that is to come, at first; and at most, as the kubelet's
+/// own pauses grow.
+const LOOK_STEP: Duration = Duration::from_millis(10);
+const LOOK_STEP_MAX: Duration = Duration::from_millis(500);
 
-/// A session that is to be opened as soon as an earlier hub has let go.
+/// What a session asks for, and where.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub(super) struct Request {
+    pub(super) open: Open,
+    /// Which container of our pod; `None`: here.
+    pub(super) container: Option<Container>,
+}
+
+impl std::ops::Deref for Request {
+    type Target = Open;
+
+    fn deref(&self) -> &Open {
+        &self.open
+    }
+}
+
+impl Request {
+    /// As it is gone on with: for this place, whoever is there, and whichever start of the container.
+    pub(super) fn lasting(&self) -> Self {
+        let open = Open { take_over: false, check: false, ..self.open.clone() };
+        let container = self.container.as_ref();
+        let container = container.map(|one| Container { name: one.name.clone(), id: None });
+        Self { open, container }
+    }
+
+    /// The container's name.
+    pub(super) fn inside(&self) -> Option<&str> {
+        self.container.as_ref().map(|container| &*container.name)
+    }
+}
+
+/// A session that is to be opened as soon as an earlier hub has let go, or its container runs.
 pub(super) struct Waiting {
-    pub(super) id: PeerId,
-    open: Open,
+    /// Who waits; `None`: the hub itself.
+    pub(super) id: Option<PeerId>,
+    request: Request,
+    since: Instant,
     /// The next try.
     pub(super) again: Instant,
     /// The last one.
-    until: Instant,
+    until: Option<Instant>,
+}
+
+impl Waiting {
+    fn step(&self, now: Instant) -> Duration {
+        match self.id {
+            Some(_) => HAND_OVER_STEP,
+            None => {
+                (now.saturating_duration_since(self.since) / 50).clamp(LOOK_STEP, LOOK_STEP_MAX)
+            }
+        }
+    }
 }
 
 impl Hub {
     /// Opens a session: takes up a site that waits for this workspace, or opens one.
-    pub(super) async fn open(&mut self, id: PeerId, open: Open) -> Result<(), WireError> {
+    pub(super) async fn open(&mut self, id: PeerId, request: Request) -> Result<(), WireError> {
         let known = self.sites.iter().any(|serving| serving.peer == Some(id))
-            || self.waiting.iter().any(|waiting| waiting.id == id)
+            || self.waiting.iter().any(|waiting| waiting.id == Some(id))
             || self.is_leaving(id);
         if known {
             return Err(WireError::Order("opened twice"));
         }
-        self.enter(id, open, Instant::now() + HAND_OVER).await;
+        let now = Instant::now();
+        let until = Some(now + HAND_OVER);
+        self.enter(Waiting { id: Some(id), request, since: now, again: now, until }).await;
         Ok(())
+    }
+
+    /// Looks at once for who waits: a wrapper has called.
+    pub(super) fn hurry(&mut self, now: Instant) {
+        self.waiting.iter_mut().for_each(|waiting| waiting.again = now);
+    }
+
+    /// Goes on with what was asked for, with nobody there, as soon as its container runs.
+    pub(super) fn stand_by(&mut self, request: Request) {
+        let now = Instant::now();
+        self.waiting.push(Waiting { id: None, request, since: now, again: now, until: None });
     }
 
     pub(super) async fn try_waiting(&mut self, now: Instant) {
         let due: Vec<Waiting> = self.waiting.extract_if(.., |w| w.again <= now).collect();
-        for Waiting { id, open, until, .. } in due {
-            self.enter(id, open, until).await;
+        for waiting in due {
+            self.enter(waiting).await;
         }
     }
 
-    async fn enter(&mut self, id: PeerId, open: Open, until: Instant) {
+    async fn enter(&mut self, waiting: Waiting) {
         let now = Instant::now();
+        let (id, open) = (waiting.id, &waiting.request);
         if !open.dry_run {
-            if let Err(refusal) = self.make_room(&open, now) {
-                return self.links.send(id, &FromHub::Refused(refusal));
+            if id.is_none() && self.sites.iter().any(|serving| meet(&serving.open, open)) {
+                // Somebody came in before us.
+                return;
             }
-            if let Some(at) = self.sites.iter().position(|serving| same_site(&serving.open, &open))
-            {
+            if let Err(refusal) = self.make_room(open, now) {
+                return self.refuse_entry(id, refusal);
+            }
+            if let Some(at) = self.sites.iter().position(|serving| same_site(&serving.open, open)) {
                 return self.welcome(id, at);
             }
         }
-        // What lies there may have to be read to know whether it is what was written.
-        let (asked, state) = (open.clone(), self.settings.state.clone());
-        match aside(move || Site::open(&asked, &state)).await {
-            Ok(site) => self.admit(id, open, site, now),
-            Err(NotOpened::Busy(_)) if now < until => {
-                let again = now + HAND_OVER_STEP;
-                self.waiting.push(Waiting { id, open, again, until });
+        // What lies there may have to be read to know whether it is what was written, and what a
+        // container lost is written again.
+        let (asked, settings) = (open.clone(), self.settings.clone());
+        let given = open.inside().and_then(|name| self.wrappers.root(name));
+        match aside(move || Site::open(&asked, &settings, given)).await {
+            Ok(site) => self.admit(id, waiting.request, site, now),
+            // What hides itself at first may be a wrapper that is about to call.
+            Err(NotOpened::Busy(Refusal::Forbidden(why)))
+                if id.is_some() && now > waiting.since + WRAPPER_WITHIN =>
+            {
+                self.refuse_entry(id, Refusal::Forbidden(why));
+            }
+            Err(NotOpened::Busy(_)) if waiting.until.is_none_or(|until| now < until) => {
+                self.wait_on(waiting, now);
+            }
+            // The app may be about to make it.
+            Err(NotOpened::Refused(Refusal::NotFound(_))) if id.is_none() => {
+                self.wait_on(waiting, now);
             }
             Err(NotOpened::Busy(refusal) | NotOpened::Refused(refusal)) => {
-                self.links.send(id, &FromHub::Refused(refusal));
+                self.refuse_entry(id, refusal);
             }
         }
     }
 
-    fn admit(&mut self, id: PeerId, open: Open, site: Site, now: Instant) {
+    fn wait_on(&mut self, waiting: Waiting, now: Instant) {
+        let again = now + waiting.step(now);
+        self.waiting.push(Waiting { again, ..waiting });
+    }
+
+    fn refuse_entry(&self, id: Option<PeerId>, refusal: Refusal) {
+        match id {
+            Some(id) => self.links.send(id, &FromHub::Refused(refusal)),
+            None => warn!(?refusal, "what was written into a container is not written again"),
+        }
+    }
+
+    fn admit(&mut self, id: Option<PeerId>, open: Request, site: Site, now: Instant) {
         let mut leases = Leases::new(site.epoch().saturating_sub(1));
         let Ok(epoch) = leases.acquire(now, open.workspace, &open.writer, false) else { return };
-        let serving = Serving { open, site, leases, epoch, peer: None, alone_since: None };
+        self.serial += 1;
+        let serial = self.serial;
+        if let Some(process) = site.process.as_ref().filter(|_| open.container.is_some()) {
+            self.watch_end(serial, process);
+        }
+        let alone_since = id.is_none().then_some(now);
+        let (peer, runs, told) = (None, false, false);
+        let serving = Serving { serial, open, site, leases, epoch, peer, alone_since, runs, told };
         self.sites.push(serving);
+        self.start_wrapped(self.sites.len() - 1);
         self.welcome(id, self.sites.len() - 1);
     }
 
-    fn welcome(&mut self, id: PeerId, at: usize) {
+    fn welcome(&mut self, id: Option<PeerId>, at: usize) {
+        let Some(id) = id else { return };
         let serving = &mut self.sites[at];
         serving.peer = Some(id);
         serving.alone_since = None;
+        (serving.runs, serving.told) = (false, false);
+        if let Some(name) = serving.open.inside() {
+            self.wrappers.found(name, serving.site.receiver.held().id());
+        }
         let ours = self.charge.as_mut().filter(|charge| same_site(&charge.open, &serving.open));
         if let Some(charge) = ours.filter(|charge| !charge.leaving) {
             charge.peer = Some(id);
@@ -89,12 +199,15 @@ impl Hub {
         for answer in serving.site.opened() {
             self.links.send(id, &answer);
         }
+        if let Some(told) = serving.site.not_replayable() {
+            self.links.send(id, &told);
+        }
     }
 
     /// Ends the sites that stand in the way of `open` and may: they are the same workspace's, their
     /// writer was silent for too long, or is overruled. What can go on as it is stays, with the next
     /// epoch.
-    fn make_room(&mut self, open: &Open, now: Instant) -> Result<(), Refusal> {
+    fn make_room(&mut self, open: &Request, now: Instant) -> Result<(), Refusal> {
         let mut at = 0;
         while at < self.sites.len() {
             if self.sites[at].site.is_dry() || !meet(&self.sites[at].open, open) {
@@ -145,11 +258,13 @@ fn to_replaced(before: &Open, after: &Open) -> Refusal {
 }
 
 /// Whether two sessions are of one workspace and lead to the same place.
-pub(super) fn same_site(a: &Open, b: &Open) -> bool {
+pub(super) fn same_site(a: &Request, b: &Request) -> bool {
     a.workspace == b.workspace && meet(a, b) && a.roots == b.roots
 }
 
 /// Whether two sessions have a root in common.
-fn meet(a: &Open, b: &Open) -> bool {
-    a.process == b.process && a.roots.iter().any(|root| b.roots.contains(root))
+fn meet(a: &Request, b: &Request) -> bool {
+    a.inside() == b.inside()
+        && a.process == b.process
+        && a.roots.iter().any(|root| b.roots.contains(root))
 }

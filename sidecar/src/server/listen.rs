@@ -17,6 +17,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::wrap::{self, FromWrappers};
 use crate::wire::{self, Decoder, FromHub, Hello, HelloReader, ToHub, WireError};
 
 /// Silence after which a Ping is sent.
@@ -97,6 +98,7 @@ impl Peer {
 
 /// What the links bring.
 #[derive(Debug)]
+#[allow(private_interfaces)]
 pub enum Incoming {
     /// A link whose other end speaks our protocol.
     Linked(Peer),
@@ -106,6 +108,8 @@ pub enum Incoming {
     Drained(PeerId),
     /// The link is over.
     Ended(PeerId, Option<WireError>),
+    /// Of the wrappers in containers of our pod.
+    Wrapper(FromWrappers),
 }
 
 /// A queue for [`Incoming`].
@@ -302,6 +306,16 @@ pub async fn serve_socket(
     let bound = Bound::new(socket)?;
     let (sender, receiver) = queue();
     let mut links = JoinSet::new();
+    let mut wrappers = JoinSet::new();
+    if let Some(socket) = &settings.wrappers {
+        match open_to_all(socket) {
+            Ok(listener) => drop(wrappers.spawn(wrap::serve(listener, sender.clone()))),
+            // Whoever shares the directory can only keep its own wrapper out.
+            Err(error) => {
+                tracing::warn!(socket = %socket.display(), %error, "no wrapper is served")
+            }
+        }
+    }
     {
         let mut hub = std::pin::pin!(super::Hub::new(settings, receiver).run(stop));
         let mut next = 0;
@@ -424,6 +438,21 @@ impl Drop for Bound {
             let _ = std::fs::remove_file(self.place.path());
         }
     }
+}
+
+/// Listens where any user of the pod may call; the kernel says who does. The directory is shared with
+/// the app: nothing in it is waited for, looked at or changed but what is made here.
+fn open_to_all(socket: &Path) -> std::io::Result<UnixListener> {
+    let place = Short::of(socket)?;
+    let aside = place.beside(format!(".e2ek-{}", std::process::id()));
+    let _ = std::fs::remove_file(&aside);
+    // Its mode from the first moment on, and not by its name.
+    let mask = rustix::process::umask(Mode::empty());
+    let listener = UnixListener::bind(&aside);
+    rustix::process::umask(mask);
+    let listener = listener?;
+    std::fs::rename(&aside, place.path())?;
+    Ok(listener)
 }
 
 /// Connects to a hub's socket.

@@ -17,27 +17,33 @@ pub mod listen;
 mod look;
 pub mod memory;
 mod opening;
+mod pod;
+mod replay;
 pub mod root;
 pub mod run;
+pub mod said;
 mod site;
 pub mod store;
 pub mod target;
+pub mod wrap;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tracing::{info, warn};
 
 use self::apply::Brought;
 use self::command::Command;
-use self::entry::{Waiting, same_site};
+use self::entry::{Request, Waiting, same_site};
 use self::link::{Asked, Links};
 use self::listen::{Incoming, PeerId};
 use self::site::Site;
+use self::wrap::Wrappers;
 use crate::lease::{LEASE, Leases};
 use crate::tree::TreeId;
-use crate::wire::{self, ChildEvent, CommandSpec, FromHub, Open, Refusal, ToHub, WireError};
+use crate::wire::{self, ChildEvent, CommandSpec, Container, FromHub, Refusal, ToHub, WireError};
 
 /// How long a running command outlives a lost link (cli.md, CMD); so long its site is kept.
 const KEEP_AFTER_LINK: Duration = Duration::from_secs(60);
@@ -53,11 +59,22 @@ pub struct Settings {
     pub once: bool,
     /// End after so long without a link; `None`: never.
     pub idle: Option<Duration>,
+    /// The container of our pod that a session is for that names none; `None`: no container.
+    pub container: Option<String>,
+    /// The socket where the wrappers of containers of our pod call ([`wrap`]); `None`: none is served.
+    pub wrappers: Option<PathBuf>,
+    /// Bytes of contents that are kept for each target in a container ([`store::Contents`]).
+    pub contents_bytes: u64,
 }
+
+/// [`Settings::contents_bytes`] unless said otherwise.
+pub const CONTENTS_BYTES: u64 = 512 << 20;
 
 /// A site that is served, and to whom.
 struct Serving {
-    open: Open,
+    /// Names it as long as this hub lives.
+    serial: u64,
+    open: Request,
     site: Site,
     /// Of this serving; only `epoch` is ever handed to it by `peer`.
     leases: Leases,
@@ -65,12 +82,16 @@ struct Serving {
     peer: Option<PeerId>,
     /// Since when nobody is there.
     alone_since: Option<Instant>,
+    /// The session of this link hears of the container's command.
+    runs: bool,
+    /// It was told what cannot be done there.
+    told: bool,
 }
 
 /// Whose command the command is: there is one at a time.
 struct Charge {
     /// The session that asked for it.
-    open: Open,
+    open: Request,
     /// Who is told.
     peer: Option<PeerId>,
     /// The session said good-bye: the link ends with the command.
@@ -83,8 +104,14 @@ pub struct Hub {
     incoming: mpsc::Receiver<Incoming>,
     links: Links,
     sites: Vec<Serving>,
-    /// Sessions that an earlier hub of the same workspace keeps out for a moment.
+    /// Sessions that an earlier hub of the same workspace keeps out for a moment, or whose container
+    /// is to come.
     waiting: Vec<Waiting>,
+    /// The last [`Serving::serial`].
+    serial: u64,
+    /// Each ends with the process of a container, and says whose it was.
+    ends: JoinSet<u64>,
+    wrappers: Wrappers,
     command: Command,
     charge: Option<Charge>,
     /// No new work is taken; when the command is gone, so is the hub.
@@ -104,6 +131,9 @@ impl Hub {
             links: Links::default(),
             sites: Vec::new(),
             waiting: Vec::new(),
+            serial: 0,
+            ends: JoinSet::new(),
+            wrappers: Wrappers::default(),
             command: Command::default(),
             charge: None,
             ending: false,
@@ -117,6 +147,9 @@ impl Hub {
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
         let mut stopping = false;
+        for request in replay::standing(&self.settings.state) {
+            self.stand_by(request);
+        }
         while !self.is_over() {
             let deadline = self.deadline();
             tokio::select! {
@@ -126,6 +159,7 @@ impl Hub {
                     self.end();
                 }
                 event = self.command.next() => self.command_event(&event),
+                Some(Ok(serial)) = self.ends.join_next() => self.container_ended(serial),
                 incoming = self.incoming.recv() => match incoming {
                     Some(incoming) => self.take(incoming).await,
                     None => self.end(),
@@ -170,6 +204,7 @@ impl Hub {
                     self.refuse(id, &error);
                 }
             }
+            Incoming::Wrapper(event) => self.wrapper_event(event),
             Incoming::Drained(id) => self.links.answer(id),
             Incoming::Ended(id, error) => {
                 if let Some(error) = error {
@@ -189,7 +224,7 @@ impl Hub {
 
     fn unlink(&mut self, id: PeerId) {
         self.links.remove(id);
-        self.waiting.retain(|waiting| waiting.id != id);
+        self.waiting.retain(|waiting| waiting.id != Some(id));
         if let Some(charge) = self.charge.as_mut().filter(|charge| charge.peer == Some(id)) {
             charge.peer = None;
         }
@@ -207,9 +242,17 @@ impl Hub {
     }
 
     async fn message(&mut self, id: PeerId, message: ToHub, len: usize) -> Result<(), WireError> {
-        if let ToHub::Open(open) = message {
-            return self.open(id, open).await;
-        }
+        let message = match message {
+            ToHub::Open(open) => {
+                let name = self.settings.container.clone().filter(|_| open.process.is_none());
+                let container = name.map(|name| Container { name, id: None });
+                return self.open(id, Request { open, container }).await;
+            }
+            ToHub::OpenIn { open, container } => {
+                return self.open(id, Request { open, container: Some(container) }).await;
+            }
+            message => message,
+        };
         let Some(at) = self.sites.iter().position(|serving| serving.peer == Some(id)) else {
             return match message {
                 ToHub::Ping => Ok(()),
@@ -333,10 +376,16 @@ impl Hub {
         let applied = self.at_site(at, is_long, work).await?;
         if self.sites[at].site.is_visible() {
             applied.iter().for_each(|answer| self.links.send(id, answer));
+            let told = self.sites[at].site.not_replayable();
+            told.iter().for_each(|told| self.links.send(id, told));
             return Ok(());
         }
         // Written into a directory or process that is gone: nobody can see it (I2). Nor can the
         // command that runs there go on.
+        if self.sites[at].open.container.is_some() {
+            self.container_ended(self.sites[at].serial);
+            return Ok(());
+        }
         let serving = self.sites.remove(at);
         if self.runs_for(&serving.open) {
             self.command.stop();
@@ -365,6 +414,9 @@ impl Hub {
     }
 
     fn run_command(&mut self, id: PeerId, at: usize, spec: CommandSpec) {
+        if self.sites[at].open.container.is_some() {
+            return self.run_wrapped(id, at, &spec);
+        }
         let serving = &self.sites[at];
         if !self.command.is_idle() && !self.runs_for(&serving.open) {
             let error = "this hub runs the command of another session".to_owned();
@@ -379,6 +431,12 @@ impl Hub {
 
     /// Passes on what concerns the command, if it is this session's.
     fn for_command(&mut self, at: usize, message: ToHub) {
+        if self.sites[at].open.container.is_some() {
+            if let ToHub::Act { generation, actions } = message {
+                self.act_wrapped(at, generation, &actions);
+            }
+            return;
+        }
         if !self.runs_for(&self.sites[at].open) {
             return;
         }
@@ -396,7 +454,7 @@ impl Hub {
     }
 
     /// Whether the command is, or was, this session's.
-    fn runs_for(&self, open: &Open) -> bool {
+    fn runs_for(&self, open: &Request) -> bool {
         self.charge.as_ref().is_some_and(|charge| same_site(&charge.open, open))
     }
 
@@ -407,6 +465,12 @@ impl Hub {
     /// The clean end of a session. The link stays until its command is gone, so that the last words
     /// arrive.
     fn bye(&mut self, id: PeerId, at: usize) {
+        if self.sites[at].open.container.is_some() {
+            // What was written is kept for the container's next start.
+            self.sites[at].site.tidy();
+            self.links.send(id, &FromHub::Bye { reason: String::new() });
+            return self.unlink(id);
+        }
         let serving = self.sites.remove(at);
         self.idle_since = Instant::now();
         let ours = self.charge.as_mut().filter(|charge| same_site(&charge.open, &serving.open));
@@ -449,6 +513,9 @@ impl Hub {
     /// How long a site is kept that nobody is there for: as long as the right to write is, or as its
     /// command.
     fn kept_until(&self, serving: &Serving) -> Option<Instant> {
+        if serving.open.container.is_some() {
+            return None;
+        }
         let runs = !self.command.is_idle() && self.runs_for(&serving.open);
         Some(serving.alone_since? + if runs { KEEP_AFTER_LINK } else { LEASE })
     }

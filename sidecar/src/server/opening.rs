@@ -8,6 +8,7 @@
 mod compare;
 
 use std::collections::HashSet;
+use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,15 +16,18 @@ use std::sync::Arc;
 use tracing::warn;
 
 use self::compare::{Compare, Differences, Seen};
+use super::Settings as HubSettings;
 use super::apply::{Applying, Parts};
+use super::entry::Request;
+use super::replay::Inside;
 use super::root::{Found, RootErrorKind, Settings, TargetRoot, WriteMode};
 use super::site::Site;
 use super::store::{Claim, ClaimError, Loaded, Owner, Registry, Store, StoreError};
-use super::target::Target;
+use super::target::{FindError, Identity, Target, TargetError, find};
 use crate::path::{Escaped, SyncPath};
 use crate::receive::{Receiver, apply_what_fits};
 use crate::tree::{Change, Edit, Node, Snapshot, Stamp};
-use crate::wire::{self, Blob, Open, Refusal};
+use crate::wire::{self, Blob, Container, Open, Refusal};
 
 /// Why a site is not opened.
 pub(super) enum NotOpened {
@@ -41,23 +45,32 @@ impl From<Refusal> for NotOpened {
 }
 
 impl Site {
-    /// Opens what `open` asks for and makes the record true. Never waits for another hub.
-    pub(super) fn open(open: &Open, state: &Path) -> Result<Self, NotOpened> {
+    /// Opens what `open` asks for and makes the record true. Never waits for another hub. In a
+    /// container that hides itself `given` is its root, as its wrapper handed it over.
+    pub(super) fn open(
+        open: &Request,
+        settings: &HubSettings,
+        given: Option<(Identity, OwnedFd)>,
+    ) -> Result<Self, NotOpened> {
+        let state = &settings.state;
         if open.roots.is_empty() || open.roots.len() > usize::from(u16::MAX) {
             let why = "a session needs at least one root".to_owned();
             return Err(Refusal::Unusable(why).into());
         }
-        let process = open
-            .process
-            .map(Target::pin)
-            .transpose()
-            .map_err(|error| refusal_of_process(open.process.unwrap_or_default(), &error))?;
+        let (process, inside) = match &open.container {
+            Some(container) => {
+                let (process, inside) = enter(container, given)?;
+                (Some(process), Some(inside))
+            }
+            None => (open.process.map(pin).transpose()?, None),
+        };
         let names = names(open)?;
         let mut site = Self {
             directory: names[0].clone(),
             receiver: Receiver::new(Snapshot::empty(), 0, names.len()),
             roots: Vec::new(),
             process,
+            inside,
             store: None,
             applying: Applying::default(),
             in_place: open.write != wire::WriteMode::Rename,
@@ -74,19 +87,24 @@ impl Site {
             for name in &names {
                 site.claims.push(claim_root(state, name, open)?);
             }
-            site.take(open, state, &names)?;
+            site.take(open, settings, &names)?;
         }
         site.populated = site.receiver.held().root().is_empty() && site.holds_something();
         Ok(site)
     }
 
     /// Takes the record that belongs to the roots, and makes it true.
-    fn take(&mut self, open: &Open, state: &Path, names: &[PathBuf]) -> Result<(), NotOpened> {
+    fn take(
+        &mut self,
+        open: &Request,
+        settings: &HubSettings,
+        names: &[PathBuf],
+    ) -> Result<(), NotOpened> {
         for path in &open.roots {
             let root = open_root(path, self.process.as_ref(), open)?;
             self.roots.push(Some(Arc::new(root)));
         }
-        let dir = state.join("hubs").join(folder_name(names, &self.roots));
+        let dir = settings.state.join("hubs").join(self.folder_name(names));
         let (mut store, loaded) = open_store(&dir, open)?;
         if loaded.damaged {
             warn!("the record of this target was damaged; it is made anew");
@@ -98,7 +116,13 @@ impl Site {
         self.epoch = loaded.owner.as_ref().map_or(1, |owner| owner.epoch + 1);
         let unfinished = !loaded.unfinished.is_empty();
         let ours = is_ours(&loaded, open);
+        let lost = self.lost(&dir, &loaded, ours, settings);
+        let lost = lost.map_err(|error| unusable(&dir, &error))?;
         let (held, changed) = self.believe(loaded, open);
+        if lost.is_some() {
+            // Nobody changed it: it went with the container.
+            self.drifted.clear();
+        }
         let owner =
             Owner { workspace: open.workspace, writer: open.writer.clone(), epoch: self.epoch };
         let written = store.set_owner(&owner).and_then(|()| {
@@ -110,13 +134,16 @@ impl Site {
             }
             Ok(())
         });
-        written.map_err(|error| Refusal::Unusable(format!("{}: {error}", dir.display())))?;
+        written.map_err(|error| unusable(&dir, &error))?;
         self.store = Some(store);
+        if self.inside.is_some() {
+            self.stand(open, lost).map_err(|error| unusable(&dir, &error))?;
+        }
         Ok(())
     }
 
     /// Looks, and leaves no trace: nothing is made, swept, claimed or written.
-    fn peek(&mut self, open: &Open, state: &Path, names: &[PathBuf]) -> Result<(), NotOpened> {
+    fn peek(&mut self, open: &Request, state: &Path, names: &[PathBuf]) -> Result<(), NotOpened> {
         for path in &open.roots {
             match open_root(path, self.process.as_ref(), open) {
                 Ok(root) => self.roots.push(Some(Arc::new(root))),
@@ -124,7 +151,7 @@ impl Site {
                 Err(refusal) => return Err(refusal.into()),
             }
         }
-        let dir = state.join("hubs").join(folder_name(names, &self.roots));
+        let dir = state.join("hubs").join(self.folder_name(names));
         let loaded = Store::peek(&dir).map_err(|error| {
             Refusal::Unusable(format!("state folder {}: {error}", dir.display()))
         })?;
@@ -200,6 +227,22 @@ impl Site {
         root.stat(&below).map_err(|error| error.kind)
     }
 
+    /// The record's folder: named by the roots, and by which directories they are; in a container,
+    /// where they are other ones after each start, by the roots alone.
+    fn folder_name(&self, names: &[PathBuf]) -> String {
+        let mut hasher = blake3::Hasher::new();
+        for (name, root) in names.iter().zip(&self.roots) {
+            hasher.update(name.as_os_str().as_bytes());
+            hasher.update(&[0]);
+            let root = root.as_ref().filter(|_| self.inside.is_none());
+            if let Some(identity) = root.map(|root| root.identity()) {
+                hasher.update(&identity.device.to_le_bytes());
+                hasher.update(&identity.inode.to_le_bytes());
+            }
+        }
+        hasher.finalize().to_hex()[..16].to_owned()
+    }
+
     fn holds_something(&self) -> bool {
         let occupied =
             |root: &Arc<TargetRoot>| root.list(&SyncPath::root()).is_ok_and(|l| !l.is_empty());
@@ -211,17 +254,73 @@ fn is_ours(loaded: &Loaded, open: &Open) -> bool {
     loaded.owner.as_ref().is_none_or(|owner| owner.workspace == open.workspace)
 }
 
+fn unusable(dir: &Path, error: &std::io::Error) -> Refusal {
+    Refusal::Unusable(format!("{}: {error}", dir.display()))
+}
+
+fn pin(pid: i32) -> Result<Target, Refusal> {
+    Target::pin(pid).map_err(|error| refusal_of_process(pid, &error))
+}
+
+/// Pins the main process of a container.
+fn enter(
+    container: &Container,
+    given: Option<(Identity, OwnedFd)>,
+) -> Result<(Target, Inside), NotOpened> {
+    let name = (!container.name.is_empty()).then_some(&*container.name);
+    let main = match find(name, container.id.as_deref()) {
+        Ok(main) => main,
+        // It may be about to start.
+        Err(error @ FindError::Missing { .. }) => {
+            return Err(NotOpened::Busy(Refusal::NotFound(words(&error))));
+        }
+        Err(error) => return Err(Refusal::Unusable(words(&error)).into()),
+    };
+    let given = given.filter(|(identity, _)| *identity == main.identity);
+    let pinned = match given {
+        Some((_, root)) => Target::pin_given(&main, root),
+        None => Target::pin_main(&main),
+    };
+    match pinned {
+        Ok(target) => Ok((target, Inside::of(main.identity))),
+        Err(TargetError::Gone(_)) => {
+            let why = format!("container {} has just ended", main.identity.name);
+            Err(NotOpened::Busy(Refusal::NotFound(why)))
+        }
+        Err(TargetError::Denied(_)) => {
+            let why = format!("the root of container {}", main.identity.name);
+            Err(NotOpened::Busy(Refusal::Forbidden(why)))
+        }
+        Err(error) => Err(refusal_of_process(main.pid, &error).into()),
+    }
+}
+
+fn words(error: &FindError) -> String {
+    let listed = |seen: &[String]| match seen {
+        [] => "no other container's processes are here (shareProcessNamespace: true)".to_owned(),
+        seen => format!("running here: {}", seen.join(", ")),
+    };
+    match error {
+        FindError::Missing { wanted, seen } if wanted.is_empty() => listed(seen),
+        FindError::Missing { wanted, seen } => {
+            format!("container {wanted} is not running; {}", listed(seen))
+        }
+        FindError::Ambiguous { seen } => format!("which container? {}", listed(seen)),
+        FindError::Unreadable(_) => error.to_string(),
+    }
+}
+
 /// The canonical name of each root, whether or not it is there already.
-fn names(open: &Open) -> Result<Vec<PathBuf>, Refusal> {
+fn names(open: &Request) -> Result<Vec<PathBuf>, Refusal> {
     let mut names: Vec<PathBuf> = Vec::with_capacity(open.roots.len());
     for path in &open.roots {
         let path = Path::new(std::ffi::OsStr::from_bytes(&path.0));
-        let name = match open.process {
-            Some(pid) => {
-                let below = path.strip_prefix("/").unwrap_or(path);
-                PathBuf::from(format!("/proc/{pid}/root")).join(below)
-            }
-            None => canonical(path).map_err(|error| refusal_of_path(path, &error))?,
+        let below = path.strip_prefix("/").unwrap_or(path);
+        let name = match (open.inside(), open.process) {
+            // No directory's name, and the same however often the container is started.
+            (Some(name), _) => Path::new("/container:").join(name).join(below),
+            (None, Some(pid)) => PathBuf::from(format!("/proc/{pid}/root")).join(below),
+            (None, None) => canonical(path).map_err(|error| refusal_of_path(path, &error))?,
         };
         let near = |other: &&PathBuf| other.starts_with(&name) || name.starts_with(other);
         if let Some(other) = names.iter().find(near) {
@@ -278,27 +377,12 @@ fn open_root(path: &Blob, process: Option<&Target>, open: &Open) -> Result<Targe
     Ok(root)
 }
 
-fn refusal_of_process(pid: i32, error: &super::target::TargetError) -> Refusal {
-    use super::target::TargetError;
+fn refusal_of_process(pid: i32, error: &TargetError) -> Refusal {
     match error {
         TargetError::Gone(_) => Refusal::NotFound(format!("process {pid}")),
         TargetError::Denied(_) => Refusal::Forbidden(format!("process {pid}: {error}")),
         _ => Refusal::Unusable(format!("process {pid}: {error}")),
     }
-}
-
-/// The record's folder: named by the roots, and by which directories they are.
-fn folder_name(names: &[PathBuf], roots: &[Option<Arc<TargetRoot>>]) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for (name, root) in names.iter().zip(roots) {
-        hasher.update(name.as_os_str().as_bytes());
-        hasher.update(&[0]);
-        if let Some(identity) = root.as_ref().map(|root| root.identity()) {
-            hasher.update(&identity.device.to_le_bytes());
-            hasher.update(&identity.inode.to_le_bytes());
-        }
-    }
-    hasher.finalize().to_hex()[..16].to_owned()
 }
 
 fn open_store(dir: &Path, open: &Open) -> Result<(Store, Loaded), NotOpened> {

@@ -35,7 +35,8 @@ use tokio::signal::unix::{SignalKind, signal};
 
 use self::child::{Place, Start, Streams, start};
 use self::commands::{Commands, Next, succeeded};
-use self::descendants::{raw, signal_all};
+pub(super) use self::descendants::raw;
+use self::descendants::signal_all;
 pub use self::event::{RunEvent, RunState, Stream};
 use self::pipes::{Pipes, Ready};
 pub use self::request::{COMMANDS_WITHIN, Request, Spec, Stdio};
@@ -43,7 +44,9 @@ use self::sentinel::{Line, Sentinel};
 pub use self::sweep::{Leftover, sweep};
 use self::terminal::Terminal;
 use super::until;
-use crate::restart::{ActionSet, Effect, Input, Note, RestartMachine, Signal, State, Status};
+use crate::restart::{
+    ActionSet, Effect, Input, Note, Policy, RestartMachine, Signal, State, Status,
+};
 
 /// One command and all its runs. See the module's head for what it demands of its process.
 #[derive(Debug)]
@@ -181,6 +184,12 @@ impl Runner {
             restarts: self.starts.saturating_sub(1),
             command: self.commands.running().map(|running| running.argv.clone()),
         }
+    }
+
+    /// Treats the command by another policy from now on.
+    pub fn set_policy(&mut self, policy: Policy) {
+        self.spec.policy = policy;
+        self.machine.set_policy(policy);
     }
 
     /// How many bytes of [`Request::Stdin`] wait: the owner keeps this within its credits.

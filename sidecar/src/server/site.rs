@@ -9,6 +9,7 @@ use std::sync::Arc;
 use tracing::info;
 
 use super::apply::{Applying, Parts};
+use super::replay::Inside;
 use super::root::TargetRoot;
 use super::store::{Claim, Owner, Store};
 use super::target::Target;
@@ -22,6 +23,8 @@ pub(super) struct Site {
     pub(super) roots: Vec<Option<Arc<TargetRoot>>>,
     /// Whose root the paths are resolved in.
     pub(super) process: Option<Target>,
+    /// The process is a container's, which starts anew without what was written.
+    pub(super) inside: Option<Inside>,
     /// `None` in a session that only looks.
     pub(super) store: Option<Store>,
     pub(super) receiver: Receiver,
@@ -94,12 +97,17 @@ impl Site {
         &self.directory
     }
 
-    /// Ends cleanly: what is under way enters the record, and nothing staged is left.
-    pub(super) fn close(mut self) {
-        self.abandon();
+    /// Leaves nothing staged while nobody is there.
+    pub(super) fn tidy(&self) {
         for root in self.roots.iter().flatten() {
             root.tidy();
         }
+    }
+
+    /// Ends cleanly: what is under way enters the record, and nothing staged is left.
+    pub(super) fn close(mut self) {
+        self.abandon();
+        self.tidy();
         // Whoever gets the record next finds the roots free as well.
         self.claims.clear();
         if let Some(Err(error)) = self.store.map(Store::close) {

@@ -13,6 +13,7 @@
 //! [`Store::reset`] always write the whole manifest (about 70 bytes a file), [`Store::close`] after a
 //! long log.
 
+mod contents;
 mod files;
 mod format;
 mod journal;
@@ -20,6 +21,8 @@ mod registry;
 mod replay;
 mod trash;
 
+pub use contents::Contents;
+pub(super) use files::{read_note, read_tree, write_note, write_tree};
 pub use registry::{Claim, ClaimError, Clash, Registry};
 pub use trash::{TRASH_BYTES, TRASH_FILES};
 
@@ -197,6 +200,12 @@ impl Store {
     #[must_use]
     pub fn marker(&self) -> &str {
         &self.marker
+    }
+
+    /// Where all of it lies.
+    #[must_use]
+    pub fn folder(&self) -> &Path {
+        &self.dir
     }
 
     /// Where patches in place are written down before they are made.

@@ -3,14 +3,19 @@
 //! A [`Target`] is a pidfd, the start time, the mount namespace and the root directory of one
 //! process, taken together and compared again by [`Target::check`]. A reused pid, a dead process
 //! and one that entered another root are therefore refused. What is written below its root is
-//! `server::root`'s business; which process to pin is the hub's.
+//! `server::root`'s business; which process is a container's is [`container`]'s question.
+
+mod container;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::fs::{AtFlags, Mode, OFlags, StatxFlags};
+use rustix::fs::{AtFlags, Mode, OFlags, StatxAttributes, StatxFlags};
 use rustix::io::Errno;
 use rustix::process::{Gid, Pid, PidfdFlags, Signal, Uid};
+
+pub(super) use self::container::identify;
+pub use self::container::{FindError, Identity, MainProcess, find};
 
 /// One process, pinned while it lives.
 #[derive(Debug)]
@@ -21,8 +26,19 @@ pub struct Target {
     proc: OwnedFd,
     /// Its root directory (`O_PATH`).
     root: OwnedFd,
+    way: Way,
     seen: Seen,
     owner: (u32, u32),
+}
+
+/// How its root was come by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// Opened below `/proc`.
+    Entered,
+    /// Handed over by the process, which hides itself; it is where the kernel says that the
+    /// process's mounts begin.
+    Given,
 }
 
 /// What must stay as it was when the process was pinned.
@@ -30,7 +46,8 @@ pub struct Target {
 struct Seen {
     /// In clock ticks since boot (field 22 of proc_pid_stat(5)).
     start_time: u64,
-    /// Device and inode of the mount namespace.
+    /// Device and inode of the mount namespace; zeros for a root that was given, whose mount is of
+    /// one namespace only.
     mount_namespace: (u64, u64),
     /// Device, inode and mount of the root directory.
     root: (u64, u64, u64),
@@ -70,17 +87,59 @@ impl Target {
         Self::take(number).map_err(|errno| explain(pid, errno))
     }
 
+    /// Pins a container's main process, and looks again whose it is: the number may have become
+    /// another's meanwhile.
+    ///
+    /// # Errors
+    /// As [`Target::pin`]; [`TargetError::Gone`] also when it is not that container's any more.
+    pub fn pin_main(main: &MainProcess) -> Result<Self, TargetError> {
+        let target = Self::pin(main.pid)?;
+        let gone = TargetError::Gone(main.pid);
+        match target.identity() {
+            Some(now) if now == main.identity => Ok(target),
+            _ => Err(gone),
+        }
+    }
+
+    /// As [`Target::pin_main`], with the root directory that the process itself handed over. Needs no
+    /// right over the process; what it gave is believed as far as the kernel says the same.
+    ///
+    /// # Errors
+    /// As there; [`TargetError::Moved`] when that is not the process's root.
+    pub fn pin_given(main: &MainProcess, root: OwnedFd) -> Result<Self, TargetError> {
+        let pid = Pid::from_raw(main.pid).ok_or(TargetError::Gone(main.pid))?;
+        let take = || -> Result<Option<Self>, Errno> {
+            let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
+            let proc = open_proc(pid)?;
+            alive(pidfd.as_fd())?;
+            let owner = owner(proc.as_fd())?;
+            let Some(seen) = given(proc.as_fd(), root.as_fd())? else { return Ok(None) };
+            alive(pidfd.as_fd())?;
+            Ok(Some(Self { pid, pidfd, proc, root, way: Way::Given, seen, owner }))
+        };
+        let target = take().map_err(|errno| explain(main.pid, errno))?;
+        let target = target.ok_or(TargetError::Moved(main.pid))?;
+        match target.identity() {
+            Some(now) if now == main.identity => Ok(target),
+            _ => Err(TargetError::Gone(main.pid)),
+        }
+    }
+
+    /// Which container it belongs to, if the kubelet started it.
+    fn identity(&self) -> Option<Identity> {
+        let cgroup = read(self.proc.as_fd(), c"cgroup").ok();
+        container::identify(&self.mountinfo().ok()?, cgroup.as_deref())
+    }
+
     fn take(pid: Pid) -> Result<Self, Errno> {
         let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-        let path = format!("/proc/{}", pid.as_raw_pid());
-        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
-        let proc = rustix::fs::open(path, flags, Mode::empty())?;
+        let proc = open_proc(pid)?;
         // Alive after both were opened, so the number meant the same process each time.
         alive(pidfd.as_fd())?;
         let owner = owner(proc.as_fd())?;
         let (root, seen) = enter(proc.as_fd(), owner)?;
         alive(pidfd.as_fd())?;
-        Ok(Self { pid, pidfd, proc, root, seen, owner })
+        Ok(Self { pid, pidfd, proc, root, way: Way::Entered, seen, owner })
     }
 
     /// The number; for display only.
@@ -110,8 +169,12 @@ impl Target {
     pub fn check(&self) -> Result<(), TargetError> {
         let pid = self.pid();
         alive(self.pidfd.as_fd()).map_err(|errno| explain(pid, errno))?;
-        let (_, now) = enter(self.proc.as_fd(), self.owner).map_err(|errno| explain(pid, errno))?;
-        if now == self.seen { Ok(()) } else { Err(TargetError::Moved(pid)) }
+        let now = match self.way {
+            Way::Entered => enter(self.proc.as_fd(), self.owner).map(|(_, seen)| Some(seen)),
+            Way::Given => given(self.proc.as_fd(), self.root.as_fd()),
+        };
+        let now = now.map_err(|errno| explain(pid, errno))?;
+        if now == Some(self.seen) { Ok(()) } else { Err(TargetError::Moved(pid)) }
     }
 
     /// Sends a signal to exactly this process.
@@ -121,6 +184,37 @@ impl Target {
     pub fn signal(&self, signal: Signal) -> Result<(), TargetError> {
         rustix::process::pidfd_send_signal(&self.pidfd, signal)
             .map_err(|errno| explain(self.pid(), errno))
+    }
+
+    /// Whether a signal would end it, as far as its own handlers say: what the kernel does to a
+    /// process that neither catches nor ignores it (signal(7)), and what programs mean by TERM, INT
+    /// and QUIT.
+    #[must_use]
+    pub fn would_end(&self, signal: Signal) -> bool {
+        let number = signal.as_raw();
+        let by_meaning = [Signal::TERM, Signal::INT, Signal::QUIT, Signal::KILL, Signal::ABORT];
+        let harmless = [Signal::CHILD, Signal::CONT, Signal::URG, Signal::WINCH];
+        if by_meaning.contains(&signal) || harmless.contains(&signal) {
+            return by_meaning.contains(&signal);
+        }
+        let Ok(status) = read(self.proc.as_fd(), c"status") else { return true };
+        let status = String::from_utf8_lossy(&status);
+        let has = |key: &str| {
+            let mask = status.lines().find_map(|line| line.strip_prefix(key));
+            let mask = mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok());
+            mask.is_some_and(|mask| mask & (1 << (number - 1)) != 0)
+        };
+        !has("SigCgt:") && !has("SigIgn:")
+    }
+
+    /// The mount that its root directory lies on.
+    pub(super) fn root_mount(&self) -> u64 {
+        self.seen.root.2
+    }
+
+    /// The device that its root directory lies on.
+    pub(super) fn root_device(&self) -> u64 {
+        self.seen.root.0
     }
 
     /// Its root directory, held.
@@ -140,6 +234,11 @@ fn explain(pid: i32, errno: Errno) -> TargetError {
         Errno::ACCESS | Errno::PERM => TargetError::Denied(pid),
         errno => TargetError::Io { pid, source: errno.into() },
     }
+}
+
+/// Whether the process of a pidfd has not ended.
+pub(super) fn is_alive(pidfd: &OwnedFd) -> bool {
+    alive(pidfd.as_fd()).is_ok()
 }
 
 fn alive(pidfd: BorrowedFd<'_>) -> Result<(), Errno> {
@@ -167,6 +266,30 @@ fn enter(proc: BorrowedFd<'_>, owner: (u32, u32)) -> Result<(OwnedFd, Seen), Err
         }
         entered => entered,
     }
+}
+
+fn open_proc(pid: Pid) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    rustix::fs::open(format!("/proc/{}", pid.as_raw_pid()), flags, Mode::empty())
+}
+
+/// What pins a root that was handed over; `None` when it is not where the process's mounts begin. A
+/// mount has one place in one namespace, and `mountinfo` needs no right to be read.
+fn given(proc: BorrowedFd<'_>, root: BorrowedFd<'_>) -> Result<Option<Seen>, Errno> {
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    let stat = rustix::fs::statx(root, c"", AtFlags::EMPTY_PATH, wanted)?;
+    let is_top = stat.stx_attributes.contains(StatxAttributes::MOUNT_ROOT)
+        && stat.stx_mask & StatxFlags::MNT_ID.bits() != 0
+        && container::root_mount(&read(proc, c"mountinfo")?) == Some(stat.stx_mnt_id);
+    if !is_top {
+        return Ok(None);
+    }
+    let device = rustix::fs::makedev(stat.stx_dev_major, stat.stx_dev_minor);
+    Ok(Some(Seen {
+        start_time: start_time(&read(proc, c"stat")?).ok_or(Errno::SRCH)?,
+        mount_namespace: (0, 0),
+        root: (device, stat.stx_ino, stat.stx_mnt_id),
+    }))
 }
 
 fn enter_as_we_are(proc: BorrowedFd<'_>) -> Result<(OwnedFd, Seen), Errno> {

@@ -32,12 +32,12 @@ pub(crate) trait Named {
 }
 
 variants!(ToHub: Open, Ops, Data, Withdraw, Commit, Describe, ListForeign, Run, Act, Stdin, StdinEnd,
-    StopCommand, Credit, Ping, Bye, RemoveForeign, PackedOps);
+    StopCommand, Credit, Ping, Bye, RemoveForeign, PackedOps, OpenIn);
 variants!(FromHub: Opened, Refused, Drifted, Need, Applied, Listing, Foreign, ForeignRemoved, Child,
-    Output, Credit, Ping, Bye, StdinTaken, AppliedPart);
+    Output, Credit, Ping, Bye, StdinTaken, AppliedPart, NotReplayable);
 variants!(Refusal: Owned, Nested, NotFound, Forbidden, Unusable, Superseded);
 variants!(ChildEvent: Started, Restarted, Exited, Failed, Ran, Signalled, Stopped, Interrupted,
-    Backoff);
+    Backoff, NotDone);
 variants!(Listed: File, Symlink, Directory);
 variants!(How: None, Data, Copy, Ask, Forget, Patch, Tree, Like);
 variants!(WriteMode: Auto, Rename, InPlace);
@@ -138,6 +138,7 @@ pub(crate) fn child_events() -> Vec<ChildEvent> {
         ChildEvent::Stopped { status: 143 },
         ChildEvent::Interrupted,
         ChildEvent::Backoff { micros: 200_000 },
+        ChildEvent::NotDone { why: "no wrapper".to_owned() },
     ]
 }
 
@@ -209,6 +210,8 @@ pub(crate) fn to_hub() -> Vec<ToHub> {
             digests: blob(""),
             last: false,
         },
+        ToHub::OpenIn { open: open(), container: container(Some(&"0123456789abcdef".repeat(4))) },
+        ToHub::OpenIn { open: Open { process: None, ..open() }, container: container(None) },
     ]
 }
 
@@ -224,6 +227,10 @@ pub(crate) fn packed_ops() -> Vec<Op> {
     ops.push(Op { change: like, how: hows().remove(7), meta });
     ops.push(Op { change: link, how: How::None, meta: Meta::default() });
     ops
+}
+
+fn container(id: Option<&str>) -> Container {
+    Container { name: "app".to_owned(), id: id.map(str::to_owned) }
 }
 
 fn tree() -> Op {
@@ -272,6 +279,7 @@ pub(crate) fn from_hub() -> Vec<FromHub> {
             skipped: vec![Skipped { index: 5, reason: Some(Reason::NoSpace) }],
             overwritten: vec![path("0/c")],
         },
+        FromHub::NotReplayable { paths: vec![path("0/big")], count: 300 },
     ];
     all.extend(refusals().into_iter().map(FromHub::Refused));
     all.extend(child_events().into_iter().map(FromHub::Child));

@@ -162,7 +162,7 @@ fn signal_group(group: Pid, signal: Signal) -> bool {
 }
 
 /// The same signal in rustix's words.
-pub(super) fn raw(signal: Signal) -> rustix::process::Signal {
+pub(in crate::server) fn raw(signal: Signal) -> rustix::process::Signal {
     rustix::process::Signal::from_named_raw(signal.number()).expect("1..=31 are all named on Linux")
 }
 

@@ -186,3 +186,42 @@ pub(super) fn boot_id() -> [u8; 16] {
 pub(super) fn log_name(nonce: u64) -> String {
     format!("log.{nonce:016x}")
 }
+
+/// Writes one value as a file of its own: whole or not at all.
+///
+/// # Errors
+/// When it cannot be written; then the one before is there.
+pub(in crate::server) fn write_note<T: serde::Serialize>(
+    dir: &Path,
+    name: &str,
+    value: &T,
+) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    format::push_frame(value, &mut bytes)?;
+    replace(dir, name, &bytes)
+}
+
+/// Reads what [`write_note`] wrote; `None` when it is not there or damaged.
+pub(in crate::server) fn read_note<T: serde::de::DeserializeOwned>(
+    dir: &Path,
+    name: &str,
+) -> Option<T> {
+    let bytes = read_if_there(&dir.join(name)).ok().flatten()?;
+    format::take_frame(&mut &*bytes).ok().flatten()
+}
+
+/// Writes a tree as a file of its own: whole or not at all.
+///
+/// # Errors
+/// When it cannot be written.
+pub(in crate::server) fn write_tree(dir: &Path, name: &str, tree: &Snapshot) -> io::Result<()> {
+    let mut bytes = Vec::new();
+    tree.encode(&mut bytes);
+    replace(dir, name, &bytes)
+}
+
+/// Reads what [`write_tree`] wrote; `None` when it is not there or damaged.
+pub(in crate::server) fn read_tree(dir: &Path, name: &str) -> Option<Snapshot> {
+    let bytes = read_if_there(&dir.join(name)).ok().flatten()?;
+    Snapshot::decode(&bytes).ok()
+}

@@ -1,0 +1,148 @@
+//! Owns what the hub does in a pod: it hears that a container has ended, has the container's command
+//! started when its files are there, and passes on what sessions ask of it.
+//!
+//! Without a wrapper there is no command to restart, only a process to signal; and one that ends with
+//! that signal takes the files with it, unless they lie on a volume.
+
+use std::time::Instant;
+
+use tokio::io::unix::AsyncFd;
+use tracing::{info, warn};
+
+use super::Hub;
+use super::listen::PeerId;
+use super::run::raw;
+use super::site::Site;
+use super::target::Target as Process;
+use super::wrap::FromWrappers;
+use crate::restart::{ActionSet, Signal};
+use crate::wire::{ChildEvent, CommandSpec, FromHub};
+
+impl Hub {
+    /// Says that a container's process ended, when it does.
+    pub(super) fn watch_end(&mut self, serial: u64, process: &Process) {
+        // SAFETY: the descriptor is owned, and closed with what registers it.
+        let watch = |fd| unsafe { AsyncFd::register(fd) }.map_err(std::io::Error::from);
+        match process.pidfd().try_clone_to_owned().and_then(watch) {
+            Ok(pidfd) => {
+                self.ends.spawn(async move {
+                    let _ = pidfd.readable().await;
+                    serial
+                });
+            }
+            // It is seen at the next acknowledgement.
+            Err(error) => warn!(%error, "a container's end is not watched for"),
+        }
+    }
+
+    /// A container's process has ended, and with it all that was written beside its volumes.
+    pub(super) fn container_ended(&mut self, serial: u64) {
+        let Some(at) = self.sites.iter().position(|serving| serving.serial == serial) else {
+            return;
+        };
+        let serving = self.sites.remove(at);
+        let name = serving.open.inside().unwrap_or_default().to_owned();
+        info!(container = name, "the container has ended");
+        if let Some(peer) = serving.peer {
+            let reason = format!("container {name} has ended");
+            self.links.send(peer, &FromHub::Bye { reason });
+            self.unlink(peer);
+        }
+        // Not closed: what was under way went nowhere, and the record is to say what was done before.
+        self.stand_by(serving.open.lasting());
+    }
+
+    pub(super) fn wrapper_event(&mut self, event: FromWrappers) {
+        match event {
+            FromWrappers::Linked(wrapper) => {
+                let name = self.wrappers.insert(wrapper);
+                self.hurry(Instant::now());
+                let of = |serving: &super::Serving| serving.open.inside() == Some(&name);
+                if let Some(at) = self.sites.iter().position(of) {
+                    self.start_wrapped(at);
+                }
+            }
+            FromWrappers::Message(serial, message) => {
+                let Some((name, event)) = self.wrappers.told(serial, message) else { return };
+                let hear = |serving: &&super::Serving| {
+                    serving.runs && serving.open.inside() == Some(&name)
+                };
+                for serving in self.sites.iter().filter(hear) {
+                    if let Some(peer) = serving.peer {
+                        self.links.send(peer, &FromHub::Child(event.clone()));
+                    }
+                }
+            }
+            FromWrappers::Ended(serial) => self.wrappers.remove(serial),
+        }
+    }
+
+    /// Has a container's command started, if all its files are there.
+    pub(super) fn start_wrapped(&mut self, at: usize) {
+        let Some(serving) = self.sites.get(at) else { return };
+        if let (Some(name), true) = (serving.open.inside(), serving.site.is_complete()) {
+            self.wrappers.start(name, serving.site.receiver.generation());
+        }
+    }
+
+    /// The session has all its files there, and wants the container's own command to run with them.
+    pub(super) fn run_wrapped(&mut self, id: PeerId, at: usize, spec: &CommandSpec) {
+        let serving = &mut self.sites[at];
+        if !spec.argv.is_empty() {
+            let error = "in a container its own command runs, under e2ek-sidecar run".to_owned();
+            return self.links.send(id, &FromHub::Child(ChildEvent::Failed { error }));
+        }
+        serving.runs = true;
+        serving.site.complete();
+        let (generation, held) =
+            (serving.site.receiver.generation(), serving.site.receiver.held().id());
+        let name = serving.open.inside().unwrap_or_default();
+        if let Some(Some(answer)) = self.wrappers.run(name, spec, generation, held) {
+            self.links.send(id, &answer);
+        }
+    }
+
+    /// Does what the session asks for.
+    pub(super) fn act_wrapped(&mut self, at: usize, generation: u64, actions: &ActionSet) {
+        let serving = &mut self.sites[at];
+        let name = serving.open.inside().unwrap_or_default();
+        let held = serving.site.receiver.held().id();
+        if self.wrappers.act(name, generation, actions, held) || actions.is_empty() {
+            return;
+        }
+        for event in bare(&serving.site, name, actions) {
+            let is_told = matches!(event, ChildEvent::NotDone { .. });
+            if is_told && std::mem::replace(&mut serving.told, true) {
+                continue;
+            }
+            if let Some(peer) = serving.peer {
+                self.links.send(peer, &FromHub::Child(event));
+            }
+        }
+    }
+}
+
+/// What can be done without a wrapper: signals, to the main process.
+fn bare(site: &Site, name: &str, actions: &ActionSet) -> Vec<ChildEvent> {
+    let remedy = "start its command with e2ek-sidecar run -- (see examples/kubernetes)";
+    let not_done = |why: String| ChildEvent::NotDone { why };
+    if actions.restart || !actions.commands.is_empty() {
+        let why = format!("container {name} has no wrapper, so nothing is restarted; {remedy}");
+        return vec![not_done(why)];
+    }
+    let Some(process) = &site.process else { return Vec::new() };
+    let send = |&signal: &Signal| {
+        if process.would_end(raw(signal)) && !site.is_on_volumes() {
+            let why = format!(
+                "{signal} would end the main process of container {name}, and with it every file \
+                 that is not on a volume; {remedy}"
+            );
+            return not_done(why);
+        }
+        match process.signal(raw(signal)) {
+            Ok(()) => ChildEvent::Signalled { signal: signal.number() },
+            Err(error) => not_done(error.to_string()),
+        }
+    };
+    actions.signals.iter().map(send).collect()
+}

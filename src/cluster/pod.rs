@@ -1,0 +1,271 @@
+//! Decides whether a pod can be used, which of its containers is the app's, and if not, why. Pure.
+
+use super::object::{ContainerStatus, Pod};
+use super::{Obstacle, SIDECAR};
+
+/// What kubectl takes when no container is named.
+const DEFAULT_CONTAINER: &str = "kubectl.kubernetes.io/default-container";
+/// Words for waiting that time alone does not end.
+const STUCK: [&str; 10] = [
+    "CrashLoopBackOff",
+    "CreateContainerConfigError",
+    "CreateContainerError",
+    "ErrImageNeverPull",
+    "ErrImagePull",
+    "ImageInspectError",
+    "ImagePullBackOff",
+    "InvalidImageName",
+    "RunContainerError",
+    "StartError",
+];
+
+/// A pod whose hub can be spoken to, and the container whose files are meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The pod.
+    pub pod: String,
+    /// Which of those that ever had that name.
+    pub uid: String,
+    /// The app's container.
+    pub container: String,
+    /// What the cluster knows that container by now: changes with each restart.
+    pub container_id: Option<String>,
+    /// The same of the hub's container.
+    pub sidecar_id: Option<String>,
+}
+
+/// Whether it is on its way out.
+pub(super) fn is_leaving(pod: &Pod) -> bool {
+    pod.metadata.deletion_timestamp.is_some()
+        || matches!(pod.status.phase.as_str(), "Succeeded" | "Failed")
+}
+
+/// The place in a pod, whatever it is doing now.
+pub(super) fn place(pod: &Pod, wanted: Option<&str>) -> Result<Place, Obstacle> {
+    let containers = || pod.spec.containers.iter().chain(&pod.spec.init_containers);
+    if !containers().any(|container| container.name == SIDECAR) {
+        return Err(Obstacle::NoSidecar);
+    }
+    if !pod.spec.share_process_namespace {
+        return Err(Obstacle::NotShared);
+    }
+    let container = app(pod, wanted)?;
+    let id = |name: &str| {
+        let id = &status(pod, name)?.container_id;
+        // `containerd://<64 digits>`
+        let (_, id) = id.split_once("://")?;
+        Some(id.to_owned())
+    };
+    Ok(Place {
+        pod: pod.metadata.name.clone(),
+        uid: pod.metadata.uid.clone(),
+        container_id: id(&container),
+        sidecar_id: id(SIDECAR),
+        container,
+    })
+}
+
+/// The place in a pod whose hub runs; else what it waits for.
+pub(super) fn ready_place(pod: &Pod, wanted: Option<&str>) -> Result<Place, Obstacle> {
+    if is_leaving(pod) {
+        return Err(Obstacle::Ended { reason: ended(pod) });
+    }
+    let place = place(pod, wanted)?;
+    match status(pod, SIDECAR) {
+        Some(sidecar) if sidecar.state.running.is_some() => match stuck(pod, &place.container) {
+            Some(obstacle) => Err(obstacle),
+            None => Ok(place),
+        },
+        _ => Err(waits(pod)),
+    }
+}
+
+fn app(pod: &Pod, wanted: Option<&str>) -> Result<String, Obstacle> {
+    let names = || {
+        let own = pod.spec.containers.iter().map(|container| container.name.clone());
+        own.filter(|name| name != SIDECAR).collect::<Vec<_>>()
+    };
+    if let Some(wanted) = wanted {
+        return match names().iter().any(|name| name == wanted) {
+            true => Ok(wanted.to_owned()),
+            false => Err(Obstacle::NoContainer { wanted: wanted.to_owned(), containers: names() }),
+        };
+    }
+    let annotated = pod.metadata.annotations.get(DEFAULT_CONTAINER);
+    if let Some(name) = annotated.filter(|name| names().contains(name)) {
+        return Ok(name.clone());
+    }
+    match <[String; 1]>::try_from(names()) {
+        Ok([only]) => Ok(only),
+        Err(containers) => Err(Obstacle::Ambiguous { containers }),
+    }
+}
+
+fn status<'p>(pod: &'p Pod, name: &str) -> Option<&'p ContainerStatus> {
+    let statuses = pod.status.container_statuses.iter().chain(&pod.status.init_container_statuses);
+    statuses.into_iter().find(|status| status.name == name)
+}
+
+/// What a pod whose hub does not run waits for.
+fn waits(pod: &Pod) -> Obstacle {
+    let unscheduled = pod.status.conditions.iter().find(|condition| {
+        condition.kind == "PodScheduled"
+            && condition.status == "False"
+            && condition.reason == "Unschedulable"
+    });
+    if let Some(condition) = unscheduled {
+        return Obstacle::Stuck {
+            container: None,
+            reason: condition.reason.clone(),
+            message: condition.message.clone(),
+        };
+    }
+    let all = pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses);
+    let stuck = all.clone().find_map(|one| stuck(pod, &one.name));
+    stuck.unwrap_or_else(|| {
+        let why = |status: &'_ ContainerStatus| {
+            let state = &status.state;
+            state.waiting.as_ref().or(state.terminated.as_ref()).map(|why| why.reason.clone())
+        };
+        let reason = all.filter_map(why);
+        let reason = reason.into_iter().find(|reason| !reason.is_empty());
+        let phase = &pod.status.phase;
+        Obstacle::Starting { reason: reason.unwrap_or_else(|| phase.clone()) }
+    })
+}
+
+/// Why a container will not run by itself.
+fn stuck(pod: &Pod, name: &str) -> Option<Obstacle> {
+    let state = &status(pod, name)?.state;
+    let why = state.waiting.as_ref().filter(|why| STUCK.contains(&why.reason.as_str()))?;
+    Some(Obstacle::Stuck {
+        container: Some(name.to_owned()),
+        reason: why.reason.clone(),
+        message: why.message.clone(),
+    })
+}
+
+fn ended(pod: &Pod) -> String {
+    let candidates = [&pod.status.reason, &pod.status.phase];
+    let told = candidates.into_iter().find(|text| !text.is_empty());
+    match pod.metadata.deletion_timestamp {
+        Some(_) => "Terminating".to_owned(),
+        None => told.cloned().unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::{Value, json};
+
+    fn pod(change: impl FnOnce(&mut Value)) -> Pod {
+        let mut pod = json!({
+            "metadata": {"name": "api-1", "uid": "u1", "annotations": {}},
+            "spec": {
+                "shareProcessNamespace": true,
+                "initContainers": [{"name": "deliver"}],
+                "containers": [{"name": "app"}, {"name": "e2ek-sync"}],
+            },
+            "status": {"phase": "Running", "containerStatuses": [
+                {"name": "app", "containerID": "containerd://aa", "state": {"running": {}}},
+                {"name": "e2ek-sync", "containerID": "containerd://bb", "state": {"running": {}}},
+            ]},
+        });
+        change(&mut pod);
+        serde_json::from_value(pod).unwrap()
+    }
+
+    fn waiting(reason: &str) -> Value {
+        json!({"waiting": {"reason": reason, "message": "because"}})
+    }
+
+    #[test]
+    fn a_pod_whose_hub_runs_is_a_place() {
+        let place = ready_place(&pod(|_| ()), None).unwrap();
+        assert_eq!((place.pod.as_str(), place.container.as_str()), ("api-1", "app"));
+        assert_eq!(place.container_id.as_deref(), Some("aa"));
+        assert_eq!(place.sidecar_id.as_deref(), Some("bb"));
+        // A native sidecar stands among the init containers.
+        let native = pod(|pod| {
+            pod["spec"]["containers"] = json!([{"name": "app"}]);
+            pod["spec"]["initContainers"] = json!([{"name": "e2ek-sync"}]);
+        });
+        assert!(ready_place(&native, None).is_ok());
+        // An app that waits for its first sync need not run for the hub to be spoken to.
+        let held = pod(|pod| {
+            pod["status"]["containerStatuses"][0]["state"] = waiting("PodInitializing");
+        });
+        assert!(ready_place(&held, None).is_ok());
+    }
+
+    #[test]
+    fn which_container_is_meant_is_asked_and_not_guessed() {
+        let several = |annotation: Option<&str>| {
+            pod(|pod| {
+                pod["spec"]["containers"] =
+                    json!([{"name": "app"}, {"name": "proxy"}, {"name": "e2ek-sync"}]);
+                if let Some(name) = annotation {
+                    pod["metadata"]["annotations"][DEFAULT_CONTAINER] = json!(name);
+                }
+            })
+        };
+        let names = vec!["app".to_owned(), "proxy".to_owned()];
+        let ambiguous = Obstacle::Ambiguous { containers: names.clone() };
+        assert_eq!(ready_place(&several(None), None), Err(ambiguous.clone()));
+        assert_eq!(ready_place(&several(Some("gone")), None), Err(ambiguous));
+        assert_eq!(ready_place(&several(Some("proxy")), None).unwrap().container, "proxy");
+        assert_eq!(ready_place(&several(Some("proxy")), Some("app")).unwrap().container, "app");
+        for wrong in ["e2ek-sync", "ap"] {
+            let obstacle =
+                Obstacle::NoContainer { wanted: wrong.to_owned(), containers: names.clone() };
+            assert_eq!(ready_place(&several(None), Some(wrong)), Err(obstacle));
+        }
+    }
+
+    #[test]
+    fn why_a_pod_cannot_be_used_is_told() {
+        let obstacle = |change: &dyn Fn(&mut Value)| ready_place(&pod(change), None).unwrap_err();
+        let stuck = |container: Option<&str>, reason: &str| Obstacle::Stuck {
+            container: container.map(str::to_owned),
+            reason: reason.to_owned(),
+            message: "because".to_owned(),
+        };
+        let state = |index: usize, state: Value| {
+            move |pod: &mut Value| {
+                pod["status"]["containerStatuses"][index]["state"] = state.clone();
+            }
+        };
+        assert_eq!(
+            obstacle(&|pod| pod["spec"]["containers"] = json!([{"name": "app"}])),
+            Obstacle::NoSidecar
+        );
+        assert_eq!(
+            obstacle(&|pod| pod["spec"]["shareProcessNamespace"] = json!(false)),
+            Obstacle::NotShared
+        );
+        assert_eq!(
+            obstacle(&state(1, waiting("ImagePullBackOff"))),
+            stuck(Some("e2ek-sync"), "ImagePullBackOff")
+        );
+        assert_eq!(
+            obstacle(&state(0, waiting("CrashLoopBackOff"))),
+            stuck(Some("app"), "CrashLoopBackOff")
+        );
+        let starting = obstacle(&state(1, waiting("ContainerCreating")));
+        assert_eq!(starting, Obstacle::Starting { reason: "ContainerCreating".to_owned() });
+        assert!(starting.passes());
+        let unscheduled = obstacle(&|pod| {
+            pod["status"] = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled",
+                "status": "False", "reason": "Unschedulable", "message": "because"}]});
+        });
+        assert_eq!(unscheduled, stuck(None, "Unschedulable"));
+        assert!(!unscheduled.passes());
+        let leaving =
+            obstacle(&|pod| pod["metadata"]["deletionTimestamp"] = json!("2026-01-01T00:00:00Z"));
+        assert_eq!(leaving, Obstacle::Ended { reason: "Terminating".to_owned() });
+        let evicted =
+            obstacle(&|pod| pod["status"] = json!({"phase": "Failed", "reason": "Evicted"}));
+        assert_eq!(evicted, Obstacle::Ended { reason: "Evicted".to_owned() });
+    }
+}

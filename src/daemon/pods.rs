@@ -1,0 +1,419 @@
+//! Workloads in a cluster: their pods become targets as they come, and go as they go.
+//!
+//! A pod's hub is a target like any other. What is different is who brings and takes it: the cluster,
+//! whose list of pods is followed from before the first link until the end. A workload without a pod
+//! that could be served is waited for; only what time does not mend ends the daemon, and only as long
+//! as no pod of that workload was ever served.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use e2ek_sidecar::wire::{Container, Refusal, ToHub};
+use tokio::sync::mpsc;
+
+use super::link::LinkError;
+use super::target::{Reach, link_words};
+use super::{Daemon, Kind, say, settings};
+use crate::cluster::{Access, Cluster, ClusterError, Following, LookAgain, Place, Pods, Sought};
+use crate::config::{ClusterChoice, Config, Target, TargetSpec};
+use crate::control::{PodPlace, TargetPlace, Wanted};
+use crate::engine::session::{Input, TargetId};
+use crate::error::Error;
+use crate::report::{Event, GroupStatus, Text, WaitingPod};
+use crate::transport::kube::PodHub;
+use crate::transport::{NotStarted, Transport};
+
+/// Lists that wait for the loop: each is whole.
+const CHANGES: usize = 4;
+/// So many links in a row may lead to nothing before `sync --once` gives up: about half a minute.
+const FAILURES_MAX: u32 = 10;
+
+/// Between two questions to a hub that will not open.
+const REFUSED_AGAIN: Duration = Duration::from_secs(2);
+
+/// Names a workload of the configuration.
+type GroupId = usize;
+
+/// A workload's pods, as they are from now on.
+type Change = (GroupId, Pods);
+
+/// All workloads.
+pub(super) struct Groups {
+    all: Vec<Group>,
+    changes: mpsc::Receiver<Change>,
+    /// For those that are followed.
+    out: mpsc::Sender<Change>,
+}
+
+/// One workload.
+struct Group {
+    /// As people know it.
+    name: Text,
+    /// What each of its pods is asked for.
+    wanted: Wanted,
+    cluster: Cluster,
+    /// Taken when it is followed.
+    following: Option<Following>,
+    again: LookAgain,
+    /// As last heard.
+    pods: Pods,
+    /// By uid.
+    targets: BTreeMap<String, TargetId>,
+    /// A hub of it opened once in this run.
+    ever_opened: bool,
+}
+
+impl Groups {
+    /// Finds every workload of the configuration and its pods. Programs for signing in run now.
+    ///
+    /// # Errors
+    /// When one cannot be found, or will never have a pod that could be served.
+    pub(super) async fn open(kind: Kind, config: &Config) -> Result<Self, Error> {
+        let mut all = Vec::new();
+        for target in &config.targets {
+            if let Some(choice) = &target.cluster {
+                all.push(Group::open(kind, config, target, choice).await?);
+            }
+        }
+        let (out, changes) = mpsc::channel(CHANGES);
+        Ok(Self { all, changes, out })
+    }
+
+    /// For people.
+    pub(super) fn names(&self) -> impl Iterator<Item = Text> + '_ {
+        self.all.iter().map(|group| group.name.clone())
+    }
+
+    /// The next change of a workload's pods; never without a workload. Cancel safe.
+    pub(super) async fn changed(&mut self) -> Change {
+        match self.changes.recv().await {
+            Some(change) => change,
+            // We hold a sender ourselves.
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Whether a workload has no pod that is served.
+    pub(super) fn absent(&self) -> bool {
+        self.all.iter().any(|group| group.targets.is_empty())
+    }
+}
+
+impl Group {
+    async fn open(
+        kind: Kind,
+        config: &Config,
+        target: &Target,
+        choice: &ClusterChoice,
+    ) -> Result<Self, Error> {
+        let TargetSpec::Kube { kind: of, name, .. } = &target.spec.value else {
+            return Err(Error::not_built("a cluster without a workload"));
+        };
+        let word = |value: &Option<crate::config::Value<String>>| {
+            value.as_ref().map(|value| value.value.clone())
+        };
+        let access = Access {
+            kubeconfig: choice.kubeconfig.clone(),
+            context: word(&choice.context),
+            namespace: word(&choice.namespace),
+        };
+        let sought = Sought {
+            kind: of,
+            name: name.clone(),
+            pod: word(&choice.pod),
+            selector: word(&choice.selector),
+            container: word(&choice.container),
+        };
+        if target.command.is_some() {
+            return Err(Error::command_in_pod(&sought.shown()));
+        }
+        let cluster = Cluster::open(access).await?;
+        let selection = cluster.select(&sought).await?;
+        let (following, pods) = Following::begin(&cluster, selection).await?;
+        let group = Self {
+            name: Text::name(target.name.value.as_bytes()),
+            wanted: settings::wanted(kind, config, target)?,
+            cluster,
+            following: Some(following),
+            again: LookAgain::default(),
+            pods,
+            targets: BTreeMap::new(),
+            ever_opened: false,
+        };
+        group.hopeless().map_or(Ok(()), Err)?;
+        Ok(group)
+    }
+
+    /// Why no pod of it will be served unless somebody does something.
+    fn hopeless(&self) -> Option<Error> {
+        if self.ever_opened || !self.pods.serving.is_empty() {
+            return None;
+        }
+        let lasting = self.pods.waiting.iter().find(|(_, obstacle)| !obstacle.passes());
+        lasting.map(|(pod, obstacle)| {
+            let (pod, namespace) = (pod.clone(), self.cluster.namespace().to_owned());
+            ClusterError::Pod { pod, namespace, obstacle: obstacle.clone() }.into()
+        })
+    }
+
+    /// What a pod is asked for.
+    fn wanted_of(&self, place: &Place) -> Wanted {
+        let pod = PodPlace {
+            server: self.cluster.server().to_owned(),
+            namespace: self.cluster.namespace().to_owned(),
+            pod: place.pod.clone(),
+            uid: place.uid.clone(),
+            container: place.container.clone(),
+        };
+        Wanted {
+            name: format!("{}/{}", place.pod, place.container),
+            place: TargetPlace { pod: Some(pod), ..self.wanted.place.clone() },
+            ..self.wanted.clone()
+        }
+    }
+}
+
+impl Daemon {
+    /// Takes the pods that there are, and hears of those that come.
+    pub(super) fn follow_pods(&mut self) {
+        for id in 0..self.groups.all.len() {
+            let group = &mut self.groups.all[id];
+            let pods = std::mem::take(&mut group.pods);
+            if let Some(following) = group.following.take() {
+                let out = self.groups.out.clone();
+                self.tasks.spawn(following.run(id, pods.clone(), out, group.again.clone()));
+            }
+            self.pods_changed(id, pods);
+        }
+    }
+
+    /// A workload's pods are these now.
+    pub(super) fn pods_changed(&mut self, id: GroupId, pods: Pods) {
+        if self.ending.is_some() {
+            return;
+        }
+        if let Some(error @ ClusterError::Forbidden { .. }) = &pods.unknown {
+            // Pods that come could never be seen.
+            return self.fail(error.clone().into());
+        }
+        self.say_of_pods(id, &pods);
+        let group = &mut self.groups.all[id];
+        group.pods = pods;
+        if let Some(error) = group.hopeless() {
+            return self.fail(error);
+        }
+        let serves = |uid: &String| group.pods.serving.iter().any(|place| place.uid == *uid);
+        let gone: Vec<(String, TargetId)> =
+            group.targets.extract_if(.., |uid, _| !serves(uid)).collect();
+        for (_, target) in gone {
+            let name = self.teller.name(target);
+            self.say(Event::PodGone { target: name });
+            self.release(target);
+        }
+        for place in self.groups.all[id].pods.serving.clone() {
+            self.pod_is_there(id, &place);
+        }
+    }
+
+    fn pod_is_there(&mut self, id: GroupId, place: &Place) {
+        let group = &self.groups.all[id];
+        let wanted = group.wanted_of(place);
+        let container = Container { name: place.container.clone(), id: place.container_id.clone() };
+        let open = settings::open(self.kind, &self.config, &wanted);
+        let open = ToHub::OpenIn { open, container };
+        if let Some(target) = group.targets.get(&place.uid) {
+            // The next link names the container that is there by now.
+            if let Some(target) = self.targets.get_mut(target) {
+                target.open = open;
+            }
+            return;
+        }
+        let hub = PodHub { cluster: group.cluster.clone(), pod: place.pod.clone() };
+        let reach = Reach { open, transport: Transport::Pod(hub), group: Some(id) };
+        let target = self.add_target(wanted, true, false, reach);
+        self.groups.all[id].targets.insert(place.uid.clone(), target);
+        let name = self.teller.name(target);
+        self.say(Event::PodFound { target: name });
+        self.join_pod(target);
+    }
+
+    /// What is new of pods that are not served.
+    fn say_of_pods(&mut self, id: GroupId, pods: &Pods) {
+        let group = &self.groups.all[id];
+        let name = &group.name;
+        let mut events = Vec::new();
+        for (pod, obstacle) in &pods.waiting {
+            let told = group.pods.waiting.iter().any(|(p, o)| p == pod && o == obstacle);
+            if !told {
+                let reason = crate::error::why_pod_waits(obstacle);
+                let pod = Text::name(pod.as_bytes());
+                events.push(Event::PodWaiting { target: name.clone(), pod, reason: reason.into() });
+            }
+        }
+        if pods.serving.is_empty() && pods.waiting.is_empty() && pods.unknown.is_none() {
+            events.push(Event::PodsAbsent { target: name.clone() });
+        }
+        match (&group.pods.unknown, &pods.unknown) {
+            (None, Some(error)) => {
+                let what = format!("{name}: pods that come and go are not seen: {error}");
+                events.push(Event::Degraded { what: what.into() });
+            }
+            (Some(_), None) => {
+                let message = format!("{name}: pods that come and go are seen again");
+                events.push(Event::Warning { message: message.into() });
+            }
+            _ => {}
+        }
+        for event in events {
+            self.say(event);
+        }
+    }
+
+    /// A hub of the group opened.
+    pub(super) fn pod_opened(&mut self, group: Option<GroupId>) {
+        if let Some(group) = group.and_then(|group| self.groups.all.get_mut(group)) {
+            group.ever_opened = true;
+        }
+    }
+
+    /// Whether a target may fail without ending the daemon: others of its workload were served.
+    pub(super) fn may_fail_alone(&self, group: Option<GroupId>) -> bool {
+        let group = group.and_then(|group| self.groups.all.get(group));
+        group.is_some_and(|group| group.ever_opened) && self.kind == Kind::Watch
+    }
+
+    /// The hub of a pod will not open. It is asked again, unless nothing was ever served there.
+    pub(super) fn pod_refused(&mut self, id: TargetId, refusal: &Refusal) {
+        let Some(target) = self.targets.get(&id) else { return };
+        let error = match refusal {
+            Refusal::NotFound(_) | Refusal::Forbidden(_) | Refusal::Unusable(_) => {
+                Error::pod_refuses(target.name.as_str(), refusal)
+            }
+            refusal => say::refused(&target.name, &target.root(), refusal),
+        };
+        if !self.may_fail_alone(target.group) {
+            return self.target_failed(id, error);
+        }
+        let Some(target) = self.targets.get_mut(&id) else { return };
+        let again = Instant::now() + REFUSED_AGAIN;
+        let before = target.refused.replace((again, error.message.clone()));
+        if before.is_some_and(|(_, said)| said == error.message) {
+            return;
+        }
+        let name = target.name.clone();
+        self.say(Event::Error {
+            target: Some(name),
+            class: error.kind.name().into(),
+            message: error.message.into(),
+            hints: error.hints.into_iter().map(Into::into).collect(),
+        });
+    }
+
+    /// Asks hubs again that would not open.
+    pub(super) fn settle_pods(&mut self, now: Instant) {
+        let is_due = |target: &super::Target| {
+            target.refused.as_ref().is_some_and(|(at, _)| *at <= now) && target.leaving.is_none()
+        };
+        let due: Vec<TargetId> =
+            self.targets.iter().filter(|(_, t)| is_due(t)).map(|(&id, _)| id).collect();
+        for id in due {
+            let Some(target) = self.targets.get_mut(&id) else { continue };
+            target.connection = None;
+            if let Some((at, _)) = &mut target.refused {
+                *at = now + REFUSED_AGAIN;
+            }
+            self.input_to_session(Input::Leave(id));
+            self.join_pod(id);
+        }
+    }
+
+    /// When [`Self::settle_pods`] has something to do.
+    pub(super) fn pods_deadline(&self) -> Option<Instant> {
+        self.targets.values().filter_map(|target| target.refused.as_ref()).map(|(at, _)| *at).min()
+    }
+
+    fn join_pod(&mut self, target: TargetId) {
+        let command = (self.kind != Kind::Plan).then(|| settings::wrapped(&self.config));
+        self.input_to_session(Input::Join { target, command });
+    }
+
+    /// Why a link that never led anywhere ends the daemon; `None` when it is tried again.
+    pub(super) fn why_pod_fails(
+        &self,
+        group: Option<GroupId>,
+        error: &LinkError,
+        failures: u32,
+    ) -> Option<Error> {
+        if self.may_fail_alone(group) {
+            return None;
+        }
+        let name = group.and_then(|group| self.groups.all.get(group)).map(|group| &group.name);
+        let name = name.map_or("the pod", Text::as_str);
+        match error {
+            LinkError::NotStarted(NotStarted::Cluster(error)) if is_lasting(error) => {
+                Some(error.clone().into())
+            }
+            LinkError::Wire(e2ek_sidecar::wire::WireError::NotOurs(said)) => {
+                Some(Error::not_a_hub(said.as_bytes()))
+            }
+            // The program is not in that container.
+            LinkError::Closed(ended)
+                if ended.code.is_none() && is_missing(ended.said.as_deref()) =>
+            {
+                Some(Error::no_bridge(name, ended.said.as_deref().unwrap_or_default()))
+            }
+            error if self.kind != Kind::Watch && failures >= FAILURES_MAX => {
+                Some(Error::disconnected(name, &link_words(error)))
+            }
+            _ => None,
+        }
+    }
+
+    /// A link of a pod is lost: perhaps its pod is, too.
+    pub(super) fn look_again(&self, target: TargetId) {
+        let group = self.targets.get(&target).and_then(|target| target.group);
+        if let Some(group) = group.and_then(|group| self.groups.all.get(group)) {
+            group.again.ask();
+        }
+    }
+
+    /// How the workloads stand.
+    pub(super) fn group_status(&self) -> Vec<GroupStatus> {
+        let states = self.session.status();
+        let is_current = |target: &TargetId| {
+            let status = states.iter().find(|status| status.id == *target);
+            status.is_some_and(|s| s.state == crate::engine::session::TargetState::Synced)
+        };
+        let status = |group: &Group| GroupStatus {
+            name: group.name.clone(),
+            current: group.targets.values().filter(|target| is_current(target)).count() as u64,
+            pods: (group.targets.len() + group.pods.waiting.len()) as u64,
+            waiting: (group.pods.waiting.iter())
+                .map(|(pod, obstacle)| WaitingPod {
+                    pod: Text::name(pod.as_bytes()),
+                    reason: crate::error::why_pod_waits(obstacle).into(),
+                })
+                .collect(),
+        };
+        self.groups.all.iter().map(status).collect()
+    }
+}
+
+/// Whether asking again would not help.
+fn is_lasting(error: &ClusterError) -> bool {
+    matches!(
+        error,
+        ClusterError::Forbidden { .. }
+            | ClusterError::Unauthorized { .. }
+            | ClusterError::SignIn { .. }
+            | ClusterError::NoKubeconfig { .. }
+            | ClusterError::Kubeconfig { .. }
+            | ClusterError::NoContext { .. }
+            | ClusterError::Name { .. }
+    )
+}
+
+/// Whether a runtime says that the program is not there.
+fn is_missing(said: Option<&str>) -> bool {
+    said.is_some_and(|said| said.contains("no such file") || said.contains("not found"))
+}

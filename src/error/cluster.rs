@@ -1,0 +1,244 @@
+//! Owns the words for what a cluster answers, and for pods that cannot be used.
+
+use e2ek_sidecar::path::Escaped;
+use e2ek_sidecar::wire::Refusal;
+
+use super::{Error, Kind, shown};
+use crate::cluster::{ClusterError, Obstacle, SIDECAR};
+
+/// Where a pod with all that is needed can be copied from.
+const EXAMPLE: &str = "examples/kubernetes/pyramid.yaml";
+
+fn escaped(text: &str) -> String {
+    Escaped(text.as_bytes()).to_string()
+}
+
+/// A list of names, not too long.
+fn listed(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(10).map(|name| escaped(name)).collect();
+    let more = names.len().saturating_sub(shown.len());
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    shown.join(", ") + &more
+}
+
+/// Why a pod is not served, in few words.
+#[must_use]
+pub fn why_pod_waits(obstacle: &Obstacle) -> String {
+    match obstacle {
+        Obstacle::Starting { reason } => escaped(reason),
+        Obstacle::Stuck { container, reason, message } => {
+            let container = container.as_ref().map(|name| format!("container {name}: "));
+            let message = if message.is_empty() { String::new() } else { format!(": {message}") };
+            escaped(&format!("{}{reason}{message}", container.unwrap_or_default()))
+        }
+        Obstacle::Ended { reason } => format!("it has ended: {}", escaped(reason)),
+        Obstacle::NoSidecar => format!("it has no container `{SIDECAR}`"),
+        Obstacle::NotShared => "its containers do not share their processes".to_owned(),
+        Obstacle::Ambiguous { containers } => {
+            format!("several containers could be meant: {}", listed(containers))
+        }
+        Obstacle::NoContainer { wanted, containers } => {
+            format!("it has no container `{}`, but {}", escaped(wanted), listed(containers))
+        }
+    }
+}
+
+impl From<ClusterError> for Error {
+    fn from(error: ClusterError) -> Self {
+        use ClusterError as C;
+        match error {
+            C::NoKubeconfig { path } => {
+                let message = format!("there is no kubeconfig at {}", shown(&path));
+                Self::new(Kind::Usage, message)
+                    .hint("name it: --kubeconfig FILE, or KUBECONFIG=FILE")
+            }
+            C::Kubeconfig { paths, why } => {
+                let (paths, why) = (escaped(&paths), escaped(&why));
+                Self::new(Kind::Usage, format!("the kubeconfig {paths} cannot be used: {why}"))
+                    .hint("kubectl config view shows what kubectl makes of it")
+            }
+            C::NoContext { wanted, known } => Self::no_context(wanted.as_deref(), &known),
+            C::Name { what, name } => {
+                Self::new(Kind::Usage, format!("`{}` is not the name of a {what}", escaped(&name)))
+            }
+            C::SignIn { why } => {
+                let message = format!("signing in to the cluster failed: {}", escaped(&why));
+                Self::new(Kind::Forbidden, message)
+                    .hint("the same program must work for: kubectl get pods")
+            }
+            C::Unreachable { server, why } => {
+                let message = format!("{server} cannot be reached: {}", escaped(&why));
+                Self::new(Kind::NotInSync, message).hint("kubectl cluster-info")
+            }
+            C::Unauthorized { server } => {
+                Self::new(Kind::Forbidden, format!("{server} does not accept who you are"))
+                    .hint("sign in again: it must work for kubectl get pods")
+            }
+            C::Forbidden { verb, resource, namespace, user, message } => {
+                Self::no_right(&verb, &resource, &namespace, user.as_deref(), &message)
+            }
+            C::NoWorkload { kind, name, namespace, no_namespace, known } => {
+                Self::no_workload(kind, &name, &namespace, no_namespace, &known)
+            }
+            C::NoSuchPod { of, wanted, known } => {
+                let (of, wanted) = (escaped(&of), escaped(&wanted));
+                Self::new(Kind::NotFound, format!("no pod of {of} fits {wanted}"))
+                    .hint(format!("it has: {}", listed(&known)))
+            }
+            C::Pod { pod, namespace, obstacle } => Self::pod_unusable(&pod, &namespace, &obstacle),
+            C::Exec { pod, container, message } => {
+                let (pod, message) = (escaped(&pod), escaped(&message));
+                let what = format!("no stream into container {container} of pod {pod}: {message}");
+                Self::new(Kind::NotInSync, what)
+            }
+            C::Missing { what, why } | C::Answer { what, why } => Self::new(
+                Kind::Failure,
+                format!("the cluster's answer on {what}: {}", escaped(&why)),
+            ),
+        }
+    }
+}
+
+/// Clusters.
+impl Error {
+    fn no_context(wanted: Option<&str>, known: &[String]) -> Self {
+        let error = match wanted {
+            Some(name) => {
+                Self::new(Kind::NotFound, format!("no context is named `{}`", escaped(name)))
+            }
+            None => Self::new(Kind::Usage, "the kubeconfig has no current context")
+                .hint("choose one: --context NAME"),
+        };
+        match known {
+            [] => error.hint("the kubeconfig has none"),
+            known => error.hint(format!("the kubeconfig has: {}", listed(known))),
+        }
+    }
+
+    fn no_right(
+        verb: &str,
+        resource: &str,
+        namespace: &str,
+        user: Option<&str>,
+        message: &str,
+    ) -> Self {
+        let [verb, resource, namespace, message] =
+            [verb, resource, namespace, message].map(escaped);
+        let who = user.map_or("you".to_owned(), |user| format!("user {}", escaped(user)));
+        let what = format!("{who} may not {verb} {resource} in namespace {namespace}");
+        // A webhook or a policy has more to say than what right is missing.
+        let plain = message.contains(" cannot ");
+        let what = if plain { what } else { format!("{what}: {message}") };
+        let (group, plain_resource) = match resource.split_once('.') {
+            Some((resource, group)) => (group.to_owned(), resource.to_owned()),
+            None => (String::new(), resource.clone()),
+        };
+        let group = if group.is_empty() { "''".to_owned() } else { group };
+        let rule =
+            format!("{{apiGroups: [{group}], resources: [{plain_resource}], verbs: [{verb}]}}");
+        let role = format!(
+            "kubectl -n {namespace} create role e2ek-{verb} --verb={verb} --resource={resource}"
+        );
+        Self::new(Kind::Forbidden, what)
+            .hint(format!("the rule that is missing: {rule}"))
+            .hint(format!("whoever may gives it: {role}, and a rolebinding for it"))
+    }
+
+    fn no_workload(
+        kind: &str,
+        name: &str,
+        namespace: &str,
+        no_namespace: bool,
+        known: &[String],
+    ) -> Self {
+        let [name, namespace] = [name, namespace].map(escaped);
+        if no_namespace {
+            return Self::new(Kind::NotFound, format!("there is no namespace {namespace}"))
+                .hint("kubectl get namespaces lists them; choose one with -n NAME");
+        }
+        let what = format!("there is no {kind}/{name} in namespace {namespace}");
+        let error = Self::new(Kind::NotFound, what);
+        let error = match known {
+            [] => error,
+            known => error.hint(format!("there: {}", listed(known))),
+        };
+        error.hint("choose another namespace with -n NAME, another cluster with --context NAME")
+    }
+
+    fn pod_unusable(pod: &str, namespace: &str, obstacle: &Obstacle) -> Self {
+        let [pod, namespace] = [pod, namespace].map(escaped);
+        let kind = match obstacle {
+            Obstacle::Ambiguous { .. } | Obstacle::NoContainer { .. } => Kind::NotFound,
+            _ => Kind::Failure,
+        };
+        let error = Self::new(kind, format!("pod {pod}: {}", why_pod_waits(obstacle)));
+        match obstacle {
+            Obstacle::Starting { .. } | Obstacle::Ended { .. } => {
+                error.hint(format!("kubectl -n {namespace} get pod {pod}"))
+            }
+            Obstacle::Stuck { container: Some(container), reason, .. }
+                if reason == "CrashLoopBackOff" =>
+            {
+                let container = escaped(container);
+                error
+                    .hint(format!("kubectl -n {namespace} logs {pod} -c {container} --previous"))
+                    .hint(format!("an app under `e2ek-sidecar run --` never gets there: {EXAMPLE}"))
+            }
+            Obstacle::Stuck { .. } => {
+                error.hint(format!("kubectl -n {namespace} describe pod {pod}"))
+            }
+            Obstacle::NoSidecar => error
+                .hint(format!("add the container `{SIDECAR}` to its template, as in {EXAMPLE}")),
+            Obstacle::NotShared => error
+                .hint(format!("set shareProcessNamespace: true in its template, as in {EXAMPLE}")),
+            Obstacle::Ambiguous { containers } => {
+                let first = containers.first().map_or("NAME", String::as_str);
+                error.hint(format!("choose one: -c {}", escaped(first)))
+            }
+            Obstacle::NoContainer { containers, .. } => {
+                let first = containers.first().map_or("NAME", String::as_str);
+                error.hint(format!("choose one of them: -c {}", escaped(first)))
+            }
+        }
+    }
+
+    /// The hub of a pod says that the place there cannot be had.
+    #[must_use]
+    pub fn pod_refuses(target: &str, refusal: &Refusal) -> Self {
+        let target = escaped(target);
+        match refusal {
+            Refusal::NotFound(path) if path.starts_with('/') => {
+                let what = format!("{target}: {} is not there in the container", escaped(path));
+                Self::new(Kind::NotFound, what)
+                    .hint("make it in the image, or mount a volume there; or choose another path")
+            }
+            Refusal::NotFound(why) | Refusal::Unusable(why) => {
+                Self::new(Kind::Failure, format!("{target}: {}", escaped(why)))
+            }
+            Refusal::Forbidden(what) => {
+                let what = format!("{target}: not allowed into {}", escaped(what));
+                Self::new(Kind::Forbidden, what).hint(format!(
+                    "give the container `{SIDECAR}` the app's runAsUser and runAsGroup, as in {EXAMPLE}"
+                ))
+            }
+            _ => Self::new(Kind::Failure, target),
+        }
+    }
+
+    /// The bridge is not in the container that is called as if it were the hub's.
+    #[must_use]
+    pub fn no_bridge(target: &str, said: &str) -> Self {
+        let (target, said) = (escaped(target), escaped(said));
+        let what = format!("{target}: the container `{SIDECAR}` has no /e2ek-sidecar: {said}");
+        Self::new(Kind::Failure, what).hint(format!("its image must be the hub's, as in {EXAMPLE}"))
+    }
+
+    /// CMD for a target in a cluster.
+    #[must_use]
+    pub fn command_in_pod(target: &str) -> Self {
+        let target = escaped(target);
+        let what = format!("a command for {target} is not built in this version");
+        Self::new(Kind::Usage, what)
+            .hint(format!("let the container's own command be restarted, as in {EXAMPLE}"))
+    }
+}

@@ -1,0 +1,72 @@
+//! What the README shows: the demo in a pod that was prepared by hand.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::process::Command;
+
+use crate::rig::{Rig, until};
+
+const TARGET: &str = "deploy/pyramid:/srv/app";
+
+/// The body of what the pod answers; `None` while it does not.
+fn ask(address: &str, path: &str) -> Option<String> {
+    let mut stream = TcpStream::connect((address, 8080)).ok()?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).ok()?;
+    let (_, body) = answer.split_once("\r\n\r\n")?;
+    Some(body.trim().to_owned())
+}
+
+fn address(rig: &Rig) -> String {
+    let path = "jsonpath={.items[0].status.podIP}";
+    rig.k(&["get", "pods", "-l", "app=pyramid", "-o", path]).ends_with(0).out
+}
+
+/// The example's sources, to be changed.
+fn copy_sources(rig: &Rig) {
+    let from = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/pyramid");
+    let copied = Command::new("cp").arg("-rT").arg(from).arg(&rig.source).status().unwrap();
+    assert!(copied.success());
+}
+
+#[test]
+fn the_demo_in_a_restricted_namespace_answers_with_what_was_saved_last() {
+    let Some(rig) = Rig::new("example") else { return };
+    let level = "pod-security.kubernetes.io/enforce=restricted";
+    rig.kubectl(&["label", "namespace", &rig.namespace, level]).ends_with(0);
+    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/kubernetes/pyramid.yaml");
+    rig.apply(&fs::read_to_string(manifest).unwrap());
+    copy_sources(&rig);
+    // The pod is only on its way: it is waited for.
+    let mut watch = rig.watch(TARGET, &[]);
+    watch.line(&["sync end", "status=ok", "targets=1/1"]);
+    rig.k(&["rollout", "status", "deploy/pyramid", "--timeout=60s"]).ends_with(0);
+    let pod = address(&rig);
+    assert_eq!(ask(&pod, "/add/2/3").as_deref(), Some("5"));
+
+    let view = rig.source.join("e2e_k8s/demo.py");
+    let text = fs::read_to_string(&view).unwrap();
+    fs::write(&view, text.replace("x + y", "x * y")).unwrap();
+    watch.line(&["restart end", "status=ok"]);
+    until("the new answer", || ask(&pod, "/add/2/3").as_deref() == Some("6"));
+
+    // The app's container is started anew: its file system is, too, and the hub fills it.
+    let kill = "import os,signal; os.kill(int([p for p in os.listdir('/proc') if p.isdigit() and \
+                open('/proc/'+p+'/cmdline').read().startswith('/e2ek/e2ek-sidecar\\0run')][0]), \
+                signal.SIGTERM)";
+    let name = rig.pods().remove(0);
+    rig.k(&["exec", &name, "-c", "app", "--", "python3", "-c", kill]).ends_with(0);
+    until("the container is another one", || {
+        let restarts = "jsonpath={.items[0].status.containerStatuses[*].restartCount}";
+        let said = rig.k(&["get", "pods", "-l", "app=pyramid", "-o", restarts]);
+        said.out.split_whitespace().any(|count| count == "1")
+    });
+    until("the answer is still the new one", || ask(&pod, "/add/2/3").as_deref() == Some("6"));
+    watch.flush();
+    assert_eq!(rig.pods(), [name], "in the same pod");
+    watch.stop();
+}

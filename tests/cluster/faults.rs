@@ -1,0 +1,91 @@
+//! Links that break, and hubs that die.
+
+use crate::pods::deployment;
+use crate::relay::Relay;
+use crate::rig::{Rig, until};
+
+const TARGET: &str = "deploy/app:/srv/app";
+
+/// Bridges that run in a pod.
+fn bridges(rig: &Rig, pod: &str) -> usize {
+    let said = rig.k(&["exec", pod, "-c", "app", "--", "ps", "-o", "args"]).ends_with(0);
+    said.out.lines().filter(|line| line.contains("e2ek-sidecar connect")).count()
+}
+
+#[test]
+fn i8_a_link_that_is_cut_is_made_again_and_leaves_nothing_in_the_pod() {
+    let Some(rig) = Rig::new("cut") else { return };
+    let relay = Relay::start();
+    rig.write("view.py", "one\n");
+    let pod = rig.deploy(&deployment(1)).remove(0);
+    let mut watch = rig.watch(TARGET, &["--kubeconfig", &relay.kubeconfig(&rig)]);
+    watch.line(&["sync end", "gen=1"]);
+    for round in 0..5 {
+        relay.cut();
+        let text = format!("round {round}\n");
+        rig.write("view.py", &text);
+        watch.line(&["disconnected"]);
+        watch.line(&["connected"]);
+        watch.flush();
+        assert_eq!(rig.seen(&pod, "/srv/app/view.py"), Some(text));
+    }
+    until("one bridge is left", || bridges(&rig, &pod) == 1);
+    watch.stop();
+    until("no bridge is left", || bridges(&rig, &pod) == 0);
+}
+
+#[test]
+fn a_link_that_went_silent_is_noticed() {
+    let Some(rig) = Rig::new("silent") else { return };
+    let relay = Relay::start();
+    rig.write("view.py", "one\n");
+    let pod = rig.deploy(&deployment(1)).remove(0);
+    let mut watch = rig.watch(TARGET, &["--kubeconfig", &relay.kubeconfig(&rig)]);
+    watch.line(&["sync end", "gen=1"]);
+    relay.silent(true);
+    rig.write("view.py", "two\n");
+    watch.line(&["disconnected", "15 seconds"]);
+    relay.silent(false);
+    watch.line(&["connected"]);
+    watch.flush();
+    assert_eq!(rig.seen(&pod, "/srv/app/view.py").as_deref(), Some("two\n"));
+    // The other end of the silent link has noticed, too, or does within its own fifteen seconds.
+    until("one bridge is left", || bridges(&rig, &pod) == 1);
+    watch.stop();
+}
+
+#[test]
+fn i8_a_hub_that_is_killed_comes_back_with_what_it_knew() {
+    let Some(rig) = Rig::new("hub") else { return };
+    rig.write("view.py", "one\n");
+    let pod = rig.deploy(&deployment(1)).remove(0);
+    let mut watch = rig.watch(TARGET, &[]);
+    watch.line(&["sync end", "gen=1"]);
+    // Root in the app's container may send a signal to all that it sees, though not more than that.
+    let kill = "kill -9 $(ps -o pid,args | grep '[e]2ek-sidecar serve' | awk '{print $1}')";
+    rig.k(&["exec", &pod, "-c", "app", "--", "sh", "-c", kill]).ends_with(0);
+    watch.line(&["disconnected"]);
+    watch.line(&["connected", "equal=true"]);
+    rig.write("view.py", "two\n");
+    watch.flush();
+    assert_eq!(rig.seen(&pod, "/srv/app/view.py").as_deref(), Some("two\n"));
+    assert_eq!(rig.pods(), [pod]);
+    watch.stop();
+}
+
+#[test]
+fn i4_a_second_laptop_is_told_who_holds_the_pod() {
+    let Some(rig) = Rig::new("second") else { return };
+    rig.write("view.py", "one\n");
+    rig.deploy(&deployment(1));
+    let mut watch = rig.watch(TARGET, &[]);
+    watch.line(&["sync end", "gen=1"]);
+    let other = rig.home.join("other");
+    std::fs::create_dir(&other).unwrap();
+    std::fs::write(other.join("view.py"), "mine\n").unwrap();
+    let other = other.to_str().unwrap().to_owned();
+    let words = ["sync", "--once", other.as_str(), TARGET, "-n", rig.namespace.as_str()];
+    let source = rig.source.to_str().unwrap();
+    rig.run(&words).ends_with(5).says(&["is being written by", "tester@", source, "--take-over"]);
+    watch.stop();
+}

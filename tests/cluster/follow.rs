@@ -1,0 +1,111 @@
+//! Pods that come and go, one and several.
+
+use serde_json::json;
+
+use crate::pods::deployment;
+use crate::rig::{Rig, until};
+
+const TARGET: &str = "deploy/app:/srv/app";
+
+#[test]
+fn i2_a_save_is_in_the_container_when_it_is_said_to_be() {
+    let Some(rig) = Rig::new("save") else { return };
+    rig.write("view.py", "one\n");
+    let pod = rig.deploy(&deployment(1)).remove(0);
+    let mut watch = rig.watch(TARGET, &[]);
+    watch.line(&["sync end", "gen=1", "status=ok", "targets=1/1"]);
+    assert_eq!(rig.seen(&pod, "/srv/app/view.py").as_deref(), Some("one\n"));
+    rig.write("view.py", "two\n");
+    rig.write("a name; with $(words) 'a' \"shell\" reads", "three\n");
+    watch.flush();
+    assert_eq!(rig.seen(&pod, "/srv/app/view.py").as_deref(), Some("two\n"));
+    let odd = "/srv/app/a name; with $(words) 'a' \"shell\" reads";
+    assert_eq!(rig.seen(&pod, odd).as_deref(), Some("three\n"));
+    watch.stop();
+    let again =
+        rig.run(&["sync", "--once", rig.source.to_str().unwrap(), TARGET, "-n", &rig.namespace]);
+    again.ends_with(0).says(&["equal=true"]);
+}
+
+#[test]
+fn a_new_pod_is_followed_and_so_is_a_rollout() {
+    let Some(rig) = Rig::new("follow") else { return };
+    rig.write("view.py", "one\n");
+    let pod = rig.deploy(&deployment(1)).remove(0);
+    let mut watch = rig.watch(TARGET, &[]);
+    watch.line(&["sync end", "targets=1/1"]);
+    rig.k(&["delete", "pod", &pod, "--wait=false"]).ends_with(0);
+    watch.line(&["pod gone", &pod]);
+    watch.line(&["pod found"]);
+    watch.line(&["sync end", "targets=1/1"]);
+    let next = rig.pods().remove(0);
+    assert_ne!(next, pod);
+    assert_eq!(rig.seen(&next, "/srv/app/view.py").as_deref(), Some("one\n"));
+
+    rig.k(&["rollout", "restart", "deploy/app"]).ends_with(0);
+    watch.line(&["pod found"]);
+    watch.line(&["pod gone", &next]);
+    rig.k(&["rollout", "status", "deploy/app", "--timeout=60s"]).ends_with(0);
+    rig.write("view.py", "two\n");
+    watch.flush();
+    let last = rig.pods().remove(0);
+    assert_eq!(rig.seen(&last, "/srv/app/view.py").as_deref(), Some("two\n"));
+    watch.stop();
+}
+
+#[test]
+fn i12_a_workload_scaled_to_nothing_is_waited_for() {
+    let Some(rig) = Rig::new("scale") else { return };
+    rig.write("view.py", "one\n");
+    rig.deploy(&deployment(1));
+    let mut watch = rig.watch(TARGET, &[]);
+    watch.line(&["sync end", "targets=1/1"]);
+    rig.k(&["scale", "deploy/app", "--replicas=0"]).ends_with(0);
+    watch.line(&["pods absent", TARGET]);
+    until("nothing is served", || watch.status()["targets"].as_array().unwrap().is_empty());
+    assert_eq!(watch.status()["state"], "disconnected", "not synced: nobody has anything");
+    rig.write("view.py", "two\n");
+    rig.control(&["flush", "--timeout", "300ms"]).ends_with(6);
+    rig.k(&["scale", "deploy/app", "--replicas=1"]).ends_with(0);
+    watch.line(&["sync end", "targets=1/1"]);
+    watch.flush();
+    let pod = rig.pods().remove(0);
+    assert_eq!(rig.seen(&pod, "/srv/app/view.py").as_deref(), Some("two\n"));
+    watch.stop();
+}
+
+#[test]
+fn all_replicas_get_it_and_status_counts_them() {
+    let Some(rig) = Rig::new("replicas") else { return };
+    rig.write("view.py", "one\n");
+    let pods = rig.deploy(&deployment(3));
+    let mut watch = rig.watch(TARGET, &[]);
+    watch.line(&["sync end", "targets=3/3"]);
+    rig.write("view.py", "two\n");
+    watch.flush();
+    for pod in &pods {
+        assert_eq!(rig.seen(pod, "/srv/app/view.py").as_deref(), Some("two\n"), "{pod}");
+    }
+    let group = &watch.status()["groups"][0];
+    assert_eq!((&group["current"], &group["pods"]), (&json!(3), &json!(3)));
+    let lines = rig.control(&["status"]).ends_with(0);
+    assert!(lines.out.contains("current=3 pods=3"), "{lines:?}");
+    watch.stop();
+
+    // Only one of them, by name and by label.
+    let only = pods[1].as_str();
+    let mut watch = rig.watch(TARGET, &["--pod", only]);
+    watch.line(&["connected", only]);
+    rig.write("view.py", "three\n");
+    watch.flush();
+    assert_eq!(rig.seen(only, "/srv/app/view.py").as_deref(), Some("three\n"));
+    assert_eq!(rig.seen(&pods[0], "/srv/app/view.py").as_deref(), Some("two\n"));
+    watch.stop();
+    rig.k(&["label", "pod", &pods[2], "tier=edge"]).ends_with(0);
+    let mut watch = rig.watch(TARGET, &["-l", "tier in (edge)"]);
+    watch.line(&["connected", &pods[2]]);
+    watch.flush();
+    assert_eq!(rig.seen(&pods[2], "/srv/app/view.py").as_deref(), Some("three\n"));
+    assert_eq!(rig.seen(&pods[0], "/srv/app/view.py").as_deref(), Some("two\n"));
+    watch.stop();
+}

@@ -1,0 +1,17 @@
+//! The product on a real cluster: API server, kubelet, containerd, real pods.
+//!
+//! `tests/cluster/run` starts the cluster, makes the images and runs these. Without it
+//! (`E2EK_CLUSTER_TESTS` is not set) each test says that it was left out.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "tests")]
+#![allow(clippy::zombie_processes, reason = "a wait that is not reached is a test that failed")]
+
+mod example;
+mod faults;
+mod follow;
+mod pods;
+mod refused;
+mod relay;
+mod rig;
+mod rights;
+mod watch;

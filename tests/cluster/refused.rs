@@ -1,0 +1,133 @@
+//! What cannot be, told with the next command to type.
+
+use serde_json::{Value, json};
+
+use crate::pods::{app, deployment, spec};
+use crate::rig::{Rig, Said};
+
+/// `sync --once` to a target.
+fn once(rig: &Rig, target: &str, more: &[&str]) -> Said {
+    let source = rig.source.to_str().unwrap();
+    rig.run(&[&["sync", "--once", source, target], more].concat())
+}
+
+/// The same into this test's namespace.
+fn once_here(rig: &Rig, target: &str, more: &[&str]) -> Said {
+    once(rig, target, &[&["-n", rig.namespace.as_str()], more].concat())
+}
+
+#[test]
+fn names_that_lead_nowhere_are_told_with_those_that_do() {
+    let Some(rig) = Rig::new("names") else { return };
+    rig.deploy(&deployment(1));
+    once_here(&rig, "deploy/nope:/x", &[]).ends_with(3).says(&[
+        "there is no deploy/nope",
+        &rig.namespace,
+        "there: app",
+    ]);
+    once_here(&rig, "pod/nope:/x", &[]).ends_with(3).says(&["there is no pod/nope", "there: app-"]);
+    once_here(&rig, "sts/app:/x", &[]).ends_with(3).says(&["there is no sts/app"]);
+    once(&rig, "deploy/app:/x", &["-n", "not-there"])
+        .ends_with(3)
+        .says(&["there is no namespace not-there", "kubectl get namespaces"]);
+    once_here(&rig, "deploy/app:/x", &["--context", "nope"])
+        .ends_with(3)
+        .says(&["no context is named `nope`", "the kubeconfig has: e2ek"]);
+    once_here(&rig, "deploy/app:/x", &["--kubeconfig", "/nope"])
+        .ends_with(2)
+        .says(&["there is no kubeconfig at /nope", "KUBECONFIG=FILE"]);
+    once(&rig, "deploy/app:/x", &["-n", "a/../b"])
+        .ends_with(2)
+        .says(&["not the name of a namespace"]);
+    once_here(&rig, "deploy/app:/x", &["--pod", "app-nope"])
+        .ends_with(3)
+        .says(&["no pod of deploy/app fits --pod app-nope", "it has: app-"]);
+    once_here(&rig, "deploy/app:/x", &["-c", "nope"])
+        .ends_with(3)
+        .says(&["it has no container `nope`, but app", "-c app"]);
+    let config = std::fs::read_to_string(rig.cluster.join("kubeconfig")).unwrap();
+    let nobody = rig.home.join("nobody");
+    std::fs::write(&nobody, config.replace("16443", "1")).unwrap();
+    once_here(&rig, "deploy/app:/x", &["--kubeconfig", nobody.to_str().unwrap()])
+        .ends_with(6)
+        .says(&["https://127.0.0.1:1 cannot be reached", "kubectl cluster-info"]);
+    let token = config.lines().find_map(|line| line.split_once("token: \"")).unwrap().1;
+    let token = token.split('"').next().unwrap();
+    let stranger = rig.home.join("stranger");
+    std::fs::write(&stranger, config.replace(token, "wrong")).unwrap();
+    once_here(&rig, "deploy/app:/x", &["--kubeconfig", stranger.to_str().unwrap()])
+        .ends_with(4)
+        .says(&["does not accept who you are", "kubectl get pods"]);
+}
+
+#[test]
+fn pods_that_cannot_be_used_are_told_with_the_reason() {
+    let Some(rig) = Rig::new("unusable") else { return };
+    let applied = |change: &dyn Fn(&mut Value), pods: &str| {
+        let mut deployment = deployment(1);
+        change(&mut deployment);
+        rig.k(&["delete", "deploy", "app", "--ignore-not-found"]).ends_with(0);
+        rig.k(&["wait", "--for=delete", "pod", "-l", "app=app", "--timeout=60s"]);
+        rig.apply(&deployment.to_string());
+        crate::rig::until(pods, || {
+            rig.k(&["get", "pods"]).out.lines().skip(1).any(|line| line.contains(pods))
+        });
+        once_here(&rig, "deploy/app:/srv/app", &[])
+    };
+    let containers = |containers: Value| {
+        move |deployment: &mut Value| spec(deployment)["containers"] = containers.clone()
+    };
+    applied(&containers(json!([app("app")])), "Running")
+        .ends_with(1)
+        .says(&["it has no container `e2ek-sync`", "examples/kubernetes/pyramid.yaml"]);
+    applied(&|deployment| spec(deployment)["shareProcessNamespace"] = json!(false), "Running")
+        .ends_with(1)
+        .says(&["do not share their processes", "set shareProcessNamespace: true"]);
+    applied(
+        &|deployment| {
+            spec(deployment)["containers"].as_array_mut().unwrap().push(app("proxy"));
+        },
+        "Running",
+    )
+    .ends_with(3)
+    .says(&["several containers could be meant: app, proxy", "choose one: -c app"]);
+    applied(
+        &|deployment| {
+            spec(deployment)["containers"].as_array_mut().unwrap().push(app("proxy"));
+            let annotations = &mut deployment["spec"]["template"]["metadata"]["annotations"];
+            annotations["kubectl.kubernetes.io/default-container"] = json!("proxy");
+        },
+        "Running",
+    )
+    .ends_with(0)
+    .says(&["/proxy"]);
+    applied(
+        &|deployment| spec(deployment)["containers"][0]["image"] = json!("e2ek.test/nope:1"),
+        "ErrImageNeverPull",
+    )
+    .ends_with(1)
+    .says(&["container app: ErrImageNeverPull", "describe pod"]);
+    applied(
+        &|deployment| spec(deployment)["containers"][0]["command"] = json!(["false"]),
+        "CrashLoopBackOff",
+    );
+    // The cluster tries again every second: between two tries it is another reason.
+    let mut said = String::new();
+    crate::rig::until("the crash loop is seen", || {
+        said = format!("{:?}", once_here(&rig, "deploy/app:/srv/app", &[]));
+        said.contains("container app: CrashLoopBackOff")
+    });
+    assert!(said.contains("--previous") && said.contains("code: Some(1)"), "{said}");
+    applied(&|deployment| spec(deployment)["nodeSelector"] = json!({"disk": "none"}), "Pending")
+        .ends_with(1)
+        .says(&["Unschedulable", "describe pod"]);
+}
+
+#[test]
+fn a_command_for_a_pod_is_refused_by_name() {
+    let Some(rig) = Rig::new("command") else { return };
+    rig.deploy(&deployment(1));
+    let source = rig.source.to_str().unwrap();
+    let words = ["watch", source, "deploy/app:/srv/app", "-n", &rig.namespace, "--", "sh"];
+    rig.run(&words).ends_with(2).says(&["a command for deploy/app"]);
+}
