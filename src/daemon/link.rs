@@ -266,24 +266,24 @@ impl Sender {
 
     async fn ops(&mut self, generation: u64, base: &Snapshot, ops: &[Op]) -> io::Result<()> {
         self.patches = Patches::of(generation);
-        let (mut dressed, mut folder) = (Vec::with_capacity(ops.len()), Folder::default());
+        let mut folder = Folder::default();
         let mut kin = Kin::new(base, ops, &mut self.likened);
-        for (index, op) in (0u32..).zip(ops) {
-            let mut op = Op { meta: self.origin.meta(op, &mut folder), ..op.clone() };
-            if let Some(patch) = self.origin.patch(&op, self.distance) {
-                self.patches.insert(index, patch);
+        // What moves with its directory is not looked at, one by one.
+        let mut folded = fold(base, ops);
+        for (index, op) in &mut folded {
+            op.meta = self.origin.meta(op, &mut folder);
+            if let Some(patch) = self.origin.patch(op, self.distance) {
+                self.patches.insert(*index, patch);
                 op.how = How::Patch;
-            } else if let Some((from, patch)) = self.origin.patch_like(&op, &mut kin, self.distance)
+            } else if let Some((from, patch)) = self.origin.patch_like(op, &mut kin, self.distance)
             {
-                self.patches.insert(index, patch);
+                self.patches.insert(*index, patch);
                 op.how = How::Like { from };
             }
-            dressed.push(op);
         }
-        let folded = fold(dressed);
         let packs = self.distance == Distance::Far && folded.len() >= PACK_FROM;
         let mut packer = packs.then(|| OpsPacker::new(generation, base.id(), PACK_LEVEL));
-        let mut batches = wire::batches(folded).peekable();
+        let mut batches = wire::batches(folded.into_iter().map(|(_, op)| op)).peekable();
         while let Some(ops) = batches.next() {
             let last = batches.peek().is_none();
             let message = match &mut packer {

@@ -122,12 +122,10 @@ impl Site {
         self.roots.iter().flatten().for_each(|root| root.ask_for_staging_again());
         if let Some(store) = &mut self.store {
             let changes = self.receiver.ops().iter().map(|op| &op.change);
-            if let Err(error) = store.begin(generation, changes) {
+            if let Err(error) = store.begin(generation, changes, self.receiver.moves()) {
                 // Without the note nothing may be written: a crash would orphan it.
                 warn!(%error, "the record cannot be written");
-                for index in 0..self.receiver.ops().len() {
-                    self.receiver.skip(index as u32, Reason::from(&error));
-                }
+                self.receiver.skip_all(&Reason::from(&error));
                 return Ok(self.answer());
             }
         }

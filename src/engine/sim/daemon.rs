@@ -3,6 +3,7 @@
 
 use std::collections::VecDeque;
 
+use e2ek_sidecar::receive::fold;
 use e2ek_sidecar::restart::Policy;
 use e2ek_sidecar::tree::Snapshot;
 use e2ek_sidecar::wire::{
@@ -111,9 +112,13 @@ impl World {
 
     /// In as many frames as chance likes, packed or not.
     fn send_ops(&mut self, target: TargetId, generation: u64, base: &Snapshot, ops: &[Op]) {
-        let packed = self.rng.one_in(2);
+        let (packed, folds) = (self.rng.one_in(2), self.rng.one_in(2));
+        let folded: Vec<Op> = match folds {
+            true => fold(base, ops).into_iter().map(|(_, op)| op).collect(),
+            false => ops.to_vec(),
+        };
         let mut packer = OpsPacker::new(generation, base.id(), 0);
-        let mut rest = ops;
+        let mut rest = &*folded;
         loop {
             let most = if self.rng.one_in(4) { 1 } else { rest.len().min(OPS_PER_FRAME) };
             let (part, after) = rest.split_at(most.min(rest.len()));

@@ -230,9 +230,7 @@ impl Hub {
         if self.record.begin(&self.receiver) {
             self.perform(steps);
         } else {
-            for index in 0..self.receiver.ops().len() as u32 {
-                self.receiver.skip(index, Reason::NoSpace);
-            }
+            self.receiver.skip_all(&Reason::NoSpace);
         }
         let need = |indices| FromHub::Need { indices, adopted: 0, last: true };
         Ok(self.receiver.needed().map(need).into_iter().collect())
