@@ -115,7 +115,7 @@ impl Contents {
     pub fn keep(&self, contents: HashMap<Digest, Arc<[u8]>>) {
         let mut kept = lock(&self.kept);
         for (digest, content) in contents {
-            let bytes = content.len();
+            let bytes = ENTRY_BYTES + content.len();
             kept.insert(digest, content, bytes, KEPT_BYTES);
         }
     }
