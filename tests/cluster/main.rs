@@ -9,6 +9,8 @@
 mod example;
 mod faults;
 mod follow;
+mod pod;
+mod pod_modes;
 mod pods;
 mod refused;
 mod relay;
