@@ -209,7 +209,7 @@ impl Pod<'_> {
 }
 
 impl Main {
-    fn path(self, path: &str) -> PathBuf {
+    pub(crate) fn path(self, path: &str) -> PathBuf {
         PathBuf::from(format!("/proc/{}/root", self.0)).join(path.trim_start_matches('/'))
     }
 
