@@ -161,10 +161,8 @@ fn i2_acknowledged_is_visible_however_often_the_container_is_killed() {
         let pause = Duration::from_millis((round as u64 * 7) % 40);
         std::thread::scope(|scope| {
             let sync = |pod: &Pod<'_>| {
-                let (source, target) = (rig.source.to_str().unwrap(), pod.target("/tmp"));
                 let state = rig.home.join(format!("state-{}", pod.name));
-                let mut command = rig.syncing(&["sync", "--once"], &target, &["--timeout", "20s"]);
-                let _ = source;
+                let mut command = rig.syncing(&["sync", "--once"], &pod.target("/tmp"), &[]);
                 command.env("E2EK_STATE_DIR", state).output().unwrap().status.code() == Some(0)
             };
             let syncs: Vec<_> = pods.iter().map(|pod| scope.spawn(move || sync(pod))).collect();
