@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use self::apply::Brought;
 use self::command::Command;
 use self::entry::{Request, Waiting, same_site};
 use self::link::{Asked, Links};
@@ -285,6 +286,7 @@ impl Hub {
         }
         match message {
             ToHub::Ops { .. }
+            | ToHub::PackedOps { .. }
             | ToHub::Data { .. }
             | ToHub::Withdraw { .. }
             | ToHub::Commit { .. }
@@ -294,7 +296,10 @@ impl Hub {
             {
                 Err(WireError::Order("a change in a session that only looks"))
             }
-            ToHub::Ops { .. } | ToHub::Data { .. } | ToHub::Withdraw { .. } => {
+            ToHub::Ops { .. }
+            | ToHub::PackedOps { .. }
+            | ToHub::Data { .. }
+            | ToHub::Withdraw { .. } => {
                 self.links.consume(id, len);
                 self.content(id, at, message).await
             }
@@ -331,11 +336,13 @@ impl Hub {
         let site = &mut self.sites[at].site;
         match message {
             ToHub::Ops { generation, ops, last } => {
-                let is_long = last && length::is_long(site.receiver.ops().iter().chain(&ops));
-                let work = move |site: &mut Site| site.take_ops(generation, ops, last);
-                for answer in self.at_site(at, is_long, work).await? {
-                    self.links.send(id, &answer);
-                }
+                let ops = Brought { generation, base: None, ops, last };
+                self.ops(id, at, ops).await?;
+            }
+            ToHub::PackedOps { generation, base, encoding, body, digests, last } => {
+                let ops = wire::unpack_ops(encoding, body.0, &digests.0)?;
+                let ops = Brought { generation, base: Some(base), ops, last };
+                self.ops(id, at, ops).await?;
             }
             ToHub::Data { encoding, body } => {
                 let (body, pieces) = wire::unpack(encoding, body.0)?;
@@ -343,6 +350,16 @@ impl Hub {
             }
             ToHub::Withdraw { index } => site.receiver.withdraw(index)?,
             _ => {}
+        }
+        Ok(())
+    }
+
+    async fn ops(&mut self, id: PeerId, at: usize, brought: Brought) -> Result<(), WireError> {
+        let before = self.sites[at].site.receiver.ops();
+        let is_long = brought.last && length::is_long(before.iter().chain(&brought.ops));
+        let work = move |site: &mut Site| site.take_ops(brought);
+        for answer in self.at_site(at, is_long, work).await? {
+            self.links.send(id, &answer);
         }
         Ok(())
     }

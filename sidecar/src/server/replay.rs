@@ -18,6 +18,7 @@ use std::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Settings;
+use super::apply::Brought;
 use super::entry::Request;
 use super::root::FoundKind;
 use super::site::Site;
@@ -339,7 +340,7 @@ impl Site {
             })
             .collect();
         let generation = self.receiver.generation() + 1;
-        self.take_ops(generation, ops, true)?;
+        self.take_ops(Brought { generation, base: None, ops, last: true })?;
         let mut frame = Frame::default();
         for (index, digest) in data {
             if !self.give_content(index, &digest, contents, &mut frame)? {
