@@ -178,7 +178,7 @@ impl Daemon {
             let bytes = std::fs::read(&from).ok();
             bytes.and_then(|bytes| Snapshot::decode(&bytes).ok()).unwrap_or_default()
         };
-        let contents = Arc::new(Contents::kept_in(folder.join("traces")));
+        let contents = Arc::new(Contents::kept_in(&folder));
         let options = settings::filter_options(&config);
         let source = Source::open(&roots, &options, previous, contents.clone())
             .map_err(|error| Error::failure(&error))?;
@@ -418,8 +418,8 @@ impl Daemon {
                 inputs.push_back(Input::LinkDown(target));
             }
             Effect::Send(target, message) => self.send(target, Outgoing::Message(message)),
-            Effect::SendOps(target, generation, ops) => {
-                self.send(target, Outgoing::Ops { generation, ops });
+            Effect::SendOps { target, generation, base, ops } => {
+                self.send(target, Outgoing::Ops { generation, base, ops });
             }
             Effect::SendData { target, generation, ops, indices, commit } => {
                 self.send(target, Outgoing::Data { generation, ops, indices, commit });

@@ -10,9 +10,11 @@
 //! so that it serves every target that holds the content. A file keeps the traces for the next daemon.
 
 mod kept;
+mod kin;
 mod known;
 mod pace;
 mod reading;
+mod spill;
 
 use std::collections::HashMap;
 use std::io;
@@ -22,10 +24,11 @@ use std::sync::Arc;
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::receive::root_index;
-use e2ek_sidecar::tree::Entry;
+use e2ek_sidecar::tree::{Digest, Entry};
 use e2ek_sidecar::wire::{How, Meta, Op};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 
+pub use self::kin::{Kin, Likened};
 use self::known::Base;
 pub use self::known::Contents;
 pub use self::pace::Pace;
@@ -46,7 +49,7 @@ impl Distance {
     fn patch_from(self) -> u64 {
         match self {
             Self::Here => 256 << 10,
-            Self::Far => 2 << 10,
+            Self::Far => 256,
         }
     }
 }
@@ -157,10 +160,35 @@ impl Origin {
         if (*size).min(*old_size) < distance.patch_from() {
             return None;
         }
-        let traced = || self.contents.traced(*digest).map(Base::Trace);
-        let base = self.contents.base(*digest);
-        let base = base.filter(|base| Reading::can_patch(base, *size)).or_else(traced);
-        base.filter(|base| Reading::can_patch(base, *size)).map(Patch)
+        self.patch_of(*digest, *size)
+    }
+
+    /// What makes a content of `size` bytes from the one of this digest.
+    fn patch_of(&self, digest: Digest, size: u64) -> Option<Patch> {
+        let traced = || self.contents.traced(digest).map(Base::Trace);
+        let base = self.contents.base(digest);
+        let base = base.filter(|base| Reading::can_patch(base, size)).or_else(traced);
+        base.filter(|base| Reading::can_patch(base, size)).map(Patch)
+    }
+
+    /// The same for a new file that is much like another at the target, by its name (see [`Kin`]):
+    /// and which that is. Once for a content: where it leads to nothing, all of it is sent.
+    pub fn patch_like(
+        &self,
+        op: &Op,
+        kin: &mut Kin<'_>,
+        distance: Distance,
+    ) -> Option<(SyncPath, Patch)> {
+        let (How::Data, None, Some(Entry::File { digest, size, .. })) =
+            (&op.how, &op.change.old, &op.change.new)
+        else {
+            return None;
+        };
+        if distance == Distance::Here || *size < distance.patch_from() {
+            return None;
+        }
+        let (from, known) = kin.find(&op.change.path, *digest, *size)?;
+        Some((from, self.patch_of(known, *size)?))
     }
 
     /// Begins to read an op's content, or the patch that makes it.

@@ -20,6 +20,7 @@ mod idle;
 mod machine;
 mod memory;
 mod once;
+mod overflow;
 mod peers;
 mod process;
 mod product;

@@ -65,7 +65,7 @@ pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
             Keeper::Floor(floor) => drop(floor),
         }
     }
-    Ok(())
+    crate::overflow::run(settings, &place.join("overflow"), rows)
 }
 
 fn floor_pair(settings: &Settings) -> Result<(Keeper, Pair)> {

@@ -4,7 +4,7 @@
 
 use e2ek_sidecar::receive::{Receiver, Step};
 use e2ek_sidecar::tree::{Snapshot, Stamp};
-use e2ek_sidecar::wire::{Decoder, FromHub, HelloReader, MAX_FRAME_BYTES, ToHub, unpack};
+use e2ek_sidecar::wire::{Decoder, FromHub, HelloReader, MAX_FRAME_BYTES, ToHub, unpack, unpack_ops};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -40,6 +40,10 @@ fn read(bytes: &[u8]) {
 fn obey(receiver: &mut Receiver, message: ToHub) -> Option<()> {
     let steps = match message {
         ToHub::Ops { generation, ops, last } => receiver.take_ops(generation, ops, last).ok()?,
+        ToHub::PackedOps { generation, base, encoding, body, digests, last } => {
+            let ops = unpack_ops(encoding, body.0, &digests.0).ok()?;
+            receiver.take_packed(generation, base, ops, last).ok()?
+        }
         ToHub::Data { encoding, body } => {
             let (body, pieces) = unpack(encoding, body.0).ok()?;
             assert!(pieces.iter().all(|(_, range)| range.end <= body.len()));

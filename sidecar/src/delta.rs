@@ -10,7 +10,7 @@
 //! | known | for files | finds |
 //! |---|---|---|
 //! | its bytes ([`between`]) | in memory | every run of 16 bytes and more |
-//! | a [`Sketch`] | 2 to 64 KiB | the front and the back that stayed, in blocks of 32 bytes and more |
+//! | a [`Sketch`] | 1/4 to 64 KiB | the front, the back and runs between that stayed in their order, in blocks of 32 bytes and more |
 //! | its [`Blocks`] | above | blocks of 1 KiB and more, wherever they went |
 
 #![deny(clippy::disallowed_methods)]

@@ -11,11 +11,12 @@ mod moved;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
+use std::sync::Arc;
 
-pub use self::moved::fold;
-use self::moved::{Tree, Unfolded, unfold};
+use self::moved::{Tops, Tree, Unfolded, nothing_of, tops, unfold};
+pub use self::moved::{changes_of_move, fold};
 use crate::path::SyncPath;
-use crate::tree::{Edit, Entry, Node, Reason, Snapshot, Stamp, TreeId};
+use crate::tree::{Change, Dir, Edit, Entry, Node, Reason, Snapshot, Stamp, TreeError, TreeId};
 use crate::wire::{How, MAX_OPS, Op, Skipped, WireError};
 
 /// Most bytes of paths and links that the ops of a generation may have.
@@ -85,7 +86,7 @@ pub enum Step {
         /// The file is complete with it.
         complete: bool,
     },
-    /// Go on with a patch of the old content.
+    /// Go on with a patch of the old content, or of another path's ([`Receiver::patched`]).
     Patch {
         /// Which op.
         index: u32,
@@ -122,6 +123,11 @@ struct Incoming {
     bytes: usize,
     /// Directories that move whole, as long as they do.
     trees: Vec<Tree>,
+    /// The index of each op, as long as what a directory holds that moves is left out of them;
+    /// without this an op's place is its index.
+    numbers: Option<Vec<u32>>,
+    /// It was made from another tree than the record: nothing of it is done.
+    elsewhere: bool,
     /// The last Ops frame has come.
     whole: bool,
 }
@@ -152,11 +158,32 @@ impl Incoming {
     /// Works out what folded ops stand for, and where each op stands at the beginning.
     fn unfold(&mut self, held: &Snapshot, roots: usize) -> Result<(), WireError> {
         let folded = std::mem::take(&mut self.ops);
+        if self.elsewhere {
+            return Ok(self.nothing(nothing_of(&folded)?));
+        }
+        if let Some(Tops { ops, numbers, trees }) = tops(&folded, held)? {
+            let states = first_states(&ops, held);
+            let waits = |number| {
+                let at = numbers.binary_search(number);
+                at.is_ok_and(|at| states[at] == State::Waiting)
+            };
+            if trees.iter().all(|tree| waits(&tree.to) && waits(&tree.from)) {
+                for tree in &trees {
+                    check_move(&ops, &numbers, *tree, roots)?;
+                }
+                (self.ops, self.states, self.trees) = (ops, states, trees);
+                self.numbers = Some(numbers);
+                return Ok(());
+            }
+        }
         match unfold(folded, held)? {
             Unfolded::Ops(ops, trees) => {
                 if !trees.is_empty() {
                     let before = std::iter::once(None).chain(ops.iter().map(Some));
-                    ops.iter().zip(before).try_for_each(|(op, b)| check(op, b, roots))?;
+                    ops.iter().zip(before).try_for_each(|(op, b)| {
+                        check_place(op, b, roots)?;
+                        check_content(op, roots)
+                    })?;
                 }
                 self.states = first_states(&ops, held);
                 (self.ops, self.trees) = (ops, trees);
@@ -167,13 +194,113 @@ impl Incoming {
                         .all(|(to, from)| [to, from].iter().all(|&at| states[at] == State::Waiting))
                 });
             }
-            Unfolded::Other(ops) => {
-                self.states = vec![State::Skipped(Some(Reason::Conflict)); ops.len()];
-                self.ops = ops;
-            }
+            Unfolded::Other(ops) => self.nothing(ops),
         }
         Ok(())
     }
+
+    /// Nothing of it is done.
+    fn nothing(&mut self, ops: Vec<Op>) {
+        self.states = vec![State::Skipped(Some(Reason::Conflict)); ops.len()];
+        self.ops = ops;
+    }
+
+    /// Where an op of this index lies.
+    fn at(&self, index: u32) -> Option<usize> {
+        match &self.numbers {
+            None => Some(index as usize).filter(|&at| at < self.ops.len()),
+            Some(numbers) => numbers.binary_search(&index).ok(),
+        }
+    }
+
+    /// The index of the op that lies there.
+    fn number(&self, at: usize) -> u32 {
+        self.numbers.as_ref().map_or(at as u32, |numbers| numbers[at])
+    }
+
+    fn numbered(&self) -> impl Iterator<Item = (u32, &Op, &State)> {
+        let all = self.ops.iter().zip(&self.states).enumerate();
+        all.map(|(at, (op, state))| (self.number(at), op, state))
+    }
+
+    /// Where it and what it was are told by one op each: the directories that move.
+    fn moves<'a>(&'a self, held: &'a Snapshot) -> impl Iterator<Item = Move<'a>> {
+        let trees = self.numbers.iter().flat_map(|_| &self.trees);
+        trees.filter_map(move |tree| {
+            let (to, from) = (self.at(tree.to)?, self.at(tree.from)?);
+            let [to, from] = [to, from].map(|at| &self.ops[at].change.path);
+            Some(Move { to, from, dir: held.dir(from)?, tree })
+        })
+    }
+
+    /// Puts all ops in the place of those that stand for them.
+    fn expand(&mut self, held: &Snapshot) {
+        let Some(numbers) = &self.numbers else { return };
+        let removal = |number: &u32| self.trees.iter().any(|tree| tree.from == *number);
+        let folded: Vec<Op> = (self.ops.iter().zip(numbers))
+            .filter(|(_, number)| !removal(number))
+            .map(|(op, _)| op.clone())
+            .collect();
+        let Ok(Unfolded::Ops(ops, trees)) = unfold(folded, held) else { return };
+        let mut states = vec![State::Waiting; ops.len()];
+        for (number, state) in numbers.iter().zip(&self.states) {
+            states[*number as usize] = state.clone();
+        }
+        for tree in self.trees.iter().filter(|tree| tree.moved) {
+            enter_moved(*tree, &ops, &mut states, held);
+        }
+        let moved = |tree: &Tree| self.trees.iter().any(|old| old.to == tree.to && old.moved);
+        let trees = trees.into_iter().filter(|tree| !moved(tree)).collect();
+        (self.ops, self.states, self.trees, self.numbers) = (ops, states, trees, None);
+    }
+
+    /// What the record would say with all of it done.
+    fn reached(&self, held: &Snapshot) -> Result<TreeId, TreeError> {
+        let mut edits: Vec<Edit> = (self.ops.iter())
+            .map(|op| {
+                let node = op.change.new.as_ref();
+                let node = node.map(|entry| Node::from_entry(entry, Stamp::default()));
+                (op.change.path.clone(), node)
+            })
+            .collect();
+        for Move { dir, tree, .. } in self.moves(held) {
+            if let Some(at) = self.at(tree.to) {
+                edits[at].1 = Some(Node::Directory(Arc::clone(dir)));
+            }
+        }
+        held.apply(&edits).map(|tree| tree.id())
+    }
+}
+
+/// A directory that moves whole.
+struct Move<'a> {
+    to: &'a SyncPath,
+    from: &'a SyncPath,
+    dir: &'a Arc<Dir>,
+    tree: &'a Tree,
+}
+
+/// Enters what became of each op of a directory that moved.
+fn enter_moved(tree: Tree, ops: &[Op], states: &mut [State], held: &Snapshot) {
+    for (to, from) in tree.members() {
+        // A file keeps its inode and times when the directory it lies in is renamed.
+        let stamp = match held.get(&ops[from].change.path) {
+            Some(&Node::File { stamp, .. }) => stamp,
+            _ => Stamp::default(),
+        };
+        states[to] = State::Done(stamp);
+        states[from] = State::Gone;
+    }
+}
+
+/// Refuses a move that leads out of the roots.
+fn check_move(ops: &[Op], numbers: &[u32], tree: Tree, roots: usize) -> Result<(), WireError> {
+    [tree.to, tree.from].iter().try_for_each(|number| {
+        let at =
+            numbers.binary_search(number).map_err(|_| WireError::Order("a move of nothing"))?;
+        check_place(&ops[at], None, roots)?;
+        check_content(&ops[at], roots)
+    })
 }
 
 impl Tree {
@@ -221,13 +348,37 @@ impl Receiver {
     /// When no generation is open: steps are performed before the next message is looked at.
     #[must_use]
     pub fn op(&self, index: u32) -> &Op {
-        &self.open.as_ref().expect("a generation is open").ops[index as usize]
+        let open = self.open.as_ref().expect("a generation is open");
+        &open.ops[open.at(index).expect("steps name ops that there are")]
     }
 
-    /// The ops of the open generation, for the log.
+    /// The ops of the open generation, for the log. What is in a directory that moves whole is not
+    /// among them: see [`Self::moves`].
     #[must_use]
     pub fn ops(&self) -> &[Op] {
         self.open.as_ref().map_or(&[], |open| &open.ops)
+    }
+
+    /// The directories of the open generation that move whole, as one: where to, and where from.
+    pub fn moves(&self) -> impl Iterator<Item = (&SyncPath, &SyncPath)> {
+        let moves = self.open.iter().flat_map(|open| open.moves(&self.held));
+        moves.map(|Move { to, from, .. }| (to, from))
+    }
+
+    /// All changes of the open generation, in no order.
+    #[must_use]
+    pub fn changes(&self) -> Vec<Change> {
+        let Some(open) = &self.open else { return Vec::new() };
+        let moves = open.moves(&self.held);
+        let inside = moves.flat_map(|Move { to, from, dir, .. }| changes_of_move(dir, to, from));
+        open.ops.iter().map(|op| op.change.clone()).chain(inside).collect()
+    }
+
+    /// Nothing of the open generation can be done.
+    pub fn skip_all(&mut self, reason: &Reason) {
+        let Some(open) = &mut self.open else { return };
+        open.expand(&self.held);
+        open.states.fill(State::Skipped(Some(reason.clone())));
     }
 
     /// Takes ops. With the last of them come the steps that need no data.
@@ -240,6 +391,37 @@ impl Receiver {
         ops: Vec<Op>,
         last: bool,
     ) -> Result<Vec<Step>, WireError> {
+        self.take(generation, ops, last, false)
+    }
+
+    /// Takes ops that do not tell what stands at their paths so far, but that it is what the tree
+    /// `base` says. Where the record is another tree, all of the generation is skipped as a conflict.
+    ///
+    /// # Errors
+    /// As [`Self::take_ops`].
+    pub fn take_packed(
+        &mut self,
+        generation: u64,
+        base: TreeId,
+        mut ops: Vec<Op>,
+        last: bool,
+    ) -> Result<Vec<Step>, WireError> {
+        let elsewhere = base != self.held.id();
+        if !elsewhere {
+            for op in &mut ops {
+                op.change.old = self.held.entry(&op.change.path);
+            }
+        }
+        self.take(generation, ops, last, elsewhere)
+    }
+
+    fn take(
+        &mut self,
+        generation: u64,
+        ops: Vec<Op>,
+        last: bool,
+        elsewhere: bool,
+    ) -> Result<Vec<Step>, WireError> {
         let newer = generation > self.generation;
         let open = self.open.get_or_insert_with(|| Incoming {
             generation,
@@ -247,6 +429,8 @@ impl Receiver {
             states: Vec::new(),
             bytes: 0,
             trees: Vec::new(),
+            numbers: None,
+            elsewhere,
             whole: false,
         });
         if !newer
@@ -256,8 +440,12 @@ impl Receiver {
         {
             return Err(WireError::Order("ops"));
         }
+        open.elsewhere |= elsewhere;
         for op in ops {
-            check(&op, open.ops.last(), self.roots)?;
+            check_place(&op, open.ops.last(), self.roots)?;
+            if !open.elsewhere {
+                check_content(&op, self.roots)?;
+            }
             open.bytes += bytes_of(&op);
             if open.bytes > MAX_OPS_BYTES {
                 return Err(WireError::Order("more ops than are held"));
@@ -274,23 +462,21 @@ impl Receiver {
 
     /// A directory moved with all it held.
     pub fn moved(&mut self, index: u32) {
-        let held = self.held.clone();
         let Some(open) = &mut self.open else { return };
-        let Some(&tree) = open.trees.iter().find(|tree| tree.to == index) else { return };
-        for (to, from) in tree.members() {
-            // A file keeps its inode and times when the directory it lies in is renamed.
-            let stamp = match held.get(&open.ops[from].change.path) {
-                Some(&Node::File { stamp, .. }) => stamp,
-                _ => Stamp::default(),
-            };
-            open.states[to] = State::Done(stamp);
-            open.states[from] = State::Gone;
+        let Some(tree) = open.trees.iter_mut().find(|tree| tree.to == index) else { return };
+        tree.moved = true;
+        let tree = *tree;
+        if open.numbers.is_none() {
+            return enter_moved(tree, &open.ops, &mut open.states, &self.held);
         }
+        self.set(tree.to, State::Done(Stamp::default()));
+        self.set(tree.from, State::Gone);
     }
 
     /// What is to be done in place of moving a directory whole.
     pub fn scattered(&mut self, index: u32) -> Vec<Step> {
         let Some(open) = &mut self.open else { return Vec::new() };
+        open.expand(&self.held);
         let Some(at) = open.trees.iter().position(|tree| tree.to == index) else {
             return Vec::new();
         };
@@ -298,9 +484,24 @@ impl Receiver {
         first_steps(open, |op| (tree.to..=tree.to + tree.count).contains(&op))
     }
 
+    /// How long the file is that an op's patch is made from, by the record, and where it lies.
+    #[must_use]
+    pub fn patched(&self, index: u32) -> Option<(&SyncPath, u64)> {
+        let op = self.op(index);
+        let from = match &op.how {
+            How::Patch => &op.change.path,
+            How::Like { from } => from,
+            _ => return None,
+        };
+        match self.held.get(from) {
+            Some(&Node::File { size, .. }) => Some((from, size)),
+            _ => None,
+        }
+    }
+
     /// The directories of the record that a [`Step::MoveTree`] moves.
     #[must_use]
-    pub fn moving(&self, index: u32) -> Option<&std::sync::Arc<crate::tree::Dir>> {
+    pub fn moving(&self, index: u32) -> Option<&Arc<Dir>> {
         match &self.op(index).how {
             How::Tree { from, .. } => self.held.dir(from),
             _ => None,
@@ -315,10 +516,8 @@ impl Receiver {
         let open = self.whole()?;
         let mut steps = Vec::with_capacity(pieces.len());
         for (index, range) in pieces {
-            let at = index as usize;
-            let (Some(op), Some(state)) = (open.ops.get(at), open.states.get_mut(at)) else {
-                return Err(WireError::Order("data of an unknown op"));
-            };
+            let at = open.at(index).ok_or(WireError::Order("data of an unknown op"))?;
+            let (op, state) = (&open.ops[at], &mut open.states[at]);
             let size = file_size(op);
             match state {
                 State::Receiving { got } => {
@@ -347,8 +546,9 @@ impl Receiver {
     /// # Errors
     /// When there is no such op.
     pub fn withdraw(&mut self, index: u32) -> Result<(), WireError> {
-        let state = self.whole()?.states.get_mut(index as usize);
-        match state.ok_or(WireError::Order("withdrawal of an unknown op"))? {
+        let open = self.whole()?;
+        let at = open.at(index).ok_or(WireError::Order("withdrawal of an unknown op"))?;
+        match &mut open.states[at] {
             State::Done(_) | State::Gone => Err(WireError::Order("withdrawal of what was done")),
             state => {
                 *state = State::Skipped(None);
@@ -362,11 +562,12 @@ impl Receiver {
     #[must_use]
     pub fn needed(&self) -> Option<Vec<u32>> {
         let open = self.open.as_ref()?;
-        let asks = |op: &Op| matches!(op.how, How::Ask | How::Copy { .. } | How::Tree { .. });
-        open.ops.iter().any(asks).then(|| {
+        open.ops.iter().any(|op| op.how.asks()).then(|| {
             (0u32..)
                 .zip(open.ops.iter().zip(&open.states))
-                .filter(|(_, (op, state))| asks(op) && matches!(state, State::Receiving { .. }))
+                .filter(|(_, (op, state))| {
+                    op.how.asks() && matches!(state, State::Receiving { .. })
+                })
                 .map(|(index, _)| index)
                 .collect()
         })
@@ -386,8 +587,7 @@ impl Receiver {
         if open.states.iter().any(unfinished) {
             return Err(WireError::Order("commit before all data"));
         }
-        let changes: Vec<_> = open.ops.iter().map(|op| op.change.clone()).collect();
-        let reached = held.apply_changes(&changes).map(|tree| tree.id());
+        let reached = open.reached(&held);
         let conflict = |state: &State| matches!(state, State::Skipped(Some(Reason::Conflict)));
         let meets = reached == Ok(target);
         if !meets && !diverged && !open.states.iter().any(conflict) {
@@ -413,15 +613,27 @@ impl Receiver {
 
     /// Enters what was done into the record. Whatever does not get there is told as skipped, so that
     /// the daemon knows the same tree.
-    fn close(&mut self, open: Incoming) -> Finished {
+    fn close(&mut self, mut open: Incoming) -> Finished {
+        if open.trees.iter().any(|tree| !tree.moved) {
+            open.expand(&self.held);
+        }
+        let whole: HashMap<u32, (Arc<Dir>, u32)> = (open.moves(&self.held))
+            .map(|Move { dir, tree, .. }| (tree.to, (Arc::clone(dir), tree.count)))
+            .collect();
+        let numbers: Vec<u32> = (0..open.ops.len()).map(|at| open.number(at)).collect();
         let mut edits: Vec<Edit> = Vec::with_capacity(open.ops.len());
         let mut indices: Vec<(u32, SyncPath)> = Vec::with_capacity(open.ops.len());
         let mut skipped = Vec::new();
         let mut lost = Vec::new();
         let mut gone: HashSet<SyncPath> = HashSet::new();
-        for ((index, op), state) in (0u32..).zip(open.ops).zip(open.states) {
+        for ((index, op), state) in numbers.into_iter().zip(open.ops).zip(open.states) {
             let path = op.change.path;
             let node = match state {
+                State::Done(_) if whole.contains_key(&index) => {
+                    let (dir, count) = &whole[&index];
+                    indices.extend((1..=*count).map(|inside| (index + inside, path.clone())));
+                    Some(Node::Directory(Arc::clone(dir)))
+                }
                 State::Done(stamp) => {
                     op.change.new.as_ref().map(|entry| Node::from_entry(entry, stamp))
                 }
@@ -489,9 +701,10 @@ impl Receiver {
     }
 
     fn set(&mut self, index: u32, state: State) {
-        if let Some(slot) = self.open.as_mut().and_then(|open| open.states.get_mut(index as usize))
+        if let Some(open) = &mut self.open
+            && let Some(at) = open.at(index)
         {
-            *slot = state;
+            open.states[at] = state;
         }
     }
 
@@ -543,8 +756,8 @@ pub(crate) fn apply_what_fits(held: &Snapshot, edits: &mut Vec<Edit>) -> Snapsho
     }
 }
 
-/// Refuses an op that is nonsense in itself or leaves the roots.
-fn check(op: &Op, before: Option<&Op>, roots: usize) -> Result<(), WireError> {
+/// Refuses an op that is out of order or leaves the roots.
+fn check_place(op: &Op, before: Option<&Op>, roots: usize) -> Result<(), WireError> {
     let change = &op.change;
     if before.is_some_and(|b| b.change.path >= change.path) || change.path.is_root() {
         return Err(WireError::Order("ops are not sorted by path"));
@@ -552,9 +765,15 @@ fn check(op: &Op, before: Option<&Op>, roots: usize) -> Result<(), WireError> {
     if root_index(&change.path).is_none_or(|(root, _)| root >= roots) {
         return Err(WireError::Order("op outside the session's roots"));
     }
+    Ok(())
+}
+
+/// Refuses an op that is nonsense in itself.
+fn check_content(op: &Op, roots: usize) -> Result<(), WireError> {
+    let change = &op.change;
     let fits = match (&change.new, &op.how) {
         (Some(Entry::File { size, .. }), How::Data | How::Ask) => *size > 0,
-        (Some(Entry::File { size, .. }), How::Copy { from }) => {
+        (Some(Entry::File { size, .. }), How::Copy { from } | How::Like { from }) => {
             *size > 0 && root_index(from).is_some_and(|(root, _)| root < roots)
         }
         (Some(Entry::File { size, .. }), How::Patch) => {
@@ -591,7 +810,7 @@ fn bytes_of(op: &Op) -> usize {
         _ => 0,
     };
     let from = match &op.how {
-        How::Copy { from } | How::Tree { from, .. } => from.as_bytes().len(),
+        How::Copy { from } | How::Like { from } | How::Tree { from, .. } => from.as_bytes().len(),
         _ => 0,
     };
     op.change.path.as_bytes().len() + link(&op.change.old) + link(&op.change.new) + from
@@ -642,7 +861,10 @@ fn first_state(op: &Op, held: &Snapshot) -> State {
     match &op.how {
         How::Forget => State::Done(Stamp::default()),
         How::Data => State::Receiving { got: 0 },
-        How::Patch => State::Patching,
+        How::Like { from } if !matches!(held.get(from), Some(Node::File { size: 1.., .. })) => {
+            State::Lost
+        }
+        How::Patch | How::Like { .. } => State::Patching,
         How::Copy { from } if !same_content(held.get(from), op) => State::Receiving { got: 0 },
         _ => State::Waiting,
     }
@@ -667,14 +889,20 @@ fn is_directory(entry: Option<&Entry>) -> bool {
 /// links and the like.
 fn first_steps(open: &Incoming, wanted: impl Fn(u32) -> bool) -> Vec<Step> {
     let mut free: Vec<bool> = open.states.iter().map(|state| *state == State::Waiting).collect();
-    for (to, from) in open.trees.iter().flat_map(|tree| tree.members()) {
-        (free[to], free[from]) = (false, false);
+    for tree in &open.trees {
+        let inside = if open.numbers.is_some() { 0 } else { tree.count };
+        for (to, from) in (0..=inside).map(|inside| (tree.to + inside, tree.from + inside)) {
+            [to, from].iter().filter_map(|&index| open.at(index)).for_each(|at| free[at] = false);
+        }
     }
-    let free = |index: u32| free[index as usize];
+    let free = |index: u32| open.at(index).is_some_and(|at| free[at]);
     let waiting = |index: u32| free(index) && wanted(index);
-    let all = || (0u32..).zip(&open.ops).filter(|(index, _)| waiting(*index));
+    let all = || {
+        let all = open.numbered().map(|(index, op, _)| (index, op));
+        all.filter(|(index, _)| waiting(*index))
+    };
     let by_path: HashMap<&SyncPath, (u32, &Op)> =
-        (0u32..).zip(&open.ops).map(|(i, op)| (&op.change.path, (i, op))).collect();
+        open.numbered().map(|(index, op, _)| (&op.change.path, (index, op))).collect();
     let cleared: Vec<&SyncPath> = (open.ops.iter())
         .filter(|op| {
             let change = &op.change;
@@ -729,12 +957,11 @@ fn first_steps(open: &Incoming, wanted: impl Fn(u32) -> bool) -> Vec<Step> {
 
 /// Removals not yet done, deepest first.
 fn waiting_removals(open: &Incoming, wanted: impl Fn(u32, &SyncPath) -> bool) -> Vec<Step> {
-    (0u32..)
-        .zip(open.ops.iter().zip(&open.states))
-        .filter(|&(index, (op, state))| {
-            op.change.new.is_none() && *state == State::Waiting && wanted(index, &op.change.path)
+    (open.numbered())
+        .filter(|(index, op, state)| {
+            op.change.new.is_none() && **state == State::Waiting && wanted(*index, &op.change.path)
         })
-        .map(|(index, _)| Step::Remove { index })
+        .map(|(index, ..)| Step::Remove { index })
         .collect::<Vec<_>>()
         .into_iter()
         .rev()

@@ -4,9 +4,10 @@
 //! grow at their end. Nothing is allocated before its length was checked, and whatever bytes come in
 //! the outcome is messages or one [`WireError`]: never a panic, never more memory than the caps.
 //!
-//! A generation crosses as `Ops... Data... Commit`, and only one is open at a time. Where an op says
-//! [`How::Copy`] or [`How::Ask`] the hub answers the last `Ops` with [`FromHub::Need`] and the daemon
-//! sends `Data` and `Commit` after that; else everything goes out without a question asked. A patch is
+//! A generation crosses as `Ops... Data... Commit`, or `PackedOps... Data... Commit` where there are
+//! many, and only one is open at a time. Where an op says [`How::Copy`] or [`How::Ask`] the hub answers
+//! the last of its ops with [`FromHub::Need`] and the daemon sends `Data` and `Commit` after that; else
+//! everything goes out without a question asked. A patch is
 //! sent on the belief that the hub holds its base; where it does not, the op is skipped, the record
 //! forgets the path, and the next generation brings the whole.
 
@@ -14,10 +15,12 @@
 
 mod frame;
 mod hello;
+mod ops;
 mod pack;
 
 pub use frame::{Decoder, batches, encode};
 pub use hello::{Hello, HelloReader, PROTOCOL, negotiate};
+pub use ops::{OpsPacker, unpack_ops};
 pub use pack::{Packer, unpack};
 
 use serde::{Deserialize, Serialize};
@@ -190,6 +193,21 @@ pub enum How {
         /// How many entries that are, at any depth.
         count: u32,
     },
+    /// A patch of the content at another path, as it stands before this generation, follows in
+    /// `Data`: what is new here is much like that. No op of the generation but its removal may touch
+    /// that path.
+    Like {
+        /// A managed file.
+        from: SyncPath,
+    },
+}
+
+impl How {
+    /// Whether the hub is to say first if it needs the content.
+    #[must_use]
+    pub fn asks(&self) -> bool {
+        matches!(self, Self::Ask | Self::Copy { .. } | Self::Tree { .. })
+    }
 }
 
 /// One change with what is needed to make it.
@@ -283,6 +301,22 @@ pub enum ToHub {
     RemoveForeign {
         /// Directories before what they hold.
         paths: Vec<(SyncPath, Listed)>,
+    },
+    /// As `Ops`, in fewer bytes: what stands at each path so far is not told, but is what the tree
+    /// `base` says. A hub that holds another tree does nothing of the generation, and says so.
+    PackedOps {
+        /// Number: greater than the last.
+        generation: u64,
+        /// What the hub holds before this generation; the same in all its frames.
+        base: TreeId,
+        /// 0: as it is, 1: one zstd frame.
+        encoding: u8,
+        /// The ops without their digests: see [`OpsPacker`].
+        body: Blob,
+        /// The digests of the files that are put, in the order of the ops.
+        digests: Blob,
+        /// No more ops follow.
+        last: bool,
     },
     /// Opens the session in a container of the hub's pod; the first message, instead of
     /// [`ToHub::Open`]. Its `process` is `None`: which one it is, is for the hub to find.
@@ -404,6 +438,12 @@ pub enum ChildEvent {
         /// In microseconds.
         micros: u64,
     },
+    /// What was asked for is not done, and the process goes on as it is: nobody there may restart it,
+    /// or the signal would end it and take the files along. Told once a link.
+    NotDone {
+        /// Why, and what to do about it.
+        why: String,
+    },
 }
 
 /// From the hub to the daemon. Append only.
@@ -504,5 +544,13 @@ pub enum FromHub {
         skipped: Vec<Skipped>,
         /// As in `Applied`.
         overwritten: Vec<SyncPath>,
+    },
+    /// Managed files whose content the hub does not keep: when the container starts anew, they are not
+    /// there before a daemon is. Replaces what was told before.
+    NotReplayable {
+        /// Some of them.
+        paths: Vec<SyncPath>,
+        /// All of them.
+        count: u64,
     },
 }

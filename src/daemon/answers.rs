@@ -305,6 +305,14 @@ impl super::Daemon {
             watch.polled += stats.polled as u64;
             degraded.extend(one.degraded().iter().map(|d| Text::from(degraded_words(d))));
         }
+        degraded.extend(self.targets.values().filter_map(|target| {
+            let (count, paths) = target.not_replayable.as_ref()?;
+            let shown = paths.iter().take(SHOWN).map(|path| self.teller.path(path).to_string());
+            let more = if *count > SHOWN as u64 { ", ..." } else { "" };
+            let shown = shown.collect::<Vec<_>>().join(", ");
+            let name = &target.name;
+            Some(format!("not-replayable: {name}: {count} files ({shown}{more})").into())
+        }));
         watch.rescans = self.source.looks();
         let source_problems = (self.source.problems().iter()).map(|(path, reason)| ProblemStatus {
             path: self.teller.path(path),
@@ -371,6 +379,9 @@ fn child_status(event: &ChildEvent) -> ChildStatus {
     };
     ChildStatus { state, pid, exit }
 }
+
+/// Paths of one kind that are told by name.
+const SHOWN: usize = 3;
 
 fn degraded_words(degraded: &crate::watch::Degraded) -> String {
     let count = degraded.directories;

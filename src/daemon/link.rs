@@ -10,19 +10,25 @@ use std::time::{Duration, Instant};
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::receive::fold;
 use e2ek_sidecar::server::listen::{DEAD_AFTER, HEARTBEAT, HELLO_WITHIN, hello};
-use e2ek_sidecar::tree::{Entry, TreeId};
+use e2ek_sidecar::tree::{Entry, Snapshot, TreeId};
 use e2ek_sidecar::wire::{
-    self, Decoder, FromHub, Hello, How, Op, PIECE_BYTES, Packer, ToHub, WINDOW_BYTES, WireError,
+    self, Decoder, FromHub, Hello, How, Op, OpsPacker, PIECE_BYTES, Packer, ToHub, WINDOW_BYTES,
+    WireError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 
 use crate::engine::session::TargetId;
-use crate::transfer::{Changed, Distance, Folder, Origin, Pace, Patches};
+use crate::transfer::{Changed, Distance, Folder, Kin, Likened, Origin, Pace, Patches};
 use crate::transport::{Ended, Link, NotStarted, Transport, process};
 
 /// Read at once.
 const READ_BYTES: usize = 64 << 10;
+/// So many ops and more are packed for a hub that is far away: for fewer the tree they lead on from
+/// takes more bytes than it saves.
+const PACK_FROM: usize = 4;
+/// zstd level of packed ops: they are few, and what can be compressed of them are names.
+const PACK_LEVEL: i32 = 6;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// How long a carrier may take to end by itself after its streams were closed.
@@ -69,7 +75,7 @@ pub(super) enum LinkError {
 /// Something to send.
 pub(super) enum Outgoing {
     Message(ToHub),
-    Ops { generation: u64, ops: Arc<[Op]> },
+    Ops { generation: u64, base: Snapshot, ops: Arc<[Op]> },
     Data { generation: u64, ops: Arc<[Op]>, indices: Vec<u32>, commit: TreeId },
 }
 
@@ -114,6 +120,7 @@ pub(super) async fn serve(
                 buffer: Vec::new(),
                 distance,
                 patches: Patches::default(),
+                likened: Likened::default(),
                 packer: Packer::new(0),
                 pace: Pace::new(distance),
             };
@@ -178,6 +185,8 @@ struct Sender {
     distance: Distance,
     /// Of the generation whose ops were sent last.
     patches: Patches,
+    /// What was sent as a patch of something like it.
+    likened: Likened,
     packer: Packer,
     pace: Pace,
 }
@@ -205,7 +214,9 @@ impl Sender {
                 Some(Outgoing::Message(message)) => {
                     self.message(&message).await?;
                 }
-                Some(Outgoing::Ops { generation, ops }) => self.ops(generation, &ops).await?,
+                Some(Outgoing::Ops { generation, base, ops }) => {
+                    self.ops(generation, &base, &ops).await?;
+                }
                 Some(Outgoing::Data { generation, ops, indices, commit }) => {
                     self.data(generation, &ops, &indices).await?;
                     self.message(&ToHub::Commit { generation, target: commit }).await?;
@@ -253,21 +264,33 @@ impl Sender {
         Ok(())
     }
 
-    async fn ops(&mut self, generation: u64, ops: &[Op]) -> io::Result<()> {
+    async fn ops(&mut self, generation: u64, base: &Snapshot, ops: &[Op]) -> io::Result<()> {
         self.patches = Patches::of(generation);
-        let (mut dressed, mut folder) = (Vec::with_capacity(ops.len()), Folder::default());
-        for (index, op) in (0u32..).zip(ops) {
-            let mut op = Op { meta: self.origin.meta(op, &mut folder), ..op.clone() };
-            if let Some(patch) = self.origin.patch(&op, self.distance) {
-                self.patches.insert(index, patch);
+        let mut folder = Folder::default();
+        let mut kin = Kin::new(base, ops, &mut self.likened);
+        // What moves with its directory is not looked at, one by one.
+        let mut folded = fold(base, ops);
+        for (index, op) in &mut folded {
+            op.meta = self.origin.meta(op, &mut folder);
+            if let Some(patch) = self.origin.patch(op, self.distance) {
+                self.patches.insert(*index, patch);
                 op.how = How::Patch;
+            } else if let Some((from, patch)) = self.origin.patch_like(op, &mut kin, self.distance)
+            {
+                self.patches.insert(*index, patch);
+                op.how = How::Like { from };
             }
-            dressed.push(op);
         }
-        let mut batches = wire::batches(fold(dressed)).peekable();
+        let packs = self.distance == Distance::Far && folded.len() >= PACK_FROM;
+        let mut packer = packs.then(|| OpsPacker::new(generation, base.id(), PACK_LEVEL));
+        let mut batches = wire::batches(folded.into_iter().map(|(_, op)| op)).peekable();
         while let Some(ops) = batches.next() {
             let last = batches.peek().is_none();
-            self.paid(&ToHub::Ops { generation, ops, last }).await?;
+            let message = match &mut packer {
+                Some(packer) => packer.pack(&ops, last),
+                None => ToHub::Ops { generation, ops, last },
+            };
+            self.paid(&message).await?;
         }
         Ok(())
     }

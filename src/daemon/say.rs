@@ -210,6 +210,10 @@ impl Teller {
                 let message = format!("{name}: the command keeps ending; next try in {wait:.1?}");
                 vec![Event::Warning { message: message.into() }]
             }
+            ChildEvent::NotDone { why } => {
+                self.restarts.failed(target);
+                vec![Event::Warning { message: format!("{name}: {why}").into() }]
+            }
             ChildEvent::Signalled { .. }
             | ChildEvent::Started { .. }
             | ChildEvent::Stopped { .. }
@@ -241,7 +245,7 @@ fn planned(op: &Op) -> (&'static str, u64, String) {
         (Some(Entry::File { size, .. }), How::Ask) => {
             ("write", *size, format!("{reason}, unless the target has the same"))
         }
-        (Some(Entry::File { size, .. }), How::Data | How::Patch) => {
+        (Some(Entry::File { size, .. }), How::Data | How::Patch | How::Like { .. }) => {
             ("write", *size, reason.to_owned())
         }
     }

@@ -41,6 +41,8 @@ pub(super) struct Target {
     /// Unmanaged paths told so far.
     foreign: Vec<(SyncPath, Listed)>,
     pub(super) ever_opened: bool,
+    /// What its hub cannot write again by itself: how many files, and some of them.
+    pub(super) not_replayable: Option<(u64, Vec<SyncPath>)>,
     /// Nobody wants it any more: its hub is to let go by then. The session has forgotten it.
     pub(super) leaving: Option<Instant>,
 }
@@ -103,6 +105,7 @@ impl Daemon {
             terminal,
             connection: None,
             foreign: Vec::new(),
+            not_replayable: None,
             ever_opened: false,
             leaving: None,
         };
@@ -154,6 +157,9 @@ impl Daemon {
             }
             LinkEvent::Message(FromHub::Output { stream, bytes }) => {
                 self.output(target, stream, bytes.0);
+            }
+            LinkEvent::Message(FromHub::NotReplayable { paths, count }) => {
+                one.not_replayable = (count > 0).then_some((count, paths));
             }
             LinkEvent::Message(FromHub::StdinTaken { bytes }) => self.stdin.taken(bytes),
             LinkEvent::Message(FromHub::Foreign { paths, last }) => {

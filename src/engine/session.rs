@@ -113,7 +113,16 @@ pub enum Effect {
     /// Send a message.
     Send(TargetId, ToHub),
     /// Send the ops of a generation; `Data` follow when asked for.
-    SendOps(TargetId, u64, Arc<[Op]>),
+    SendOps {
+        /// To whom.
+        target: TargetId,
+        /// Which.
+        generation: u64,
+        /// What the target holds before it, unless something that is on its way fails.
+        base: Snapshot,
+        /// All of them.
+        ops: Arc<[Op]>,
+    },
     /// Send content and then Commit.
     SendData {
         /// To whom.
@@ -534,6 +543,7 @@ impl Session {
             | FromHub::Output { .. }
             | FromHub::Credit { .. }
             | FromHub::StdinTaken { .. }
+            | FromHub::NotReplayable { .. }
             | FromHub::Ping
             | FromHub::Bye { .. } => Ok(()),
         };

@@ -76,7 +76,8 @@ impl Slot {
         match self.outcome {
             Outcome::Gone | Outcome::Hinted => return None,
             Outcome::AsBefore => {
-                return Some(self.place.previous.clone().unwrap_or_else(Dir::empty));
+                let before = self.place.previous.clone().filter(|_| !self.place.elsewhere);
+                return Some(before.unwrap_or_else(Dir::empty));
             }
             Outcome::Listed => {}
         }

@@ -152,6 +152,55 @@ fn nothing_is_read_and_nothing_new_made_when_nothing_changed() {
 }
 
 #[test]
+fn a_directory_that_moved_is_not_read_again() {
+    let mut place = Place::new();
+    (0..50).for_each(|i| place.write(&format!("old/d{}/f{i}", i % 7), b"x"));
+    place.write("old/top", b"top");
+    place.write("other/d0/f0", b"y");
+    place.scan_all();
+    let before = place.tree.dir(&path("old")).unwrap().clone();
+    fs::create_dir_all(place.at("new")).unwrap();
+    fs::rename(place.at("old"), place.at("new/place")).unwrap();
+    let report = place.look(&["new", "old"]);
+    assert_eq!(report.files_read, 0);
+    assert!(Arc::ptr_eq(place.tree.dir(&path("new/place")).unwrap(), &before), "the very same");
+    assert!(place.tree.get(&path("old")).is_none());
+    assert_eq!(place.tree.id(), plainly(place.scanner.root()).id());
+    // Back, and something in it is another.
+    fs::rename(place.at("new/place"), place.at("old")).unwrap();
+    place.write("old/d3/f3", b"z");
+    place.write("old/d3/born", b"n");
+    fs::remove_file(place.at("old/d4/f4")).unwrap();
+    let report = place.look(&["new", "old", "new/place"]);
+    assert_eq!(report.files_read, 2);
+    assert_eq!(place.tree.id(), plainly(place.scanner.root()).id());
+}
+
+#[test]
+fn i5_a_directory_that_looks_like_one_that_went_is_read() {
+    let mut place = Place::new();
+    fs::set_permissions(place.home.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    for name in ["a", "b", "sub/c"] {
+        place.write(&format!("old/{name}"), b"old");
+    }
+    place.scan_all();
+    for name in ["a", "b", "sub/c"] {
+        place.write(&format!("new/{name}"), b"new");
+    }
+    fs::remove_dir_all(place.at("old")).unwrap();
+    for name in ["new/b", "new/sub"] {
+        fs::set_permissions(place.at(name), PermissionsExt::from_mode(0o000)).unwrap();
+    }
+    let report = without_rights(|| place.look(&["new", "old"]));
+    assert!(place.content_is("new/a", b"new"));
+    assert_eq!(report.problems.len(), 2, "{:?}", report.problems);
+    for name in ["new/b", "new/sub/c"] {
+        assert!(place.tree.get(&path(name)).is_none(), "{name}: what cannot be read is not known");
+    }
+    fs::set_permissions(place.at("new/sub"), PermissionsExt::from_mode(0o755)).unwrap();
+}
+
+#[test]
 fn what_is_read_is_handed_on_within_its_bound() {
     let mut place = Place::new();
     place.write("small", b"content");

@@ -24,6 +24,10 @@ use crate::filter::RuleFiles;
 
 /// Names of one directory that one thread looks at before others may help.
 const CHUNK: usize = 256;
+/// Directories that another may have been.
+const MAX_DEPARTED: usize = 64;
+/// Names by which one is recognized.
+const COMPARED: usize = 8;
 /// Jobs done before threads are started: fewer are over sooner than a thread has started.
 const INLINE_JOBS: usize = 16;
 const LIST_BYTES: usize = 32 * 1024;
@@ -39,6 +43,9 @@ pub(super) struct Place {
     pub(super) path: SyncPath,
     /// The directory as it was.
     pub(super) previous: Option<Arc<Dir>>,
+    /// That stood elsewhere: a file is what it was there if its stamp is the same, and nothing else is
+    /// known of this place.
+    pub(super) elsewhere: bool,
 }
 
 /// A name to look at.
@@ -113,6 +120,8 @@ pub(super) struct Scan<'a> {
     rules: Rules,
     grains: &'a Grains,
     known: &'a Known,
+    /// Directories that were hinted at, as they were: one that is new may be one of them, moved.
+    departed: Vec<Arc<Dir>>,
     shared: Mutex<Shared>,
     /// A job was added, or the last one done.
     changed: Condvar,
@@ -137,6 +146,7 @@ impl<'a> Scan<'a> {
             rules,
             grains,
             known,
+            departed: Vec::new(),
             shared: Mutex::new(shared),
             changed: Condvar::new(),
             contents_left: AtomicUsize::new(MAX_CONTENTS_BYTES),
@@ -145,7 +155,10 @@ impl<'a> Scan<'a> {
     }
 
     /// Looks where `hints` say.
-    pub(super) fn run(self, hints: &Hints, worker: &mut Worker) -> Results {
+    pub(super) fn run(mut self, hints: &Hints, worker: &mut Worker) -> Results {
+        let hinted = hints.paths().keys().chain(hints.subtrees().keys());
+        let known = hinted.filter_map(|path| self.previous.dir(path).cloned());
+        self.departed = known.take(MAX_DEPARTED).collect();
         let everywhere = hints.subtrees().contains_key(&SyncPath::root())
             || hints.paths().contains_key(&SyncPath::root());
         if everywhere {
@@ -167,7 +180,7 @@ impl<'a> Scan<'a> {
 
     fn add_root(&self) {
         let previous = Some(self.previous.root().clone());
-        let place = Place { path: SyncPath::root(), previous };
+        let place = Place { path: SyncPath::root(), previous, elsewhere: false };
         let (directory, rules) = (Arc::clone(&self.root), self.rules.clone());
         let mut shared = self.lock();
         shared.slots.push(Slot::listed(place, None));
@@ -184,7 +197,7 @@ impl<'a> Scan<'a> {
             Some(_) => open_beneath(&self.root, &path),
         };
         let rules = rules.unwrap_or_else(|| self.rules.clone());
-        let place = Place { path: path.clone(), previous };
+        let place = Place { path: path.clone(), previous, elsewhere: false };
         let mut slot = Slot::hinted(place);
         let mut shared = self.lock();
         let index = shared.slots.len();
@@ -332,6 +345,7 @@ impl<'a> Scan<'a> {
             Ok(names) => names,
             Err(error) => return self.unopened(slot, error, worker),
         };
+        self.recognize(slot, &names);
         let rules = rules(RuleFiles::listed(names.iter().map(|name| name.name.as_bytes())));
         while names.len() > CHUNK {
             let names = names.split_off(names.len() - CHUNK);
@@ -342,6 +356,24 @@ impl<'a> Scan<'a> {
             self.add(&mut shared, job);
         }
         self.look_at(slot, directory, names, &rules, worker);
+    }
+
+    /// A directory that stands where none was may be one that went: by the names in it.
+    fn recognize(&self, slot: usize, names: &[Name]) {
+        if self.departed.is_empty() || self.place(slot).previous.is_some() {
+            return;
+        }
+        let known = |dir: &Arc<Dir>| {
+            let first = names.iter().take(COMPARED).map(|name| name.name.as_bytes());
+            first.filter(|name| dir.get(name).is_some()).count()
+        };
+        let likely = self.departed.iter().max_by_key(|dir| known(dir)).filter(|d| known(d) > 0);
+        if let Some(dir) = likely {
+            let mut shared = self.lock();
+            let path = shared.slots[slot].place.path.clone();
+            let place = Place { path, previous: Some(Arc::clone(dir)), elsewhere: true };
+            shared.slots[slot].place = Arc::new(place);
+        }
     }
 
     fn look_at(
@@ -391,7 +423,8 @@ impl<'a> Scan<'a> {
                         _ => None,
                     };
                     let above = (slot, shared.slots[slot].found.len());
-                    shared.slots.push(Slot::listed(Place { path, previous }, Some(above)));
+                    let place = Place { path, previous, elsewhere: place.elsewhere };
+                    shared.slots.push(Slot::listed(place, Some(above)));
                     shared.slots[slot].open += 1;
                     let (inside, above) = (Arc::clone(directory), rules.clone());
                     self.add(shared, Job::List { slot: below, inside, name, above });
@@ -618,13 +651,14 @@ impl Place {
 
     /// What stood there stays.
     fn kept(&self, name: &[u8]) -> Found {
-        self.before(name).map_or(Found::Absent, |node| Found::Node(node.clone()))
+        let before = self.before(name).filter(|_| !self.elsewhere);
+        before.map_or(Found::Absent, |node| Found::Node(node.clone()))
     }
 
     /// What stood there stays, and is read again the next time.
     fn unsure(&self, name: &[u8]) -> Found {
         match self.before(name) {
-            Some(&Node::File { digest, size, executable, .. }) => {
+            Some(&Node::File { digest, size, executable, .. }) if !self.elsewhere => {
                 let stamp = Stamp::default();
                 Found::Node(Node::File { digest, size, executable, stamp })
             }

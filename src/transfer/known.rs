@@ -2,7 +2,7 @@
 //! change of it can be found by. The latter outlives the daemon, in a file (see `kept`).
 
 use std::collections::{HashMap, VecDeque};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
@@ -10,10 +10,12 @@ use e2ek_sidecar::delta::{Blocks, Sketch};
 use e2ek_sidecar::tree::Digest;
 
 use super::kept;
+use super::spill::Spill;
 
 /// Content kept from scans, in bytes: enough for the saves of some seconds.
 const KEPT_BYTES: usize = 8 << 20;
-/// Sketches and blocks kept, in bytes: of 100 MB of small files, or 5 GiB of large ones.
+/// Traces kept in memory, in bytes: of 5 GiB of large files, or of 100 MB of small ones where these
+/// have no other place.
 const TRACES_BYTES: usize = 8 << 20;
 /// From here on it is worth the search for the trace that one replaces.
 const LARGE_TRACE_BYTES: usize = 16 << 10;
@@ -31,6 +33,8 @@ pub struct Contents {
     file: Mutex<PathBuf>,
     /// A trace came that is not in the file.
     changed: AtomicBool,
+    /// Has the sketches.
+    spill: Mutex<Spill>,
 }
 
 /// What a change of a content can be found by.
@@ -60,9 +64,10 @@ impl Trace {
 }
 
 impl Contents {
-    /// With the traces that `file` keeps; none where it is missing or damaged.
+    /// With the traces that a file in this folder keeps; none where it is missing or damaged.
     #[must_use]
-    pub fn kept_in(file: PathBuf) -> Self {
+    pub fn kept_in(folder: &Path) -> Self {
+        let file = folder.join("traces");
         let from = file.clone();
         let traces = move || {
             let mut aging = Aging::default();
@@ -77,6 +82,7 @@ impl Contents {
             traces: LazyLock::new(Box::new(traces)),
             file: Mutex::new(file),
             changed: AtomicBool::new(false),
+            spill: Mutex::new(Spill::new(folder)),
         }
     }
 
@@ -127,6 +133,9 @@ impl Contents {
     /// Keeps what a change of a content can be found by. Of a large one that it `replaces` the trace
     /// goes first from then on: it serves no more than a target that lags.
     pub(super) fn trace(&self, digest: Digest, trace: Trace, replaces: Option<Digest>) {
+        if let Trace::Sketch(sketch) = &trace {
+            return lock(&self.spill).insert(digest, sketch);
+        }
         let bytes = trace.bytes();
         self.changed.store(true, Ordering::Relaxed);
         let mut traces = lock(&self.traces);
@@ -165,7 +174,9 @@ impl Contents {
     }
 
     pub(super) fn traced(&self, digest: Digest) -> Option<Trace> {
-        lock(&self.traces).get(digest)
+        let spilt = lock(&self.spill).get(digest);
+        let spilt = spilt.map(|sketch| Trace::Sketch(Arc::new(sketch)));
+        spilt.or_else(|| lock(&self.traces).get(digest))
     }
 }
 

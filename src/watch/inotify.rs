@@ -361,8 +361,20 @@ impl Watcher {
             self.out.path(path, Seen::Created { open: false });
             self.with_tree(|tree, tools| tree.walk_below(inside, name, true, tools));
         } else if mask.contains(ReadFlags::MOVED_TO) {
-            self.with_tree(|tree, tools| moved_in(tree, inside, event, tools));
-            self.out.everywhere(path);
+            let moved = self.with_tree(|tree, tools| moved_in(tree, inside, event, tools));
+            self.out.everywhere(path.clone());
+            if moved == Some(true) {
+                // All that was watched still is: the daemon need not wait for the walk.
+                self.out.post(&self.root, &self.shared);
+            }
+            let walked = self.with_tree(|tree, tools| {
+                let before = tree.inserted;
+                tree.walk_below(inside, name, false, tools);
+                tree.inserted > before
+            });
+            if walked == Some(true) {
+                self.out.everywhere(path);
+            }
         } else if mask.contains(ReadFlags::MOVED_FROM) {
             self.with_tree(|tree, tools| moved_out(tree, inside, event, tools));
             self.out.path(path, Seen::MovedOut);
@@ -492,21 +504,21 @@ fn timespec(duration: Duration) -> Timespec {
     }
 }
 
-/// A directory came to a name: with all its watches if it was moved within the tree. It is gone
-/// through again either way, as what is wanted below it may differ under its new name.
-fn moved_in(tree: &mut Tree, inside: Id, event: &Event, tools: &mut Tools<'_>) {
-    if let Some((id, _)) = tree.moving.remove(&event.cookie) {
-        if let Some(there) = tree.dirs.child(inside, &event.name) {
-            // Dead when it was replaced; alive when the two were exchanged, and then it is lost.
-            tree.suspect |= tree.forget(there, tools.queue);
-        }
-        if tree.dirs.is_inside(inside, id) {
-            tree.suspect |= tree.forget(id, tools.queue);
-        } else {
-            tree.dirs.attach(id, inside, &event.name);
-        }
+/// A directory came to a name: with all its watches if it was moved within the tree, and whether it
+/// was. It is to be gone through again either way, as what is wanted below it may differ under its new
+/// name.
+fn moved_in(tree: &mut Tree, inside: Id, event: &Event, tools: &mut Tools<'_>) -> bool {
+    let Some((id, _)) = tree.moving.remove(&event.cookie) else { return false };
+    if let Some(there) = tree.dirs.child(inside, &event.name) {
+        // Dead when it was replaced; alive when the two were exchanged, and then it is lost.
+        tree.suspect |= tree.forget(there, tools.queue);
     }
-    tree.walk_below(inside, &event.name, false, tools);
+    if tree.dirs.is_inside(inside, id) {
+        tree.suspect |= tree.forget(id, tools.queue);
+        return false;
+    }
+    tree.dirs.attach(id, inside, &event.name);
+    true
 }
 
 /// A directory left its name: it keeps its watches until it is known where to.

@@ -43,6 +43,8 @@ pub(super) struct Tree {
     pub(super) polled: BTreeMap<SyncPath, Shortage>,
     /// The table may not be what is there: all directories must be gone through again.
     pub(super) suspect: bool,
+    /// Directories that were watched anew so far.
+    pub(super) inserted: u64,
     /// Counts walks from the root.
     walk: u32,
     list: Vec<MaybeUninit<u8>>,
@@ -85,6 +87,7 @@ impl Tree {
             moving: HashMap::new(),
             polled: BTreeMap::new(),
             suspect: false,
+            inserted: 0,
             walk: 0,
             list: vec![MaybeUninit::uninit(); LIST_BYTES],
         })
@@ -256,6 +259,7 @@ impl Tree {
     /// Puts a directory in its place of the table: a new one, or one that was moved.
     fn enter(&mut self, moved: Option<Id>, todo: &Todo, watch: i32) -> Id {
         let Some(id) = moved else {
+            self.inserted += 1;
             return self.dirs.insert(todo.parent, &todo.name, watch);
         };
         self.moving.retain(|_, (moving, _)| *moving != id);

@@ -35,5 +35,6 @@ mod place;
 mod processes;
 mod refused;
 mod restart;
+mod storm;
 mod tree;
 mod watch;

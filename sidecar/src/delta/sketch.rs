@@ -1,10 +1,12 @@
 //! What is remembered of a small file: two bytes for each block of 32 and more.
 
+use std::ops::Range;
+
 use super::patch::PatchWriter;
 use crate::varint;
 
 /// Smaller content is as quickly sent whole.
-const FROM_BYTES: usize = 2 << 10;
+const FROM_BYTES: usize = 256;
 /// Larger content is remembered by its [`super::Blocks`].
 const UP_TO_BYTES: usize = 64 << 10;
 /// Smallest block, in bytes.
@@ -14,8 +16,12 @@ const MAX_BLOCKS: usize = 1024;
 /// Blocks between front and back that stayed must be so many in a row: two bytes alone are equal by
 /// chance once in 65,536 times.
 const RUN: usize = 2;
+/// One more where so many pairs of a place and a block are compared.
+const MANY_PAIRS: usize = 1 << 20;
+/// Blocks of one sum that are tried at a place.
+const CANDIDATES: usize = 8;
 
-/// The blocks of a content, by two bytes each: enough to find the front and the back that stayed.
+/// The blocks of a content, by two bytes each: enough to find what stayed in its order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Sketch {
     size: u32,
@@ -25,7 +31,7 @@ pub struct Sketch {
 }
 
 impl Sketch {
-    /// Of a content of 2 to 64 KiB; others have none.
+    /// Of a content of 256 bytes to 64 KiB; others have none.
     #[must_use]
     pub fn of(content: &[u8]) -> Option<Self> {
         if !(FROM_BYTES..=UP_TO_BYTES).contains(&content.len()) {
@@ -74,12 +80,9 @@ impl Sketch {
         let front = self.front(new);
         let back = self.back(new, front);
         writer.copy(0, front as u64);
-        let end = new.len() - back;
-        if new.len() == base {
-            self.middle(new, front, end, &mut writer);
-        } else {
-            writer.bring(&new[front..end]);
-        }
+        let first = front.div_ceil(self.block as usize);
+        let last = (base - back) / self.block as usize;
+        self.middle(&new[front..new.len() - back], first..last.max(first), &mut writer);
         writer.copy((base - back) as u64, back as u64);
         writer.finish()
     }
@@ -115,24 +118,53 @@ impl Sketch {
         back
     }
 
-    /// Blocks between front and back that stayed where they were.
-    fn middle(&self, new: &[u8], front: usize, end: usize, writer: &mut PatchWriter) {
+    /// Blocks between front and back that stayed, wherever they went, in their order.
+    fn middle(&self, new: &[u8], blocks: Range<usize>, writer: &mut PatchWriter) {
         let block = self.block as usize;
-        let stayed = |at: usize| {
-            at + block <= end && self.sums.get(at / block) == Some(&sum(&new[at..at + block]))
-        };
-        let mut at = front;
-        while at < end {
-            let run = (0..).take_while(|n| stayed(at + n * block)).count();
-            if run >= RUN {
-                writer.copy(at as u64, (run * block) as u64);
-                at += run * block;
+        let mut known: Vec<(u16, usize)> = blocks.clone().map(|at| (self.sums[at], at)).collect();
+        known.sort_unstable();
+        let mut seen = vec![false; if known.is_empty() { 0 } else { 1 << 16 }];
+        known.iter().for_each(|&(sum, _)| seen[usize::from(sum)] = true);
+        let least = if new.len() * blocks.len() > MANY_PAIRS { RUN + 1 } else { RUN };
+        let (mut at, mut told, mut next) = (0, 0, blocks.start);
+        while next + least <= blocks.end && at + least * block <= new.len() {
+            let here = sum(&new[at..at + block]);
+            let run = if seen[usize::from(here)] {
+                self.longest(&new[at..], here, next..blocks.end, &known)
             } else {
-                let next = (at + block).min(end);
-                writer.bring(&new[at..next]);
-                at = next;
+                None
+            };
+            match run.filter(|(_, count)| *count >= least) {
+                Some((from, count)) => {
+                    writer.bring(&new[told..at]);
+                    writer.copy((from * block) as u64, (count * block) as u64);
+                    at += count * block;
+                    (told, next) = (at, from + count);
+                }
+                None => at += 1,
             }
         }
+        writer.bring(&new[told..]);
+    }
+
+    /// The longest run of blocks within `blocks` that `new` begins with: its first, and how many.
+    fn longest(
+        &self,
+        new: &[u8],
+        sum_here: u16,
+        blocks: Range<usize>,
+        known: &[(u16, usize)],
+    ) -> Option<(usize, usize)> {
+        let begin = known.partition_point(|&pair| pair < (sum_here, blocks.start));
+        let equal = known[begin..].iter().take_while(|(sum, _)| *sum == sum_here);
+        let runs = equal.take(CANDIDATES).map(|&(_, from)| {
+            let chunks = new.chunks_exact(self.block as usize);
+            let wanted = &self.sums[from..blocks.end];
+            let count = chunks.zip(wanted).take_while(|(chunk, known)| sum(chunk) == **known);
+            (from, count.count())
+        });
+        // Of equal ones the first.
+        runs.reduce(|best, run| if run.1 > best.1 { run } else { best })
     }
 }
 

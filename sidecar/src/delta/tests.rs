@@ -184,8 +184,9 @@ proptest! {
 fn sketches_patch_but_for_chance() {
     // A block in 65,536 is equal by chance, and then the digest tells. These cases have none.
     let mut runner = TestRunner::deterministic();
-    let run = runner.run(&edited(2048..9000), |(old, new)| {
-        patched(&old, &new, &Sketch::of(&old).unwrap().patch(&new));
+    let run = runner.run(&edited(256..9000), |(old, new)| {
+        let sketch = Sketch::of(&old).unwrap();
+        patched(&old, &new, &sketch.patch(&new));
         Ok(())
     });
     run.unwrap();
@@ -265,6 +266,21 @@ fn two_lines_of_equal_length_are_two_small_patches() {
     let patch = Sketch::of(&old).unwrap().patch(&new);
     assert!(patch.len() <= 2 * 32 + 16, "{}", patch.len());
     patched(&old, &new, &patch);
+}
+
+#[test]
+fn lines_of_other_lengths_cost_a_line_and_two_blocks_each() {
+    for size in [3000, 11_000, 60_000] {
+        let old = source(size);
+        let mut new = old.clone();
+        for (at, line) in [(size / 8, "x"), (size / 2, "a longer line\n"), (size - size / 8, "")] {
+            new.splice(at..at + 9, line.bytes());
+        }
+        let patch = Sketch::of(&old).unwrap().patch(&new);
+        let block = if size > 40_000 { 64 } else { 32 };
+        assert!(patch.len() <= 3 * (2 * block + 14 + 8) + 8, "{size}: {}", patch.len());
+        patched(&old, &new, &patch);
+    }
 }
 
 #[test]

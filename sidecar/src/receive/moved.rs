@@ -21,15 +21,93 @@ pub(super) struct Tree {
     pub(super) from: u32,
     /// How many follow.
     pub(super) count: u32,
+    /// It has.
+    pub(super) moved: bool,
 }
 
-/// The ops of a generation as they cross the wire. `ops` are in path order.
+/// What came over the wire, where each directory that moves stands for itself.
+pub(super) struct Tops {
+    /// In path order; the removals of the directories are among them.
+    pub(super) ops: Vec<Op>,
+    /// The index of each: those it stands for are counted.
+    pub(super) numbers: Vec<u32>,
+    pub(super) trees: Vec<Tree>,
+}
+
+/// Most comparisons that are made to find out whether directories move by themselves.
+const MOST_COMPARED: usize = 1 << 20;
+
+/// Leaves directories that move as they came, where nothing else in the generation touches what they
+/// hold; `None` where each op must be looked at.
+pub(super) fn tops(folded: &[Op], held: &Snapshot) -> Result<Option<Tops>, WireError> {
+    let mut tops: Vec<(&SyncPath, &SyncPath, u32)> = Vec::new();
+    for op in folded {
+        let How::Tree { from, tree, count } = &op.how else { continue };
+        let is_it = held.dir(from).is_some_and(|dir| {
+            dir.id() == *tree && dir.count() == u64::from(*count) && dir.fits(&op.change.path)
+        });
+        if !is_it || held.get(&op.change.path).is_some() {
+            return Ok(None);
+        }
+        tops.push((&op.change.path, from, *count));
+    }
+    if tops.is_empty() || tops.len().saturating_mul(folded.len()) > MOST_COMPARED {
+        return Ok(None);
+    }
+    total_of(folded)?;
+    let apart = |&(to, from, _): &(&SyncPath, &SyncPath, u32)| {
+        let others = folded.iter().map(|op| &op.change.path).filter(|path| *path != to);
+        let froms = tops.iter().map(|(_, from, _)| *from);
+        !to.starts_with(from)
+            && others.into_iter().all(|path| !path.starts_with(to) && !path.starts_with(from))
+            && froms.clone().filter(|other| other.starts_with(from)).count() == 1
+            && froms.into_iter().all(|other| !other.starts_with(to))
+    };
+    if !tops.iter().all(apart) {
+        return Ok(None);
+    }
+    let removals = tops.iter().map(|(_, from, _)| gone((*from).clone(), Entry::Directory));
+    let mut ops: Vec<Op> = folded.iter().cloned().chain(removals).collect();
+    ops.sort_by(|a, b| a.change.path.cmp(&b.change.path));
+    let (mut shift, mut numbers) = (0, Vec::with_capacity(ops.len()));
+    let mut trees: Vec<Tree> =
+        tops.iter().map(|&(_, _, count)| Tree { to: 0, from: 0, count, moved: false }).collect();
+    for (at, op) in ops.iter().enumerate() {
+        let number = at as u32 + shift;
+        numbers.push(number);
+        for (tree, (to, from, count)) in trees.iter_mut().zip(&tops) {
+            if op.change.path == **to {
+                tree.to = number;
+            } else if op.change.path == **from {
+                tree.from = number;
+            } else {
+                continue;
+            }
+            shift += count;
+        }
+    }
+    Ok(Some(Tops { ops, numbers, trees }))
+}
+
+/// The changes that the move of a directory stands for, in path order.
 #[must_use]
-pub fn fold(ops: Vec<Op>) -> Vec<Op> {
+pub fn changes_of_move(dir: &Dir, to: &SyncPath, from: &SyncPath) -> Vec<Change> {
+    let mut ops = Vec::new();
+    // Paths that the record holds fit; of those that are made the daemon's op was checked.
+    let _ = members(dir, to, from, &mut ops);
+    let mut changes: Vec<Change> = ops.into_iter().map(|op| op.change).collect();
+    changes.sort_by(|a, b| a.path.cmp(&b.path));
+    changes
+}
+
+/// The ops of a generation as they cross the wire, each with its index: `ops` are in path order and
+/// lead on from `base`.
+#[must_use]
+pub fn fold(base: &Snapshot, ops: &[Op]) -> Vec<(u32, Op)> {
     let mut trees: Vec<(usize, usize, usize, TreeId)> = Vec::new();
     let mut at = 0;
     while at < ops.len() {
-        match tree_at(&ops, at) {
+        match tree_at(base, ops, at) {
             Some((from, count, id)) if trees.iter().all(|tree| tree.1 != from) => {
                 trees.push((at, from, count, id));
                 at += count;
@@ -38,32 +116,27 @@ pub fn fold(ops: Vec<Op>) -> Vec<Op> {
         }
         at += 1;
     }
-    if trees.is_empty() {
-        return ops;
-    }
-    let mut folded = vec![false; ops.len()];
+    let mut folded = vec![false; if trees.is_empty() { 0 } else { ops.len() }];
     for &(to, from, count, _) in &trees {
         folded[to + 1..=to + count].fill(true);
         folded[from..=from + count].fill(true);
     }
-    let hows: Vec<_> = (trees.iter())
-        .map(|&(to, from, count, tree)| {
+    let mut trees = trees.into_iter().peekable();
+    let kept = ops.iter().enumerate().filter(|(index, _)| folded.get(*index) != Some(&true));
+    kept.map(|(index, op)| {
+        let mut op = op.clone();
+        if let Some((_, from, count, tree)) = trees.next_if(|(to, ..)| *to == index) {
             let from = ops[from].change.path.clone();
-            (to, How::Tree { from, tree, count: count as u32 })
-        })
-        .collect();
-    let kept = ops.into_iter().enumerate().filter(|(index, _)| !folded[*index]);
-    let mut hows = hows.into_iter().peekable();
-    kept.map(|(index, op)| match hows.next_if(|(to, _)| *to == index) {
-        Some((_, how)) => Op { how, ..op },
-        None => op,
+            op.how = How::Tree { from, tree, count: count as u32 };
+        }
+        (index as u32, op)
     })
     .collect()
 }
 
 /// Whether the op makes a directory that is equal to one that goes: the op that removes that, how
 /// much they hold, and what.
-fn tree_at(ops: &[Op], at: usize) -> Option<(usize, usize, TreeId)> {
+fn tree_at(base: &Snapshot, ops: &[Op], at: usize) -> Option<(usize, usize, TreeId)> {
     let to = &ops[at];
     if to.change.old.is_some() || to.change.new != Some(Entry::Directory) || to.how != How::None {
         return None;
@@ -78,8 +151,10 @@ fn tree_at(ops: &[Op], at: usize) -> Option<(usize, usize, TreeId)> {
     let from = ops.binary_search_by(|op| op.change.path.cmp(&top)).ok()?;
     let gone = below(ops, from);
     let goes = |op: &Op| op.change.new.is_none() && op.how == How::None;
+    let dir = base.dir(&top)?;
     if inside.len() < FROM_ENTRIES
         || inside.len() != gone.len()
+        || inside.len() as u64 != dir.count()
         || !goes(&ops[from])
         || ops[from].change.old != Some(Entry::Directory)
         || top.starts_with(&to.change.path)
@@ -99,15 +174,8 @@ fn tree_at(ops: &[Op], at: usize) -> Option<(usize, usize, TreeId)> {
             && new.change.new == old.change.old
             && rest(new, &to.change.path) == rest(old, &top)
     };
-    if !inside.iter().zip(gone).all(same) {
-        return None;
-    }
-    let relative = inside.iter().map(|op| {
-        let path = op.change.path.strip_prefix(&to.change.path)?;
-        Some(Change { path, ..op.change.clone() })
-    });
-    let tree = Snapshot::empty().apply_changes(&relative.collect::<Option<Vec<_>>>()?).ok()?;
-    Some((from, inside.len(), tree.id()))
+    // All that goes is all there was, so what comes is that directory.
+    inside.iter().zip(gone).all(same).then(|| (from, inside.len(), dir.id()))
 }
 
 /// What an op's path has beyond the top that it lies below.
@@ -130,8 +198,8 @@ pub(super) enum Unfolded {
     Other(Vec<Op>),
 }
 
-/// The ops that folded ones stand for.
-pub(super) fn unfold(ops: Vec<Op>, held: &Snapshot) -> Result<Unfolded, WireError> {
+/// How many ops folded ones stand for.
+fn total_of(ops: &[Op]) -> Result<usize, WireError> {
     let folded = |op: &Op| match &op.how {
         How::Tree { count, .. } => *count as usize * 2 + 1,
         _ => 0,
@@ -140,6 +208,21 @@ pub(super) fn unfold(ops: Vec<Op>, held: &Snapshot) -> Result<Unfolded, WireErro
     if total > MAX_OPS {
         return Err(WireError::Order("more ops than a generation may have"));
     }
+    Ok(total)
+}
+
+/// As many ops as these stand for, that do nothing; they ask when some of these do.
+pub(super) fn nothing_of(ops: &[Op]) -> Result<Vec<Op>, WireError> {
+    let Some(first) = ops.first() else { return Ok(Vec::new()) };
+    let change = Change { path: first.change.path.clone(), old: None, new: None };
+    let how = if ops.iter().any(|op| op.how.asks()) { How::Ask } else { How::Forget };
+    let nothing = Op { change, how, meta: Meta::default() };
+    Ok(vec![nothing; total_of(ops)?])
+}
+
+/// The ops that folded ones stand for.
+pub(super) fn unfold(ops: Vec<Op>, held: &Snapshot) -> Result<Unfolded, WireError> {
+    let total = total_of(&ops)?;
     if total == ops.len() {
         return Ok(Unfolded::Ops(ops, Vec::new()));
     }
@@ -171,7 +254,7 @@ pub(super) fn unfold(ops: Vec<Op>, held: &Snapshot) -> Result<Unfolded, WireErro
     }
     let at = |path: &SyncPath| all.binary_search_by(|op| op.change.path.cmp(path)).ok();
     let trees = tops.iter().map(|(to, from, count)| {
-        Some(Tree { to: at(to)? as u32, from: at(from)? as u32, count: *count })
+        Some(Tree { to: at(to)? as u32, from: at(from)? as u32, count: *count, moved: false })
     });
     let trees = trees.collect::<Option<Vec<_>>>();
     Ok(Unfolded::Ops(all, trees.ok_or(WireError::Order("a directory without its op"))?))

@@ -163,12 +163,15 @@ fn becomes(a: &Disk, b: &Disk, whole: bool) -> u32 {
     let (from, to) = (snapshot(a), snapshot(b));
     let ops = plan(&from, &to);
     let (disk, staged) = (a.clone(), BTreeMap::new());
-    let receiver = Receiver::new(from, 4, 1);
+    let receiver = Receiver::new(from.clone(), 4, 1);
     let mut player = Player { receiver, disk, staged, whole, moved: 0 };
-    let steps = player.receiver.take_ops(5, fold(ops.clone()), true).unwrap();
-    let path = |op: &Op| op.change.clone();
-    let unfolded: Vec<_> = player.receiver.ops().iter().map(path).collect();
-    assert_eq!(unfolded, ops.iter().map(path).collect::<Vec<_>>(), "the same ops at both ends");
+    let steps = player.receiver.take_ops(5, folded(&from, &ops), true).unwrap();
+    let mut unfolded = player.receiver.changes();
+    unfolded.sort_by(|a, b| a.path.cmp(&b.path));
+    let all: Vec<Change> = ops.iter().map(|op| op.change.clone()).collect();
+    assert_eq!(unfolded, all, "the same ops at both ends");
+    let open = player.receiver.open.as_ref().unwrap();
+    assert!(open.numbered().all(|(index, op, _)| op.change == ops[index as usize].change));
     player.perform(steps);
     let mut wanted: Vec<u32> = player.receiver.needed().unwrap_or_default();
     let sent = |op: &Op| matches!(op.how, How::Data | How::Patch);
@@ -185,6 +188,11 @@ fn becomes(a: &Disk, b: &Disk, whole: bool) -> u32 {
     player.moved
 }
 
+/// The ops as they cross the wire.
+fn folded(base: &Snapshot, ops: &[Op]) -> Vec<Op> {
+    fold(base, ops).into_iter().map(|(_, op)| op).collect()
+}
+
 /// A directory of three entries, and the same elsewhere.
 fn moved_once() -> (Disk, Disk) {
     let inside = |top: &str| {
@@ -199,7 +207,8 @@ fn moved_once() -> (Disk, Disk) {
 #[test]
 fn a_directory_moves_as_one_op() {
     let (a, b) = moved_once();
-    assert_eq!(fold(plan(&snapshot(&a), &snapshot(&b))).len(), 1);
+    let (from, to) = (snapshot(&a), snapshot(&b));
+    assert_eq!(folded(&from, &plan(&from, &to)).len(), 1);
     assert_eq!((becomes(&a, &b, false), becomes(&a, &b, true)), (0, 1));
 }
 
@@ -208,11 +217,12 @@ fn a_directory_moves_as_one_op() {
 fn i4_a_directory_of_which_the_record_says_something_else_stays() {
     let (a, b) = moved_once();
     let ops = plan(&snapshot(&a), &snapshot(&b));
+    let believed = snapshot(&a);
     let mut held = a;
     held.insert(path("0/a/x"), file(2));
     let held = snapshot(&held);
     let mut receiver = Receiver::new(held.clone(), 0, 1);
-    assert_eq!(receiver.take_ops(1, fold(ops.clone()), true), Ok(vec![]));
+    assert_eq!(receiver.take_ops(1, folded(&believed, &ops), true), Ok(vec![]));
     assert_eq!(receiver.needed(), Some(vec![]), "the question is answered");
     assert_eq!(receiver.commit(1, snapshot(&b).id()), Ok(vec![]));
     let finished = receiver.finish().unwrap();
@@ -369,6 +379,50 @@ fn i4_an_op_that_expects_something_else_is_skipped() {
     let finished = receiver.finish().unwrap();
     assert_eq!(finished.skipped, [Skipped { index: 0, reason: Some(Reason::Conflict) }]);
     assert_eq!(receiver.held().entry(&path("0/a")), Some(file(1)));
+}
+
+#[test]
+fn i4_packed_ops_are_done_on_the_tree_they_were_made_for_or_not_at_all() {
+    let held = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(1))]));
+    let wanted = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(2))]));
+    let ops = |how| vec![op("0/a", None, Some(file(2)), how)];
+    let mut receiver = Receiver::new(held.clone(), 0, 1);
+    receiver.take_packed(1, held.id(), ops(How::Data), true).unwrap();
+    assert_eq!(receiver.op(0).change.old, Some(file(1)), "filled in");
+    receiver.take_data(vec![(0, 0..1)]).unwrap();
+    receiver.done(0, Stamp::default());
+    receiver.commit(1, wanted.id()).unwrap();
+    assert_eq!(receiver.finish().unwrap().skipped, []);
+    assert_eq!(receiver.held().id(), wanted.id());
+    for (how, asks) in [(How::Data, false), (How::Patch, false), (How::Ask, true)] {
+        let mut receiver = Receiver::new(held.clone(), 0, 1);
+        assert_eq!(receiver.take_packed(1, wanted.id(), ops(how), true), Ok(vec![]));
+        assert_eq!(receiver.needed(), asks.then(Vec::new));
+        assert_eq!(receiver.take_data(vec![(0, 0..1)]), Ok(vec![]), "on its way already");
+        receiver.commit(1, wanted.id()).unwrap();
+        let skipped = Skipped { index: 0, reason: Some(Reason::Conflict) };
+        assert_eq!(receiver.finish().unwrap().skipped, [skipped]);
+        assert_eq!(receiver.held().id(), held.id());
+    }
+}
+
+#[test]
+fn a_patch_of_another_path_needs_a_file_there() {
+    let held = snapshot(&Disk::from([(path("0"), Entry::Directory), (path("0/a"), file(1))]));
+    let like = |from: &str| {
+        let how = How::Like { from: path(from) };
+        vec![op("0/b", None, Some(file(2)), how)]
+    };
+    let mut receiver = Receiver::new(held.clone(), 0, 1);
+    receiver.take_ops(1, like("0/a"), true).unwrap();
+    assert_eq!(receiver.patched(0), Some((&path("0/a"), 1)));
+    let step = Step::Patch { index: 0, range: 0..7 };
+    assert_eq!(receiver.take_data(vec![(0, 0..7)]), Ok(vec![step]));
+    let mut receiver = Receiver::new(held.clone(), 0, 1);
+    receiver.take_ops(1, like("0/c"), true).unwrap();
+    assert_eq!(receiver.take_data(vec![(0, 0..7)]), Ok(vec![]));
+    let mut receiver = Receiver::new(held, 0, 1);
+    assert!(receiver.take_ops(1, like("1/a"), true).is_err(), "outside the roots");
 }
 
 #[test]

@@ -32,7 +32,7 @@ use super::site::Site;
 use crate::delta::NodeHasher;
 use crate::path::SyncPath;
 use crate::receive::{Finished, Step};
-use crate::tree::{Digest, Entry, Reason, Stamp};
+use crate::tree::{Digest, Entry, Reason, Stamp, TreeId};
 use crate::wire::{self, FromHub, How, OPS_PER_FRAME, Op, WireError};
 
 /// Pieces of one frame that are worth other threads.
@@ -58,6 +58,15 @@ pub(super) struct Applying {
     in_place: u64,
     began: Option<Instant>,
     generation: u64,
+}
+
+/// One frame of a generation's ops.
+pub(super) struct Brought {
+    pub(super) generation: u64,
+    /// What they lead on from, where that tells what stands at their paths.
+    pub(super) base: Option<TreeId>,
+    pub(super) ops: Vec<Op>,
+    pub(super) last: bool,
 }
 
 /// How one op went.
@@ -100,13 +109,12 @@ impl From<Result<Put, RootError>> for Outcome {
 
 impl Site {
     /// Takes ops; with the last of them come the first steps, and the answer to the questions.
-    pub(super) fn take_ops(
-        &mut self,
-        generation: u64,
-        ops: Vec<Op>,
-        last: bool,
-    ) -> Result<Vec<FromHub>, WireError> {
-        let steps = self.receiver.take_ops(generation, ops, last)?;
+    pub(super) fn take_ops(&mut self, brought: Brought) -> Result<Vec<FromHub>, WireError> {
+        let Brought { generation, base, ops, last } = brought;
+        let steps = match base {
+            Some(base) => self.receiver.take_packed(generation, base, ops, last)?,
+            None => self.receiver.take_ops(generation, ops, last)?,
+        };
         if !last {
             return Ok(Vec::new());
         }
@@ -114,12 +122,10 @@ impl Site {
         self.roots.iter().flatten().for_each(|root| root.ask_for_staging_again());
         if let Some(store) = &mut self.store {
             let changes = self.receiver.ops().iter().map(|op| &op.change);
-            if let Err(error) = store.begin(generation, changes) {
+            if let Err(error) = store.begin(generation, changes, self.receiver.moves()) {
                 // Without the note nothing may be written: a crash would orphan it.
                 warn!(%error, "the record cannot be written");
-                for index in 0..self.receiver.ops().len() {
-                    self.receiver.skip(index as u32, Reason::from(&error));
-                }
+                self.receiver.skip_all(&Reason::from(&error));
                 return Ok(self.answer());
             }
         }
@@ -204,7 +210,7 @@ impl Site {
     pub(super) fn commit(
         &mut self,
         generation: u64,
-        target: crate::tree::TreeId,
+        target: TreeId,
     ) -> Result<Vec<FromHub>, WireError> {
         self.gather(0);
         self.applying.hands = None;

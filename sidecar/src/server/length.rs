@@ -22,9 +22,14 @@ const MUCH: u64 = 64 << 20;
 pub(super) fn is_long<'a>(ops: impl Iterator<Item = &'a Op>) -> bool {
     let (mut count, mut bytes) = (0, 0_u64);
     for op in ops {
-        count += 1;
-        if let (How::Ask | How::Copy { .. } | How::Patch, Some(Entry::File { size, .. })) =
-            (&op.how, &op.change.new)
+        count += match op.how {
+            How::Tree { count, .. } => count as usize + 1,
+            _ => 1,
+        };
+        if let (
+            How::Ask | How::Copy { .. } | How::Patch | How::Like { .. },
+            Some(Entry::File { size, .. }),
+        ) = (&op.how, &op.change.new)
         {
             bytes = bytes.saturating_add(*size);
         }

@@ -34,6 +34,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
+use self::apply::Brought;
 use self::command::Command;
 use self::entry::{Request, Waiting, same_site};
 use self::link::{Asked, Links};
@@ -83,6 +84,12 @@ struct Serving {
     alone_since: Option<Instant>,
     /// The session of this link hears of the container's command.
     runs: bool,
+    /// Bytes of the command's output that it may be sent.
+    credit: u64,
+    /// Bytes that it was not sent.
+    left_out: u64,
+    /// It was told what cannot be done there.
+    told: bool,
 }
 
 /// Whose command the command is: there is one at a time.
@@ -283,6 +290,7 @@ impl Hub {
         }
         match message {
             ToHub::Ops { .. }
+            | ToHub::PackedOps { .. }
             | ToHub::Data { .. }
             | ToHub::Withdraw { .. }
             | ToHub::Commit { .. }
@@ -292,7 +300,10 @@ impl Hub {
             {
                 Err(WireError::Order("a change in a session that only looks"))
             }
-            ToHub::Ops { .. } | ToHub::Data { .. } | ToHub::Withdraw { .. } => {
+            ToHub::Ops { .. }
+            | ToHub::PackedOps { .. }
+            | ToHub::Data { .. }
+            | ToHub::Withdraw { .. } => {
                 self.links.consume(id, len);
                 self.content(id, at, message).await
             }
@@ -329,11 +340,13 @@ impl Hub {
         let site = &mut self.sites[at].site;
         match message {
             ToHub::Ops { generation, ops, last } => {
-                let is_long = last && length::is_long(site.receiver.ops().iter().chain(&ops));
-                let work = move |site: &mut Site| site.take_ops(generation, ops, last);
-                for answer in self.at_site(at, is_long, work).await? {
-                    self.links.send(id, &answer);
-                }
+                let ops = Brought { generation, base: None, ops, last };
+                self.ops(id, at, ops).await?;
+            }
+            ToHub::PackedOps { generation, base, encoding, body, digests, last } => {
+                let ops = wire::unpack_ops(encoding, body.0, &digests.0)?;
+                let ops = Brought { generation, base: Some(base), ops, last };
+                self.ops(id, at, ops).await?;
             }
             ToHub::Data { encoding, body } => {
                 let (body, pieces) = wire::unpack(encoding, body.0)?;
@@ -341,6 +354,16 @@ impl Hub {
             }
             ToHub::Withdraw { index } => site.receiver.withdraw(index)?,
             _ => {}
+        }
+        Ok(())
+    }
+
+    async fn ops(&mut self, id: PeerId, at: usize, brought: Brought) -> Result<(), WireError> {
+        let before = self.sites[at].site.receiver.ops();
+        let is_long = brought.last && length::is_long(before.iter().chain(&brought.ops));
+        let work = move |site: &mut Site| site.take_ops(brought);
+        for answer in self.at_site(at, is_long, work).await? {
+            self.links.send(id, &answer);
         }
         Ok(())
     }
@@ -357,6 +380,8 @@ impl Hub {
         let applied = self.at_site(at, is_long, work).await?;
         if self.sites[at].site.is_visible() {
             applied.iter().for_each(|answer| self.links.send(id, answer));
+            let told = self.sites[at].site.not_replayable();
+            told.iter().for_each(|told| self.links.send(id, told));
             return Ok(());
         }
         // Written into a directory or process that is gone: nobody can see it (I2). Nor can the
@@ -411,8 +436,13 @@ impl Hub {
     /// Passes on what concerns the command, if it is this session's.
     fn for_command(&mut self, at: usize, message: ToHub) {
         if self.sites[at].open.container.is_some() {
-            if let ToHub::Act { generation, actions } = message {
-                self.act_wrapped(at, generation, &actions);
+            match message {
+                ToHub::Act { generation, actions } => self.act_wrapped(at, generation, &actions),
+                ToHub::Credit { bytes } => {
+                    let credit = &mut self.sites[at].credit;
+                    *credit = credit.saturating_add(bytes);
+                }
+                _ => {}
             }
             return;
         }

@@ -9,6 +9,7 @@
 //! killed in between begins again. What the contents do not hold is left out, and the daemon sends it
 //! when it comes.
 
+use std::collections::BTreeSet;
 use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -17,7 +18,9 @@ use std::time::Instant;
 use tracing::{debug, info, warn};
 
 use super::Settings;
+use super::apply::Brought;
 use super::entry::Request;
+use super::root::FoundKind;
 use super::site::Site;
 use super::store::{Contents, Loaded, read_note, read_tree, write_note, write_tree};
 use super::target::Identity;
@@ -31,6 +34,12 @@ const INCARNATION: &str = "incarnation";
 const WANTED: &str = "wanted";
 /// There when a session has said once that all its files were there.
 const CURRENT: &str = "current";
+/// Paths that are to be removed again.
+const GONE: &str = "gone";
+/// So many of them are remembered.
+const GONE_MAX: usize = 100_000;
+/// Paths that are told by name.
+const TOLD: usize = 100;
 /// The request that is gone on with after a start of the hub.
 const STANDING: &str = "standing";
 
@@ -41,11 +50,24 @@ pub(super) struct Inside {
     contents: Option<Contents>,
     /// All that a session once wanted to be there is there: the app may start.
     complete: bool,
+    /// Managed files whose content is not kept.
+    unkept: BTreeSet<SyncPath>,
+    /// It was told; anything that changes it makes this false.
+    unkept_told: bool,
+    /// Paths that were managed and removed: the image may bring them again.
+    gone: BTreeSet<SyncPath>,
 }
 
 impl Inside {
     pub(super) fn of(identity: Identity) -> Self {
-        Self { identity, contents: None, complete: false }
+        Self {
+            identity,
+            contents: None,
+            complete: false,
+            unkept: BTreeSet::new(),
+            unkept_told: true,
+            gone: BTreeSet::new(),
+        }
     }
 }
 
@@ -79,8 +101,11 @@ impl Site {
             Some(lost) => write_tree(dir, WANTED, lost)?,
             None => forget(dir, WANTED)?,
         }
-        if !ours {
+        if ours {
+            inside.gone = read_note(dir, GONE).unwrap_or_default();
+        } else {
             forget(dir, CURRENT)?;
+            forget(dir, GONE)?;
         }
         if before.as_ref() != Some(&now) {
             write_note(dir, INCARNATION, &now)?;
@@ -98,6 +123,7 @@ impl Site {
         let mut whole = true;
         if let Some(lost) = lost {
             whole = self.replay(&lost);
+            self.remove_again();
             forget(&dir, WANTED)?;
         }
         if let Some(inside) = &mut self.inside {
@@ -133,29 +159,77 @@ impl Site {
         top != 0 && roots.all(|root| root.identity().mount != top)
     }
 
-    /// Keeps the contents of files that were put at the target.
+    /// Keeps the contents of files that were put at the target, and remembers what was removed.
     pub(super) fn keep_contents(&mut self, edits: &[Edit]) {
-        let Some(mut contents) = self.inside.as_mut().and_then(|inside| inside.contents.take())
-        else {
-            return;
-        };
-        for (path, node) in edits {
-            let &Some(Node::File { digest, size: size @ 1.., .. }) = node else { continue };
-            if contents.contains(&digest) {
-                continue;
+        let Some(mut inside) = self.inside.take() else { return };
+        if let Some(contents) = &mut inside.contents {
+            let evictions = contents.evictions();
+            let mut changed = false;
+            for (path, node) in edits {
+                changed |= match node {
+                    &Some(Node::File { digest, size: size @ 1.., .. })
+                        if !self.keep_content(contents, path, digest, size) =>
+                    {
+                        inside.unkept.insert(path.clone())
+                    }
+                    _ => inside.unkept.remove(path),
+                };
             }
-            match self.keep_content(&mut contents, path, digest, size) {
-                Ok(true) => {}
-                Ok(false) => debug!(%path, size, "too large to be kept"),
-                Err(error) => debug!(%path, %error, "its content is not kept"),
+            if contents.evictions() != evictions {
+                inside.unkept = missing(self.receiver.held(), contents);
+                changed = true;
             }
+            inside.unkept_told &= !changed;
+            self.remember_gone(&mut inside, edits);
         }
-        if let Some(inside) = &mut self.inside {
-            inside.contents = Some(contents);
+        self.inside = Some(inside);
+    }
+
+    fn remember_gone(&self, inside: &mut Inside, edits: &[Edit]) {
+        let mut changed = false;
+        for (path, node) in edits {
+            changed |= match node {
+                None if inside.gone.len() < GONE_MAX => inside.gone.insert(path.clone()),
+                None => false,
+                Some(_) => inside.gone.remove(path),
+            };
+        }
+        if let Some(store) = self.store.as_ref().filter(|_| changed)
+            && let Err(error) = write_note(store.folder(), GONE, &inside.gone)
+        {
+            warn!(%error, "it is not written down what was removed");
         }
     }
 
+    /// What to tell of what cannot be written again; `None` when that is known.
+    pub(super) fn not_replayable(&mut self) -> Option<FromHub> {
+        let inside = self.inside.as_mut()?;
+        if std::mem::replace(&mut inside.unkept_told, true) {
+            return None;
+        }
+        let paths = inside.unkept.iter().take(TOLD).cloned().collect();
+        Some(FromHub::NotReplayable { paths, count: inside.unkept.len() as u64 })
+    }
+
+    /// Keeps one content. Whether it is there now.
     fn keep_content(
+        &self,
+        contents: &mut Contents,
+        path: &SyncPath,
+        digest: Digest,
+        size: u64,
+    ) -> bool {
+        if contents.contains(&digest) {
+            return true;
+        }
+        let kept = self.read_content(contents, path, digest, size);
+        kept.unwrap_or_else(|error| {
+            debug!(%path, %error, "its content is not kept");
+            false
+        })
+    }
+
+    fn read_content(
         &self,
         contents: &mut Contents,
         path: &SyncPath,
@@ -166,6 +240,50 @@ impl Site {
         let file = root.open_file(&below).map_err(io::Error::other)?;
         let mode = (file.metadata()?.mode() & 0o777) as u16;
         contents.put(digest, size, mode, file, self.receiver.held())
+    }
+
+    /// Removes again what was removed and the image brought back; on a volume nothing comes back by
+    /// itself. The trash gets a copy.
+    fn remove_again(&mut self) {
+        let Some(inside) = &self.inside else { return };
+        let held = self.receiver.held();
+        let gone = inside.gone.iter().rev().filter(|path| held.get(path).is_none());
+        let gone: Vec<SyncPath> = gone.cloned().collect();
+        let generation = self.receiver.generation();
+        for path in gone {
+            let Some((root, below)) = self.locate(&path) else { continue };
+            let Ok(Some(found)) = root.stat(&below) else { continue };
+            let root = root.clone();
+            if found.mount_root || !self.is_of_the_image(&path) {
+                continue;
+            }
+            let removed = match found.kind {
+                FoundKind::Directory => root.remove_directory(&below),
+                FoundKind::File | FoundKind::Symlink { .. } => match self.keep(&path, generation) {
+                    Ok(_) => root.remove_file(&below),
+                    Err(reason) => {
+                        warn!(%path, %reason, "came back, and is not removed again");
+                        continue;
+                    }
+                },
+                FoundKind::Other => continue,
+            };
+            if let Err(error) = removed {
+                debug!(%path, %error, "not removed again");
+            }
+        }
+    }
+
+    /// Whether a path lies in the container's own root, not on a volume: by its directory's device.
+    fn is_of_the_image(&self, path: &SyncPath) -> bool {
+        let top = self.process.as_ref().map(|process| process.root_device());
+        let above = path.parent().unwrap_or_else(SyncPath::root);
+        let device = match self.locate(&above) {
+            Some((root, below)) if below.is_root() => Some(root.identity().device),
+            Some((root, below)) => root.stat(&below).ok().flatten().map(|found| found.device),
+            None => None,
+        };
+        device.is_some() && device == top
     }
 
     /// Writes again what is not there, as far as its content is kept. Whether that was all.
@@ -222,7 +340,7 @@ impl Site {
             })
             .collect();
         let generation = self.receiver.generation() + 1;
-        self.take_ops(generation, ops, true)?;
+        self.take_ops(Brought { generation, base: None, ops, last: true })?;
         let mut frame = Frame::default();
         for (index, digest) in data {
             if !self.give_content(index, &digest, contents, &mut frame)? {
@@ -271,6 +389,19 @@ impl Site {
         let Frame { body, pieces } = std::mem::take(frame);
         if pieces.is_empty() { Ok(()) } else { self.take_data(body, pieces) }
     }
+}
+
+/// The files of a tree whose content is not kept.
+fn missing(held: &Snapshot, contents: &Contents) -> BTreeSet<SyncPath> {
+    let mut missing = BTreeSet::new();
+    held.walk(&mut |path, node| {
+        if let Node::File { digest, size: 1.., .. } = node
+            && !contents.contains(digest)
+        {
+            missing.insert(path.clone());
+        }
+    });
+    missing
 }
 
 /// Content on its way, as from a daemon.

@@ -36,7 +36,7 @@ use serde::{Deserialize, Serialize};
 use self::files::{Found, MARKER, Pair, boot_id, log_name, random};
 use self::format::{Header, LOG_HEAD_BYTES, Logged, RecordRef};
 use self::journal::Journal;
-use self::replay::{Open, Replay};
+use self::replay::{Moved, Open, Replay};
 use self::trash::Trash;
 use crate::path::SyncPath;
 use crate::tree::{Change, Edit, Snapshot};
@@ -46,6 +46,8 @@ use crate::wire::WorkspaceId;
 const FOLD_FROM_BYTES: u64 = 1 << 20;
 /// A log shorter than this is not folded at the end: a start without a change writes no manifest.
 const CLOSE_FROM_BYTES: u64 = 16 << 10;
+/// Removals among which a directory that moved is looked for.
+const MOST_MOVES: usize = 64;
 /// About what an edit takes in the log.
 const EDIT_BYTES: u64 = 64;
 
@@ -227,7 +229,8 @@ impl Store {
         self.append(&RecordRef::Owner(owner))
     }
 
-    /// Says what is about to change, before the first write of a generation. One write.
+    /// Says what is about to change, before the first write of a generation: `changes`, and whole
+    /// directories, with where to and where from, of what is held. One write.
     ///
     /// # Errors
     /// When it cannot be written: then nothing is to be written to the target either, for the next
@@ -236,11 +239,20 @@ impl Store {
         &mut self,
         generation: u64,
         changes: impl Iterator<Item = &'a Change>,
+        moves: impl Iterator<Item = (&'a SyncPath, &'a SyncPath)>,
     ) -> io::Result<()> {
         self.catch_up()?;
         let offset = self.log_bytes;
-        self.append(&RecordRef::Begin { generation, changes: changes.collect() })?;
-        self.open.push(Open { generation, offset, len: self.log_bytes - offset });
+        let changes = changes.collect();
+        let moves: Vec<_> = moves.collect();
+        let owned = moves.iter().map(|&(to, from)| (to.clone(), from.clone()));
+        let moved = Moved::of(&self.held, owned);
+        self.append(&match moves.is_empty() {
+            true => RecordRef::Begin { generation, changes },
+            false => RecordRef::BeginMoves { generation, changes, moves },
+        })?;
+        let len = self.log_bytes - offset;
+        self.open.push(Open { generation, offset, len, moves: moved });
         Ok(())
     }
 
@@ -262,7 +274,10 @@ impl Store {
         if self.behind || large || !before.apply(edits).is_ok_and(|after| after == *held) {
             return self.fold();
         }
-        let edits = edits.iter().map(|(path, node)| (path, node.as_ref().map(Logged::from)));
+        let gone = edits.iter().filter(|(_, node)| node.is_none()).map(|(path, _)| path);
+        let gone: Vec<&SyncPath> = gone.take(MOST_MOVES).collect();
+        let logged = |node| Logged::of(node, &before, &gone);
+        let edits = edits.iter().map(|(path, node)| (path, node.as_ref().map(logged)));
         let record = RecordRef::Done { generation, edits: edits.collect(), tree: held.id() };
         self.encode(&record)?;
         if self.log_bytes + self.buffer.len() as u64 > limit {
@@ -374,7 +389,13 @@ impl Store {
         for begun in &self.open {
             let mut record = vec![0; usize::try_from(begun.len).map_err(io::Error::other)?];
             self.log.read_exact_at(&mut record, begun.offset)?;
-            open.push(Open { offset: (LOG_HEAD_BYTES + carried.len()) as u64, ..*begun });
+            if !begun.moves.is_empty() {
+                // What is held may be another tree by then.
+                record = replay::spelt_out(&record, &begun.moves)?;
+            }
+            let offset = (LOG_HEAD_BYTES + carried.len()) as u64;
+            let (generation, len) = (begun.generation, record.len() as u64);
+            open.push(Open { generation, offset, len, moves: Vec::new() });
             carried.extend_from_slice(&record);
         }
         let nonce = random()?;

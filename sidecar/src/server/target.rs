@@ -212,6 +212,11 @@ impl Target {
         self.seen.root.2
     }
 
+    /// The device that its root directory lies on.
+    pub(super) fn root_device(&self) -> u64 {
+        self.seen.root.0
+    }
+
     /// Its root directory, held.
     pub(super) fn root(&self) -> BorrowedFd<'_> {
         self.root.as_fd()

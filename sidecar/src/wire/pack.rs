@@ -118,7 +118,8 @@ pub fn unpack(
     Ok((body, pieces))
 }
 
-fn decompress(body: &[u8]) -> Result<Vec<u8>, WireError> {
+/// What one zstd frame holds, within [`MAX_UNPACKED_BYTES`].
+pub(super) fn decompress(body: &[u8]) -> Result<Vec<u8>, WireError> {
     match zstd::zstd_safe::get_frame_content_size(body) {
         Ok(Some(size)) if size > MAX_UNPACKED_BYTES as u64 => Err(WireError::TooLong),
         Ok(Some(size)) => {

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use crate::samples::{self, Named as _};
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::tree::{Change, Digest, Entry};
+use e2ek_sidecar::tree::{Change, Digest, Entry, TreeId};
 use e2ek_sidecar::wire::*;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -212,6 +212,30 @@ proptest! {
     }
 
     #[test]
+    fn i11_any_ops_unpack_or_are_refused(
+        encoding in 0_u8..3,
+        body in vec(any::<u8>(), 0..300),
+        digests in vec(any::<u8>(), 0..64),
+    ) {
+        let packed = if encoding == 1 { zstd::bulk::compress(&body, 1).unwrap() } else { body.clone() };
+        for body in [body, packed] {
+            if let Ok(ops) = unpack_ops(encoding, body, &digests) {
+                prop_assert!(ops.len() <= OPS_PER_FRAME);
+            }
+        }
+    }
+
+    #[test]
+    fn i11_ops_that_are_packed_are_unpacked(ops in vec(any_op(), 0..40), level in 0..4) {
+        let ops: Vec<Op> = ops.into_iter().chain(samples::packed_ops()).collect();
+        let message = OpsPacker::new(7, TreeId([3; 32]), level).pack(&ops, true);
+        let ToHub::PackedOps { encoding, body, digests, .. } = message else { panic!("not ops") };
+        let arrived = unpack_ops(encoding, body.0, &digests.0).unwrap();
+        let told = |op: &Op| Op { change: Change { old: None, ..op.change.clone() }, ..op.clone() };
+        prop_assert_eq!(arrived, ops.iter().map(told).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn i11_any_greeting_is_a_hello_or_an_error(
         bytes in vec(any::<u8>(), 0..1500),
         ours in 0_usize..40,
@@ -374,6 +398,34 @@ fn i11_a_bomb_is_refused() {
     assert!(unpack(1, streamed).is_err());
     let many: Vec<u8> = (0..3).flat_map(|_| pack(MAX_UNPACKED_BYTES / 2)).collect();
     assert!(unpack(1, many).is_err());
+}
+
+#[test]
+fn i11_packed_ops_are_bounded() {
+    // The same path over and over, as a removal: four bytes each.
+    let same = |count: usize| {
+        let mut body = b"\0\x01a\0\0".to_vec();
+        body.extend(b"\x01\0\0\0".repeat(count - 1));
+        body
+    };
+    assert_eq!(unpack_ops(0, same(OPS_PER_FRAME), b"").unwrap().len(), OPS_PER_FRAME);
+    assert_eq!(unpack_ops(0, same(OPS_PER_FRAME + 1), b""), Err(WireError::TooLong));
+    let bomb = zstd::bulk::compress(&vec![0; MAX_UNPACKED_BYTES + 1], 1).unwrap();
+    assert_eq!(unpack_ops(1, bomb, b""), Err(WireError::TooLong));
+    let digests = [0; 15];
+    for (body, digests) in [
+        (&b"\x01\0\0\0"[..], &b""[..]),
+        (b"\0\x02a", b""),
+        (b"\0\x01a\x05\0", b""),
+        (b"\0\x01a\x20\0", b""),
+        (b"\0\x01a\0\x09", b""),
+        (b"\0\x01a\x01\x01\x01", &digests),
+        (b"\0\x01a\0\0", &digests),
+        (b"\0\x03../\0\0", b""),
+        (b"\0\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01a\0\0", b""),
+    ] {
+        assert_eq!(unpack_ops(0, body.to_vec(), digests), Err(WireError::Malformed), "{body:x?}");
+    }
 }
 
 #[test]

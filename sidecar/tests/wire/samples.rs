@@ -32,14 +32,14 @@ pub(crate) trait Named {
 }
 
 variants!(ToHub: Open, Ops, Data, Withdraw, Commit, Describe, ListForeign, Run, Act, Stdin, StdinEnd,
-    StopCommand, Credit, Ping, Bye, RemoveForeign, OpenIn);
+    StopCommand, Credit, Ping, Bye, RemoveForeign, PackedOps, OpenIn);
 variants!(FromHub: Opened, Refused, Drifted, Need, Applied, Listing, Foreign, ForeignRemoved, Child,
-    Output, Credit, Ping, Bye, StdinTaken, AppliedPart);
+    Output, Credit, Ping, Bye, StdinTaken, AppliedPart, NotReplayable);
 variants!(Refusal: Owned, Nested, NotFound, Forbidden, Unusable, Superseded);
 variants!(ChildEvent: Started, Restarted, Exited, Failed, Ran, Signalled, Stopped, Interrupted,
-    Backoff);
+    Backoff, NotDone);
 variants!(Listed: File, Symlink, Directory);
-variants!(How: None, Data, Copy, Ask, Forget, Patch, Tree);
+variants!(How: None, Data, Copy, Ask, Forget, Patch, Tree, Like);
 variants!(WriteMode: Auto, Rename, InPlace);
 variants!(Entry: File, Directory, Symlink);
 variants!(OnExit: Hold, Restart);
@@ -78,6 +78,7 @@ pub(crate) fn hows() -> Vec<How> {
         How::Forget,
         How::Patch,
         How::Tree { from: path("0/b"), tree: TREE, count: 5000 },
+        How::Like { from: path("0/b") },
     ]
 }
 
@@ -137,6 +138,7 @@ pub(crate) fn child_events() -> Vec<ChildEvent> {
         ChildEvent::Stopped { status: 143 },
         ChildEvent::Interrupted,
         ChildEvent::Backoff { micros: 200_000 },
+        ChildEvent::NotDone { why: "no wrapper".to_owned() },
     ]
 }
 
@@ -158,7 +160,7 @@ fn ops() -> Vec<Op> {
         |name: &str, old: Option<Entry>, new: Option<Entry>| Change { path: path(name), old, new };
     let [file, directory, link] = entries().try_into().unwrap();
     let meta = Meta { mode: 0o755, mtime_ns: -5 };
-    let [none, data, copy, ask, forget, _, _] = hows().try_into().unwrap();
+    let [none, data, copy, ask, forget, _, _, _] = hows().try_into().unwrap();
     vec![
         Op { change: change("0/a", None, Some(file.clone())), how: data, meta },
         Op { change: change("0/c", Some(link), Some(file.clone())), how: copy, meta },
@@ -199,9 +201,32 @@ pub(crate) fn to_hub() -> Vec<ToHub> {
         ToHub::RemoveForeign { paths: vec![(path("0/log"), listed().remove(0))] },
         ToHub::Ops { generation: 43, ops: vec![patch()], last: false },
         ToHub::Ops { generation: 44, ops: vec![tree()], last: true },
+        OpsPacker::new(45, TREE, 0).pack(&packed_ops(), true),
+        ToHub::PackedOps {
+            generation: 46,
+            base: TREE,
+            encoding: 1,
+            body: blob("zstd"),
+            digests: blob(""),
+            last: false,
+        },
         ToHub::OpenIn { open: open(), container: container(Some(&"0123456789abcdef".repeat(4))) },
         ToHub::OpenIn { open: Open { process: None, ..open() }, container: container(None) },
     ]
+}
+
+/// All that a packed frame can hold.
+pub(crate) fn packed_ops() -> Vec<Op> {
+    let mut ops = ops();
+    let [_, _, link] = entries().try_into().unwrap();
+    let meta = Meta { mode: 0o644, mtime_ns: i64::MAX };
+    let like = Change { path: path("1/z"), old: None, new: Some(entries().remove(0)) };
+    let link = Change { path: path("1/zz"), old: None, new: Some(link) };
+    ops.insert(4, patch());
+    ops.insert(5, tree());
+    ops.push(Op { change: like, how: hows().remove(7), meta });
+    ops.push(Op { change: link, how: How::None, meta: Meta::default() });
+    ops
 }
 
 fn container(id: Option<&str>) -> Container {
@@ -254,6 +279,7 @@ pub(crate) fn from_hub() -> Vec<FromHub> {
             skipped: vec![Skipped { index: 5, reason: Some(Reason::NoSpace) }],
             overwritten: vec![path("0/c")],
         },
+        FromHub::NotReplayable { paths: vec![path("0/big")], count: 300 },
     ];
     all.extend(refusals().into_iter().map(FromHub::Refused));
     all.extend(child_events().into_iter().map(FromHub::Child));

@@ -259,6 +259,7 @@ impl Command {
             | ChildEvent::Failed { .. }
             | ChildEvent::Stopped { .. }
             | ChildEvent::Interrupted
+            | ChildEvent::NotDone { .. }
             | ChildEvent::Ran { .. } => true,
         };
         let kept = self.unconfirmed.as_mut().filter(|asked| answers_run && asked.after_run);
@@ -270,7 +271,11 @@ impl Command {
         } else if over && let Some(asked) = self.unconfirmed.take() {
             self.restarted = self.restarted.max(asked.generation);
         }
-        if !matches!(event, ChildEvent::Ran { .. } | ChildEvent::Signalled { .. }) {
+        let says_nothing = matches!(
+            event,
+            ChildEvent::Ran { .. } | ChildEvent::Signalled { .. } | ChildEvent::NotDone { .. }
+        );
+        if !says_nothing {
             self.child = Some(event.clone());
         }
     }

@@ -1,6 +1,7 @@
 //! One target's part of a session: its link, what it holds, what is on its way, what it refused.
 
 mod flight;
+mod pace;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -11,14 +12,16 @@ use e2ek_sidecar::wire::{Blob, ChildEvent, CommandSpec, Listed, Op, ToHub, WireE
 
 use self::flight::InFlight;
 pub(super) use self::flight::Report;
+use self::pace::Pace;
 use super::command::Command;
 use super::compare::{Compare, Progress};
 use super::mirror::Mirror;
 use super::{Closing, Effect, Local, Notice, Settings, TargetId};
 use crate::engine::plan::{self, Hold, Mode, Refused};
 
-/// Generations on their way at once.
-const MAX_IN_FLIGHT: usize = 64;
+/// Generations on their way at once: what comes meanwhile becomes one. Saves one after the other are
+/// not held up by a round trip of 50 ms.
+const MAX_IN_FLIGHT: usize = 8;
 /// The same as long as a first sync comes in pieces: one is applied while the next is on its way.
 const FILLING: usize = 2;
 /// First wait before a lost link is made again, and before refused paths are tried again; doubles.
@@ -102,6 +105,13 @@ pub(super) struct Target {
     /// The hub says it holds this, and it is not `acked`: ask when nothing is on its way.
     unsure: Option<TreeId>,
     in_flight: VecDeque<InFlight>,
+    /// Something was skipped: what is on its way leads elsewhere than to `sent`, and so would all that
+    /// is made from that.
+    astray: bool,
+    /// How soon the next generation may go out.
+    pace: Pace,
+    /// The source has more, which waits for that.
+    waits_for_more: bool,
     /// The hub manages nothing yet and something lies there: ask before sending.
     ask: bool,
     /// Links in a row that did not last because the hub listened to another.
@@ -151,6 +161,9 @@ impl Target {
             sent: Snapshot::empty(),
             unsure: None,
             in_flight: VecDeque::new(),
+            astray: false,
+            pace: Pace::default(),
+            waits_for_more: false,
             ask: false,
             superseded: 0,
             filling: false,
@@ -203,6 +216,7 @@ impl Target {
         self.connect_wait = (self.connect_wait * 2).clamp(RETRY_FIRST, CONNECT_RETRY_MAX);
         self.link = Link::Down;
         self.in_flight.clear();
+        (self.astray, self.waits_for_more) = (false, false);
         self.begun_before |= std::mem::take(&mut self.begun);
         self.sent = self.acked.clone();
         self.unsure = None;
@@ -362,7 +376,13 @@ impl Target {
             effects.push(Effect::Say(Notice::Opened { target: self.id, equal }));
             self.compare(tree, &local.tree, effects);
         }
+        self.waits_for_more = false;
         if !matches!(self.link, Link::Ready) || self.is_blocked(settings) {
+            return;
+        }
+        let early = !self.filling && self.pace.next().is_some_and(|next| now < next);
+        if early && self.sent.id() != local.tree.id() {
+            self.waits_for_more = true;
             return;
         }
         if let Some(tree) = self.unsure {
@@ -401,7 +421,7 @@ impl Target {
         settings.dry
             || self.in_flight.len() >= if self.filling { FILLING } else { MAX_IN_FLIGHT }
             || self.is_asking()
-            || self.unsure.is_some() && !self.in_flight.is_empty()
+            || (self.unsure.is_some() || self.astray) && !self.in_flight.is_empty()
     }
 
     fn is_asking(&self) -> bool {
@@ -563,7 +583,8 @@ impl Target {
 
     pub(super) fn deadline(&self) -> Option<Instant> {
         let command = self.command.deadline(self.can_act());
-        [self.connect_at, self.retry_at, command].into_iter().flatten().min()
+        let pace = self.pace.next().filter(|_| self.waits_for_more);
+        [self.connect_at, self.retry_at, command, pace].into_iter().flatten().min()
     }
 
     pub(super) fn status(

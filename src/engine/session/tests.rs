@@ -108,7 +108,7 @@ impl Bench {
 
 fn ops(effects: &[Effect]) -> Option<(u64, usize)> {
     effects.iter().find_map(|effect| match effect {
-        Effect::SendOps(_, generation, ops) => Some((*generation, ops.len())),
+        Effect::SendOps { generation, ops, .. } => Some((*generation, ops.len())),
         _ => None,
     })
 }
@@ -375,6 +375,43 @@ fn paths_that_need_an_image_are_told() {
 }
 
 #[test]
+fn much_at_once_waits_for_company_and_a_save_does_not() {
+    let mut bench = Bench::synced(&[]);
+    let names: Vec<String> = (100..600).map(|number| format!("f{number}")).collect();
+    let all = |content: u8| names.iter().map(|name| (name.as_str(), content)).collect::<Vec<_>>();
+    assert_eq!(ops(&bench.scan(&all(1))), Some((8, 500)));
+    bench.applied(8, &tree(&all(1)), &[]);
+    assert_eq!(bench.state(), TargetState::Synced, "told at once");
+    assert_eq!(ops(&bench.scan(&all(2))), None);
+    assert_eq!(ops(&bench.scan(&all(3))), None);
+    let wait = bench.wait().unwrap();
+    assert!((1..50).contains(&wait), "{wait}");
+    assert_eq!(ops(&bench.after(50)), Some((10, 500)), "both as one");
+    bench.applied(10, &tree(&all(3)), &[]);
+    assert!(
+        ops(&{
+            bench.after(300);
+            bench.scan(&all(4))
+        })
+        .is_some()
+    );
+}
+
+#[test]
+fn nothing_is_made_from_what_a_skip_put_in_doubt() {
+    let mut bench = Bench::synced(&[]);
+    assert_eq!(ops(&bench.scan(&[("a", 1)])), Some((8, 1)));
+    assert_eq!(ops(&bench.scan(&[("a", 1), ("b", 1)])), Some((9, 1)));
+    bench.applied(8, &tree(&[]), &[0]);
+    assert_eq!(ops(&bench.scan(&[("a", 1), ("b", 1), ("c", 1)])), None, "9 leads elsewhere");
+    let conflict = vec![Skipped { index: 0, reason: Some(Reason::Conflict) }];
+    let (tree, overwritten) = (tree(&[]).id(), Vec::new());
+    let applied =
+        FromHub::Applied { generation: 9, tree, skipped: conflict, overwritten, micros: 1 };
+    assert_eq!(ops(&bench.input(Input::Message(0, applied))), Some((10, 2)), "b and c");
+}
+
+#[test]
 fn restart_now_covers_what_waits() {
     let mut bench = Bench::synced(&[]);
     bench.scan(&[("a", 1)]);
@@ -386,7 +423,9 @@ fn restart_now_covers_what_waits() {
 /// The ops that a target is sent.
 fn ops_to(effects: &[Effect], target: TargetId) -> Option<(u64, usize)> {
     effects.iter().find_map(|effect| match effect {
-        Effect::SendOps(id, generation, ops) if *id == target => Some((*generation, ops.len())),
+        Effect::SendOps { target: id, generation, ops, .. } if *id == target => {
+            Some((*generation, ops.len()))
+        }
         _ => None,
     })
 }

@@ -89,7 +89,9 @@ impl World {
     }
 
     fn is_over(&self) -> bool {
+        // What waits while it is paused has no deadline.
         self.clock.is_empty()
+            && !self.session.is_paused()
             && self.session.deadline().is_none()
             && self.session.status().iter().all(|t| t.state == TargetState::Synced)
     }

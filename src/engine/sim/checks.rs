@@ -14,7 +14,7 @@ use crate::engine::session::{Effect, Input, Notice, TargetId, TargetState};
 /// Messages in a second of virtual time, beyond which it is ping-pong.
 const BUSY: usize = 1500;
 /// Generations on their way at once (`session::target`).
-const MAX_IN_FLIGHT: usize = 64;
+const MAX_IN_FLIGHT: usize = 8;
 /// Deletes within this time count together (`plan::DELETE_WINDOW`).
 const DELETE_WINDOW: u64 = 10_000_000;
 
@@ -132,7 +132,7 @@ impl World {
                 let known = &mut self.checks.known[*target];
                 (known.in_flight, known.held_at) = (0, None);
             }
-            Effect::SendOps(target, _, ops) => {
+            Effect::SendOps { target, ops, .. } => {
                 self.i7_nothing_is_sent_while_it_waits();
                 self.i7_deletes_are_allowed(*target, ops, time_passed);
                 self.i4_ignored_stays(ops);

@@ -3,8 +3,12 @@
 
 use std::collections::VecDeque;
 
+use e2ek_sidecar::receive::fold;
 use e2ek_sidecar::restart::Policy;
-use e2ek_sidecar::wire::{CommandSpec, FromHub, Op, Open, ToHub, WriteMode};
+use e2ek_sidecar::tree::Snapshot;
+use e2ek_sidecar::wire::{
+    CommandSpec, FromHub, OPS_PER_FRAME, Op, Open, OpsPacker, ToHub, WriteMode,
+};
 
 use super::World;
 use super::checks::brief;
@@ -96,7 +100,9 @@ impl World {
                 inputs.push_back(Input::LinkDown(target));
             }
             Effect::Send(target, message) => self.send(target, Down::Message(message)),
-            Effect::SendOps(target, generation, ops) => self.send_ops(target, generation, &ops),
+            Effect::SendOps { target, generation, base, ops } => {
+                self.send_ops(target, generation, &base, &ops);
+            }
             Effect::SendData { target, generation, ops, indices, commit } => {
                 self.send(target, Down::Data { generation, ops, indices, commit });
             }
@@ -104,14 +110,24 @@ impl World {
         }
     }
 
-    /// In as many frames as chance likes.
-    fn send_ops(&mut self, target: TargetId, generation: u64, ops: &[Op]) {
-        let mut rest = ops;
+    /// In as many frames as chance likes, packed or not.
+    fn send_ops(&mut self, target: TargetId, generation: u64, base: &Snapshot, ops: &[Op]) {
+        let (packed, folds) = (self.rng.one_in(2), self.rng.one_in(2));
+        let folded: Vec<Op> = match folds {
+            true => fold(base, ops).into_iter().map(|(_, op)| op).collect(),
+            false => ops.to_vec(),
+        };
+        let mut packer = OpsPacker::new(generation, base.id(), 0);
+        let mut rest = &*folded;
         loop {
-            let most = if self.rng.one_in(4) { 1 } else { rest.len() };
+            let most = if self.rng.one_in(4) { 1 } else { rest.len().min(OPS_PER_FRAME) };
             let (part, after) = rest.split_at(most.min(rest.len()));
-            let (ops, last) = (part.to_vec(), after.is_empty());
-            self.send(target, Down::Message(ToHub::Ops { generation, ops, last }));
+            let last = after.is_empty();
+            let message = match packed {
+                true => packer.pack(part, last),
+                false => ToHub::Ops { generation, ops: part.to_vec(), last },
+            };
+            self.send(target, Down::Message(message));
             if last {
                 return;
             }

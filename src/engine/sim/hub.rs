@@ -215,10 +215,14 @@ impl Hub {
     pub(super) fn take_ops(
         &mut self,
         generation: u64,
+        base: Option<TreeId>,
         ops: Vec<Op>,
         last: bool,
     ) -> Result<Vec<FromHub>, WireError> {
-        let steps = self.receiver.take_ops(generation, ops, last)?;
+        let steps = match base {
+            Some(base) => self.receiver.take_packed(generation, base, ops, last)?,
+            None => self.receiver.take_ops(generation, ops, last)?,
+        };
         if !last {
             return Ok(Vec::new());
         }
@@ -226,9 +230,7 @@ impl Hub {
         if self.record.begin(&self.receiver) {
             self.perform(steps);
         } else {
-            for index in 0..self.receiver.ops().len() as u32 {
-                self.receiver.skip(index, Reason::NoSpace);
-            }
+            self.receiver.skip_all(&Reason::NoSpace);
         }
         let need = |indices| FromHub::Need { indices, adopted: 0, last: true };
         Ok(self.receiver.needed().map(need).into_iter().collect())

@@ -2,7 +2,7 @@
 //! `server` does; and reads the content that is sent to it, as the daemon's sender does.
 
 use e2ek_sidecar::tree::Entry;
-use e2ek_sidecar::wire::{FromHub, Op, Refusal, ToHub, WireError};
+use e2ek_sidecar::wire::{FromHub, Op, Refusal, ToHub, WireError, unpack_ops};
 
 use super::World;
 use super::clock::Event;
@@ -119,7 +119,11 @@ impl World {
         let message = if self.rng.one_in(32) { carried(&message) } else { message };
         let hub = &mut self.hubs[target];
         let answers = match message {
-            ToHub::Ops { generation, ops, last } => hub.take_ops(generation, ops, last)?,
+            ToHub::Ops { generation, ops, last } => hub.take_ops(generation, None, ops, last)?,
+            ToHub::PackedOps { generation, base, encoding, body, digests, last } => {
+                let ops = unpack_ops(encoding, body.0, &digests.0)?;
+                hub.take_ops(generation, Some(base), ops, last)?
+            }
             ToHub::Withdraw { index } => {
                 hub.receiver.withdraw(index)?;
                 Vec::new()

@@ -1,4 +1,5 @@
-//! Owns content that is made from what the target holds: the old file and a patch become the new one.
+//! Owns content that is made from what the target holds: the old file, or another one that is much
+//! like the new, and a patch become the new one.
 //!
 //! The old file is read as it is found, whoever wrote it; the result's digest decides. Where it is not
 //! what the op says, for the old file was not what the record says, nothing is written and the record
@@ -15,7 +16,7 @@ use super::overlay::{self, Overlay};
 use super::redo::{Head, Redo};
 use super::{Outcome, file_size, meta};
 use crate::delta::{NodeHasher, Patcher, Piece};
-use crate::tree::{Digest, Entry, Reason};
+use crate::tree::{Digest, Reason};
 
 /// Content up to here is made in memory and written as a small file is.
 const IN_MEMORY_BYTES: u64 = 128 << 10;
@@ -77,11 +78,14 @@ impl Site {
         let Some((root, below)) = self.locate(&op.change.path) else {
             return Err(Outcome::Skip(Reason::Name));
         };
-        let Some(Entry::File { size: old_size, .. }) = op.change.old else {
+        let Some((from, old_size)) = self.receiver.patched(index) else {
             return Err(self.wrong_base(index));
         };
+        let itself = *from == op.change.path;
+        let base = self.locate(from);
         // Whatever is wrong with the old file, the look before a whole one tells it better.
-        let old = root.open_file(&below).map_err(|_| self.wrong_base(index))?;
+        let old = base.and_then(|(base, from)| base.open_file(&from).ok());
+        let old = old.ok_or_else(|| self.wrong_base(index))?;
         if old.metadata().map_or(true, |found| found.len() != old_size) {
             return Err(self.wrong_base(index));
         }
@@ -90,7 +94,7 @@ impl Site {
             New::Memory(Vec::with_capacity(size as usize))
         } else {
             let staged = root.stage(&below, size)?;
-            let redo = (old_size.min(size) > overlay::ABOVE_BYTES)
+            let redo = (itself && old_size.min(size) > overlay::ABOVE_BYTES)
                 .then(|| self.begin_redo(index, &old, size))
                 .flatten();
             match redo {

@@ -48,6 +48,8 @@ pub struct Contents {
     /// Up to where the file holds whole records.
     end: u64,
     max_bytes: u64,
+    /// How often needed contents had to go.
+    evictions: u64,
     buffer: Vec<u8>,
 }
 
@@ -70,7 +72,7 @@ impl Contents {
         }
         file.set_len(end)?;
         let dir = dir.to_owned();
-        Ok(Self { dir, file, index, end, max_bytes, buffer: Vec::new() })
+        Ok(Self { dir, file, index, end, max_bytes, evictions: 0, buffer: Vec::new() })
     }
 
     /// Whether a content is there. That it is whole is seen when it is read.
@@ -83,6 +85,12 @@ impl Contents {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.end
+    }
+
+    /// How often contents that are needed had to go for others.
+    #[must_use]
+    pub fn evictions(&self) -> u64 {
+        self.evictions
     }
 
     /// Puts a content of `len` bytes, with the permission bits of the file that it stands in. `held`
@@ -181,6 +189,7 @@ impl Contents {
                 oldest += 1;
             }
         }
+        self.evictions += u64::from(oldest > 0);
         self.rewrite(&stay[oldest..])
     }
 

@@ -5,6 +5,8 @@
 //! itself, a frame that ends too early was cut off by a crash, and everything else that does not fit
 //! is damage. Enums grow only at their end.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::Owner;
@@ -41,14 +43,29 @@ pub(super) enum Record {
     Done { generation: u64, edits: Vec<(SyncPath, Option<Logged>)>, tree: TreeId },
     /// Who writes from now on.
     Owner(Owner),
+    /// As `Begin`, with directories that move whole: where to, and where from. Of what is in them
+    /// there are no changes; the record before it says what that is.
+    BeginMoves { generation: u64, changes: Vec<Change>, moves: Vec<(SyncPath, SyncPath)> },
 }
 
 /// A log record as it is written: the same bytes, borrowed.
 #[derive(Serialize)]
 pub(super) enum RecordRef<'a> {
-    Begin { generation: u64, changes: Vec<&'a Change> },
-    Done { generation: u64, edits: Vec<(&'a SyncPath, Option<Logged>)>, tree: TreeId },
+    Begin {
+        generation: u64,
+        changes: Vec<&'a Change>,
+    },
+    Done {
+        generation: u64,
+        edits: Vec<(&'a SyncPath, Option<Logged>)>,
+        tree: TreeId,
+    },
     Owner(&'a Owner),
+    BeginMoves {
+        generation: u64,
+        changes: Vec<&'a Change>,
+        moves: Vec<(&'a SyncPath, &'a SyncPath)>,
+    },
 }
 
 /// A node within a record. Append only.
@@ -65,6 +82,8 @@ pub(super) enum Logged {
     Directory,
     /// An archived snapshot of what is below.
     Subtree(Vec<u8>),
+    /// The directory that stood at this path before the record.
+    Moved(SyncPath),
 }
 
 impl From<&Node> for Logged {
@@ -85,8 +104,26 @@ impl From<&Node> for Logged {
 }
 
 impl Logged {
-    fn into_node(self) -> Result<Node, Damage> {
+    /// A node as a record tells it. A directory that stood at one of `gone` before is not told again.
+    pub(super) fn of(node: &Node, before: &Snapshot, gone: &[&SyncPath]) -> Self {
+        if let Node::Directory(dir) = node
+            && !dir.is_empty()
+        {
+            let is_it =
+                |path: &&&SyncPath| before.dir(path).is_some_and(|old| Arc::ptr_eq(old, dir));
+            if let Some(from) = gone.iter().find(is_it) {
+                return Self::Moved((*from).clone());
+            }
+        }
+        Self::from(node)
+    }
+
+    fn into_node(self, at: &SyncPath, before: &Snapshot) -> Result<Node, Damage> {
         Ok(match self {
+            Self::Moved(from) => {
+                let dir = before.dir(&from).filter(|dir| dir.fits(at)).ok_or(Damage)?;
+                Node::Directory(Arc::clone(dir))
+            }
             Self::File { digest, size, executable, stamp } => {
                 Node::File { digest, size, executable, stamp }
             }
@@ -100,10 +137,14 @@ impl Logged {
     }
 }
 
-/// The edits of a record, to be applied.
-pub(super) fn into_edits(logged: Vec<(SyncPath, Option<Logged>)>) -> Result<Vec<Edit>, Damage> {
+/// The edits of a record, to be applied to what was held before it.
+pub(super) fn into_edits(
+    logged: Vec<(SyncPath, Option<Logged>)>,
+    before: &Snapshot,
+) -> Result<Vec<Edit>, Damage> {
     let edit = |(path, node): (SyncPath, Option<Logged>)| {
-        Ok((path, node.map(Logged::into_node).transpose()?))
+        let node = node.map(|node| node.into_node(&path, before)).transpose()?;
+        Ok((path, node))
     };
     logged.into_iter().map(edit).collect()
 }

@@ -1,8 +1,13 @@
 //! From the bytes of a manifest and its log to what the hub held: pure, and all or nothing.
 
-use super::format::{self, Damage, Header, Record};
+use std::io;
+use std::sync::Arc;
+
+use super::format::{self, Damage, Header, Record, RecordRef};
 use super::{Loaded, Owner};
-use crate::tree::{Change, Snapshot};
+use crate::path::SyncPath;
+use crate::receive::changes_of_move;
+use crate::tree::{Change, Dir, Snapshot};
 
 /// A generation that was begun and is not known to be done.
 pub(super) struct Open {
@@ -11,6 +16,35 @@ pub(super) struct Open {
     pub(super) offset: u64,
     /// How long that record is, in bytes.
     pub(super) len: u64,
+    /// Directories that were about to move, as they were held then.
+    pub(super) moves: Vec<Moved>,
+}
+
+/// A directory that moves whole.
+pub(super) struct Moved {
+    to: SyncPath,
+    from: SyncPath,
+    dir: Arc<Dir>,
+}
+
+impl Moved {
+    /// Those that are held; of others nothing is to be moved.
+    pub(super) fn of(
+        held: &Snapshot,
+        moves: impl IntoIterator<Item = (SyncPath, SyncPath)>,
+    ) -> Vec<Self> {
+        let moves = moves.into_iter();
+        let known = moves.filter_map(|(to, from)| {
+            let dir = held.dir(&from).filter(|dir| dir.fits(&to))?.clone();
+            Some(Self { to, from, dir })
+        });
+        known.collect()
+    }
+
+    /// What it comes to, but for the directory itself.
+    pub(super) fn changes(&self) -> Vec<Change> {
+        changes_of_move(&self.dir, &self.to, &self.from)
+    }
 }
 
 /// What a manifest and the records after it say.
@@ -60,7 +94,14 @@ impl Replay {
             match format::take_frame(&mut input)? {
                 Some(Record::Begin { generation, changes }) => {
                     let len = (bytes.len() - input.len()) as u64 - offset;
-                    self.open.push(Open { generation, offset, len });
+                    self.open.push(Open { generation, offset, len, moves: Vec::new() });
+                    self.unfinished.push(changes);
+                }
+                Some(Record::BeginMoves { generation, mut changes, moves }) => {
+                    let len = (bytes.len() - input.len()) as u64 - offset;
+                    let moves = Moved::of(&self.held, moves);
+                    changes.extend(moves.iter().flat_map(Moved::changes));
+                    self.open.push(Open { generation, offset, len, moves });
                     self.unfinished.push(changes);
                 }
                 Some(record) => self.take(record)?,
@@ -71,9 +112,9 @@ impl Replay {
 
     fn take(&mut self, record: Record) -> Result<(), Damage> {
         match record {
-            Record::Begin { .. } => {}
+            Record::Begin { .. } | Record::BeginMoves { .. } => {}
             Record::Done { generation, edits, tree } => {
-                let edits = format::into_edits(edits)?;
+                let edits = format::into_edits(edits, &self.held)?;
                 self.held = self.held.apply(&edits).map_err(|_| Damage)?;
                 // A record is missing before this one.
                 if self.held.id() != tree {
@@ -101,4 +142,20 @@ impl Replay {
             rebooted: self.boot != boot,
         }
     }
+}
+
+/// A record of moves as one of all changes.
+pub(super) fn spelt_out(record: &[u8], moves: &[Moved]) -> io::Result<Vec<u8>> {
+    let damaged = |_: Damage| io::Error::from(io::ErrorKind::InvalidData);
+    let taken: Option<Record> = format::take_frame(&mut &*record).map_err(damaged)?;
+    let Some(Record::BeginMoves { generation, mut changes, .. }) = taken else {
+        return Ok(record.to_vec());
+    };
+    changes.extend(moves.iter().flat_map(Moved::changes));
+    let mut out = Vec::new();
+    format::push_frame(
+        &RecordRef::Begin { generation, changes: changes.iter().collect() },
+        &mut out,
+    )?;
+    Ok(out)
 }

@@ -53,7 +53,7 @@ fn dump(tree: &Snapshot) -> String {
 fn step(store: &mut Store, held: &mut Snapshot, generation: u64, edits: &[Edit]) {
     let after = held.apply(edits).unwrap();
     let changes = held.diff(&after);
-    store.begin(generation, changes.iter()).unwrap();
+    store.begin(generation, changes.iter(), std::iter::empty()).unwrap();
     store.finish(generation, edits, &after).unwrap();
     *held = after;
 }
@@ -117,7 +117,7 @@ fn i8_a_begin_without_its_end_is_told_until_reset() {
     let (mut store, _) = open(dir.path());
     let mut held = three_generations(&mut store);
     let change = Change { path: path("0/a"), old: held.entry(&path("0/a")), new: None };
-    store.begin(4, [&change].into_iter()).unwrap();
+    store.begin(4, [&change].into_iter(), std::iter::empty()).unwrap();
     drop(store);
     let (mut store, loaded) = open(dir.path());
     assert_eq!(loaded.unfinished, std::slice::from_ref(&change));
@@ -371,7 +371,7 @@ fn i8_a_full_disk_loses_no_truth() {
     let edits = [(path("0/a"), Some(file("five", 5)))];
     let after = held.apply(&edits).unwrap();
     let changes = held.diff(&after);
-    assert!(store.begin(4, changes.iter()).is_err());
+    assert!(store.begin(4, changes.iter(), std::iter::empty()).is_err());
     assert!(store.behind);
     held = after;
     store.finish(4, &edits, &held).unwrap();
@@ -462,6 +462,50 @@ fn i8_a_killed_hub_leaves_no_lock() {
     assert_eq!(files.len(), 2, "the dead claim is gone: {files:?}");
 }
 
+#[test]
+fn i8_a_directory_that_moves_is_one_record_and_told_as_all_it_holds() {
+    for (done, folds) in [(true, false), (false, false), (false, true)] {
+        let dir = tempfile::tempdir().unwrap();
+        let (mut store, _) = open(dir.path());
+        let mut held = Snapshot::empty();
+        let first: Vec<Edit> = std::iter::once((path("d"), Some(Node::directory())))
+            .chain((100..600).map(|n| (path(&format!("d/f{n}")), Some(file("x", n)))))
+            .collect();
+        step(&mut store, &mut held, 1, &first);
+        let before = store.log_bytes;
+        let node = held.get(&path("d")).cloned();
+        let edits = [(path("d"), None), (path("e"), node)];
+        let after = held.apply(&edits).unwrap();
+        let changes = held.diff(&after);
+        let (tops, inside): (Vec<Change>, Vec<Change>) =
+            changes.into_iter().partition(|change| change.path.components().count() == 1);
+        let (to, from) = (path("e"), path("d"));
+        store.begin(2, tops.iter(), [(&to, &from)].into_iter()).unwrap();
+        if done {
+            store.finish(2, &edits, &after).unwrap();
+        }
+        assert!(store.log_bytes - before < 300, "{}", store.log_bytes - before);
+        if folds {
+            // Another generation is what is held by then.
+            let other = held.apply(&[(path("d/f100"), None)]).unwrap();
+            store.held = other;
+            store.fold().unwrap();
+        }
+        drop(store);
+        let (_store, loaded) = open(dir.path());
+        assert!(!loaded.damaged);
+        if done {
+            assert_eq!((dump(&loaded.held), loaded.unfinished), (dump(&after), vec![]));
+        } else {
+            let mut told = loaded.unfinished;
+            told.sort_by(|a, b| a.path.cmp(&b.path));
+            let mut all: Vec<Change> = tops.into_iter().chain(inside).collect();
+            all.sort_by(|a, b| a.path.cmp(&b.path));
+            assert_eq!(told, all);
+        }
+    }
+}
+
 /// The bytes are kept for good: a change of a line here needs a new version of the file.
 #[test]
 fn records_keep_their_bytes() {
@@ -479,6 +523,16 @@ fn records_keep_their_bytes() {
         RecordRef::Begin { generation: 5, changes: vec![&change] },
         RecordRef::Done { generation: 5, edits: logged, tree: below.id() },
         RecordRef::Owner(&owner(300)),
+        RecordRef::BeginMoves {
+            generation: 6,
+            changes: vec![&change],
+            moves: vec![(&edits[1].0, &edits[3].0)],
+        },
+        RecordRef::Done {
+            generation: 6,
+            edits: vec![(&edits[1].0, Some(Logged::Moved(path("s"))))],
+            tree: below.id(),
+        },
     ];
     let mut lines = Vec::new();
     for record in &records {
@@ -610,7 +664,7 @@ proptest! {
                 }
                 Call::BeginOnly(name) => {
                     let change = Change { path: path(&format!("u{name}")), old: None, new: None };
-                    store.begin(generation + 1000, [&change].into_iter()).unwrap();
+                    store.begin(generation + 1000, [&change].into_iter(), std::iter::empty()).unwrap();
                     unfinished.push(change);
                 }
                 Call::Reset => {

@@ -135,12 +135,12 @@ fn candidate(proc: &Path, pid: i32) -> Option<Candidate> {
 /// The mount that a process's mounts begin with: the last one at `/`, which covers those before it.
 pub(super) fn root_mount(mountinfo: &[u8]) -> Option<u64> {
     let lines = mountinfo.split(|&b| b == b'\n');
-    let at_root = lines.filter_map(|line| {
+    let mut at_root = lines.filter_map(|line| {
         let mut fields = line.split(|&b| b == b' ');
         let id = std::str::from_utf8(fields.next()?).ok()?.parse().ok()?;
         (fields.nth(3)? == b"/").then_some(id)
     });
-    at_root.last()
+    at_root.next_back()
 }
 
 /// What a process's own files say, read again after it was pinned.

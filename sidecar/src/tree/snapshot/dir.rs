@@ -10,7 +10,7 @@ use std::fmt;
 use std::sync::{Arc, LazyLock};
 
 use super::{Node, TreeId};
-use crate::path::check_component;
+use crate::path::{MAX_DEPTH, MAX_PATH_BYTES, SyncPath, check_component};
 
 /// Key of the hash of a directory listing, so that no file's content can pass for one.
 const LISTING_KEY: &[u8; 32] = b"e2ek-sync directory listing v1\0\0";
@@ -155,6 +155,25 @@ impl Dir {
         };
         let block = self.block(index)?;
         block.at(block.place(name)).filter(|(found, _)| *found == name).map(|(_, node)| node)
+    }
+
+    /// Whether all that it holds would have a path below `at`. Cost: a walk.
+    #[must_use]
+    pub fn fits(&self, at: &SyncPath) -> bool {
+        let (bytes, depth) = self.extent();
+        let length = at.as_bytes().len();
+        length + bytes <= MAX_PATH_BYTES && at.components().count() + depth <= MAX_DEPTH
+    }
+
+    /// The longest path below it with the slash before it, in bytes, and how deep the deepest lies.
+    fn extent(&self) -> (usize, usize) {
+        self.iter().fold((0, 0), |(bytes, depth), (name, node)| {
+            let below = match node {
+                Node::Directory(dir) => dir.extent(),
+                _ => (0, 0),
+            };
+            (bytes.max(1 + name.len() + below.0), depth.max(1 + below.1))
+        })
     }
 
     pub(super) fn cursor(&self) -> Cursor<'_> {

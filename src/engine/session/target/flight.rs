@@ -76,6 +76,7 @@ impl Target {
         // What was refused before may be again: its wishes count when it is done.
         let fresh = ops.iter().map(|op| &op.change.path).filter(|p| !self.told.contains_key(*p));
         self.command.settle(now, number, fresh, settings);
+        let count = ops.len();
         let ops: Arc<[Op]> = ops.into();
         let asking = ops.iter().any(|op| matches!(op.how, How::Ask | How::Copy { .. }));
         // Until it is applied the target has not all of this generation, whatever it had before.
@@ -86,7 +87,8 @@ impl Target {
         self.begun = true;
         let (target, amount) = (self.id, amount(&ops));
         effects.push(Effect::Say(Notice::Begin { target, generation: number, amount, first, all }));
-        effects.push(Effect::SendOps(self.id, number, ops.clone()));
+        let base = self.sent.clone();
+        effects.push(Effect::SendOps { target, generation: number, base, ops: ops.clone() });
         if !asking {
             effects.push(Effect::SendData {
                 target: self.id,
@@ -109,6 +111,9 @@ impl Target {
             sent: now,
         });
         self.sent = reached;
+        if !first {
+            self.pace.sent(now, count);
+        }
     }
 
     pub(in crate::engine::session) fn needs(
@@ -199,8 +204,10 @@ impl Target {
         let problems = self.learn(&flight.ops, &skipped, &done, now, effects);
         // Where the record lost a path, or left out what hangs on another: ask what is there.
         self.unsure = (self.acked.id() != report.tree).then_some(report.tree);
+        self.astray |= done.len() != flight.ops.len();
         if self.in_flight.is_empty() {
             self.sent = self.acked.clone();
+            self.astray = false;
             self.begun = flight.more;
         }
         effects.push(Effect::Say(Notice::Applied {

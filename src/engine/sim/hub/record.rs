@@ -32,7 +32,7 @@ impl Record {
         if self.behind {
             self.finish(receiver);
         }
-        self.unfinished.extend(receiver.ops().iter().map(|op| op.change.clone()));
+        self.unfinished.extend(receiver.changes());
         true
     }
 
