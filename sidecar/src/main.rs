@@ -171,12 +171,11 @@ fn install(directory: &Path) -> Result<(), Failure> {
     let part = directory.join(".e2ek-sidecar.part");
     let copy = || {
         use std::os::unix::fs::PermissionsExt;
-        // By this process's own link: where it lies may not be readable by name.
-        std::io::copy(
-            &mut std::fs::File::open("/proc/self/exe")?,
-            &mut std::fs::File::create(&part)?,
-        )?;
-        std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o555))?;
+        // The program itself may be closed to reading (Dockerfile.sidecar).
+        let program = std::fs::File::open("/proc/self/exe");
+        let mut program = program.or_else(|_| std::fs::File::open("/e2ek-sidecar.copy"))?;
+        std::io::copy(&mut program, &mut std::fs::File::create(&part)?)?;
+        std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o111))?;
         std::fs::rename(&part, &name)
     };
     copy().map_err(|error: std::io::Error| Failure::Other(format!("{}: {error}", name.display())))

@@ -6,7 +6,8 @@ use crate::pod::{Main, Manifest, Pod};
 use crate::rig::{Rig, until};
 
 /// What a start of the app saw first.
-const APP: &str = "echo started with $(cat /tmp/view.py) $(cat /tmp/deep/er/data); exec sleep 1000000";
+const APP: &str =
+    "echo started with $(cat /tmp/view.py) $(cat /tmp/deep/er/data); exec sleep 1000000";
 
 fn fill(rig: &Rig) {
     rig.write("view.py", "one");

@@ -84,6 +84,10 @@ struct Serving {
     alone_since: Option<Instant>,
     /// The session of this link hears of the container's command.
     runs: bool,
+    /// Bytes of the command's output that it may be sent.
+    credit: u64,
+    /// Bytes that it was not sent.
+    left_out: u64,
     /// It was told what cannot be done there.
     told: bool,
 }
@@ -432,8 +436,13 @@ impl Hub {
     /// Passes on what concerns the command, if it is this session's.
     fn for_command(&mut self, at: usize, message: ToHub) {
         if self.sites[at].open.container.is_some() {
-            if let ToHub::Act { generation, actions } = message {
-                self.act_wrapped(at, generation, &actions);
+            match message {
+                ToHub::Act { generation, actions } => self.act_wrapped(at, generation, &actions),
+                ToHub::Credit { bytes } => {
+                    let credit = &mut self.sites[at].credit;
+                    *credit = credit.saturating_add(bytes);
+                }
+                _ => {}
             }
             return;
         }
