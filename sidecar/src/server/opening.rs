@@ -17,6 +17,7 @@ use tracing::warn;
 
 use self::compare::{Compare, Differences, Seen};
 use super::Settings as HubSettings;
+use super::ahead::Lane;
 use super::apply::{Applying, Parts};
 use super::entry::Request;
 use super::replay::Inside;
@@ -73,6 +74,7 @@ impl Site {
             inside,
             store: None,
             applying: Applying::default(),
+            ahead: Lane::default(),
             in_place: open.write != wire::WriteMode::Rename,
             parts: Parts::default(),
             epoch: 0,

@@ -2,6 +2,7 @@
 #![cfg(all(target_os = "linux", feature = "server"))]
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod ahead;
 mod applying;
 mod client;
 mod faults;
