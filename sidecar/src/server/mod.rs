@@ -62,6 +62,8 @@ pub struct Settings {
     pub idle: Option<Duration>,
     /// The container of our pod that a session is for that names none; `None`: no container.
     pub container: Option<String>,
+    /// That container is the one we run in ourselves: hub and wrapper are one process.
+    pub own: bool,
     /// The socket where the wrappers of containers of our pod call ([`wrap`]); `None`: none is served.
     pub wrappers: Option<PathBuf>,
     /// Bytes of contents that are kept for each target in a container ([`store::Contents`]).
@@ -89,8 +91,6 @@ struct Serving {
     credit: u64,
     /// Bytes that it was not sent.
     left_out: u64,
-    /// It was told what cannot be done there.
-    told: bool,
 }
 
 /// Whose command the command is: there is one at a time.
