@@ -20,7 +20,7 @@ Usage: e2ek-sidecar serve [--socket PATH] [--state DIR] [--idle SECONDS]
                           [--container NAME] [--contents MIB]
        e2ek-sidecar connect [--socket PATH]
        e2ek-sidecar run [--hold SECONDS] [--stop-signal NAME] [--kill-after SECONDS] [--exit]
-                        [--wrappers PATH] -- COMMAND...
+                        [--wrappers PATH] [--serve [--socket PATH] [--state DIR]] -- COMMAND...
        e2ek-sidecar stdio [--state DIR]
        e2ek-sidecar install DIR
        e2ek-sidecar version
@@ -52,6 +52,7 @@ Options:
   --stop-signal N   What asks the command to end before a restart [default: TERM]
   --kill-after S    From that to SIGKILL [default: 10]
   --exit            End with the command when it ends by itself
+  --serve           Be the hub of the own container, too: no sidecar, no rights, no shared processes
 
 Environment: E2EK_LOG=debug (or warn, error) says how much serve tells on standard error [info]
 
@@ -73,6 +74,7 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
+    e2ek_sidecar::server::memory::keep_large_apart();
     // First of all: an app in the same process namespace shall not walk in here (invariants, trust).
     let hidden =
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);
@@ -170,12 +172,11 @@ fn install(directory: &Path) -> Result<(), Failure> {
     let part = directory.join(".e2ek-sidecar.part");
     let copy = || {
         use std::os::unix::fs::PermissionsExt;
-        // By this process's own link: where it lies may not be readable by name.
-        std::io::copy(
-            &mut std::fs::File::open("/proc/self/exe")?,
-            &mut std::fs::File::create(&part)?,
-        )?;
-        std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o555))?;
+        // The program itself may be closed to reading (Dockerfile.sidecar).
+        let program = std::fs::File::open("/proc/self/exe");
+        let mut program = program.or_else(|_| std::fs::File::open("/e2ek-sidecar.copy"))?;
+        std::io::copy(&mut program, &mut std::fs::File::create(&part)?)?;
+        std::fs::set_permissions(&part, std::fs::Permissions::from_mode(0o111))?;
         std::fs::rename(&part, &name)
     };
     copy().map_err(|error: std::io::Error| Failure::Other(format!("{}: {error}", name.display())))
@@ -262,6 +263,7 @@ fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
         once: false,
         idle: arguments.idle,
         container: arguments.container.clone(),
+        own: false,
         wrappers: wrappers(arguments.wrappers.clone()),
         contents_bytes: arguments.contents_bytes.unwrap_or(CONTENTS_BYTES),
     })

@@ -166,7 +166,8 @@ impl Incoming {
     fn unfold(&mut self, held: &Snapshot, roots: usize) -> Result<(), WireError> {
         let folded = std::mem::take(&mut self.ops);
         if self.elsewhere {
-            return Ok(self.nothing(nothing_of(&folded)?));
+            self.nothing(nothing_of(&folded)?);
+            return Ok(());
         }
         if let Some(Tops { ops, numbers, trees }) = tops(&folded, held)? {
             let states = first_states(&ops, held);

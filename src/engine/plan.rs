@@ -124,7 +124,10 @@ fn ops(changes: Vec<Change>, wanted: &Snapshot, known: &Known, given: Given<'_>)
         .into_iter()
         .map(|change| {
             let how = content_of(&change, known, given);
-            let meta = Meta { mode: 0, mtime_ns: mtime_of(wanted.get(&change.path)) };
+            // Of what is new more than the time is asked for when it is sent.
+            let replaces = matches!(change.old, Some(Entry::File { .. }));
+            let node = if replaces { wanted.get(&change.path) } else { None };
+            let meta = Meta { mode: 0, mtime_ns: mtime_of(node) };
             Op { change, how, meta }
         })
         .collect()
@@ -299,7 +302,7 @@ pub fn losses(wanted: &Snapshot, ops: &[Op], recent: u64) -> u64 {
         }
     }
     let mut elsewhere = 0;
-    wanted.walk(&mut |_, node| {
+    wanted.each_node(&mut |node| {
         if let &Node::File { digest, size, .. } = node {
             elsewhere += gone.remove(&(digest, size)).unwrap_or(0);
         }
@@ -330,7 +333,7 @@ pub fn deletes(ops: &[Op]) -> u64 {
 #[must_use]
 pub fn amount(tree: &Snapshot) -> Amount {
     let mut amount = Amount::default();
-    tree.walk(&mut |_, node| match node {
+    tree.each_node(&mut |node| match node {
         Node::File { size, .. } => amount = amount.and(Amount { files: 1, bytes: *size }),
         Node::Symlink(_) => amount.files += 1,
         Node::Directory(_) => {}
@@ -340,7 +343,7 @@ pub fn amount(tree: &Snapshot) -> Amount {
 
 fn files(tree: &Snapshot) -> u64 {
     let mut count = 0;
-    tree.walk(&mut |_, node| count += u64::from(!matches!(node, Node::Directory(_))));
+    tree.each_node(&mut |node| count += u64::from(!matches!(node, Node::Directory(_))));
     count
 }
 

@@ -41,7 +41,7 @@ pub type Judge = Arc<dyn Fn(&SyncPath, bool) -> bool + Send + Sync>;
 /// Gives the blocks of a content, as far as somebody still knows them.
 pub type Known = Arc<dyn Fn(Digest) -> Option<Arc<Blocks>> + Send + Sync>;
 
-/// Most bytes of file content one report carries.
+/// Most bytes of file content one report carries, with the table of them.
 pub const MAX_CONTENTS_BYTES: usize = 16 * 1024 * 1024;
 /// Most bytes of blocks that one report carries: those of five files of 1 GiB.
 pub const MAX_BLOCKS_BYTES: usize = 8 * 1024 * 1024;

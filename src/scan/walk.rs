@@ -32,6 +32,8 @@ const MAX_DEPARTED: usize = 64;
 const COMPARED: usize = 8;
 /// Jobs done before threads are started: fewer are over sooner than a thread has started.
 const INLINE_JOBS: usize = 16;
+/// About what the report's table takes for a content: small ones are many.
+const ENTRY_BYTES: usize = 96;
 const LIST_BYTES: usize = 32 * 1024;
 const OPEN: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -656,7 +658,7 @@ impl<'a> Wishes<'a> {
 
 impl Wanted for Wishes<'_> {
     fn content(&self, size: u64) -> bool {
-        self.contents.take(usize::try_from(size).unwrap_or(usize::MAX))
+        self.contents.take(usize::try_from(size).unwrap_or(usize::MAX).saturating_add(ENTRY_BYTES))
     }
 
     fn blocks(&self, size: u64) -> bool {

@@ -9,6 +9,11 @@
 mod example;
 mod faults;
 mod follow;
+mod pod;
+mod pod_modes;
+mod pod_replay;
+mod pod_safety;
+mod pod_wrapper;
 mod pods;
 mod refused;
 mod relay;

@@ -175,8 +175,18 @@ impl Hub {
             self.watch_end(serial, process);
         }
         let alone_since = id.is_none().then_some(now);
-        let (peer, runs, told) = (None, false, false);
-        let serving = Serving { serial, open, site, leases, epoch, peer, alone_since, runs, told };
+        let serving = Serving {
+            serial,
+            open,
+            site,
+            leases,
+            epoch,
+            peer: None,
+            alone_since,
+            runs: false,
+            credit: 0,
+            left_out: 0,
+        };
         self.sites.push(serving);
         self.start_wrapped(self.sites.len() - 1);
         self.welcome(id, self.sites.len() - 1);
@@ -187,7 +197,7 @@ impl Hub {
         let serving = &mut self.sites[at];
         serving.peer = Some(id);
         serving.alone_since = None;
-        (serving.runs, serving.told) = (false, false);
+        (serving.runs, serving.left_out) = (false, 0);
         if let Some(name) = serving.open.inside() {
             self.wrappers.found(name, serving.site.receiver.held().id());
         }

@@ -62,6 +62,8 @@ pub struct Settings {
     pub idle: Option<Duration>,
     /// The container of our pod that a session is for that names none; `None`: no container.
     pub container: Option<String>,
+    /// That container is the one we run in ourselves: hub and wrapper are one process.
+    pub own: bool,
     /// The socket where the wrappers of containers of our pod call ([`wrap`]); `None`: none is served.
     pub wrappers: Option<PathBuf>,
     /// Bytes of contents that are kept for each target in a container ([`store::Contents`]).
@@ -85,8 +87,10 @@ struct Serving {
     alone_since: Option<Instant>,
     /// The session of this link hears of the container's command.
     runs: bool,
-    /// It was told what cannot be done there.
-    told: bool,
+    /// Bytes of the command's output that it may be sent.
+    credit: u64,
+    /// Bytes that it was not sent.
+    left_out: u64,
 }
 
 /// Whose command the command is: there is one at a time.
@@ -474,8 +478,13 @@ impl Hub {
     /// Passes on what concerns the command, if it is this session's.
     fn for_command(&mut self, at: usize, message: ToHub) {
         if self.sites[at].open.container.is_some() {
-            if let ToHub::Act { generation, actions } = message {
-                self.act_wrapped(at, generation, &actions);
+            match message {
+                ToHub::Act { generation, actions } => self.act_wrapped(at, generation, &actions),
+                ToHub::Credit { bytes } => {
+                    let credit = &mut self.sites[at].credit;
+                    *credit = credit.saturating_add(bytes);
+                }
+                _ => {}
             }
             return;
         }

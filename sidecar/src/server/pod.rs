@@ -10,13 +10,14 @@ use tokio::io::unix::AsyncFd;
 use tracing::{info, warn};
 
 use super::Hub;
+use super::link::Links;
 use super::listen::PeerId;
 use super::run::raw;
 use super::site::Site;
 use super::target::Target as Process;
 use super::wrap::FromWrappers;
 use crate::restart::{ActionSet, Signal};
-use crate::wire::{ChildEvent, CommandSpec, FromHub};
+use crate::wire::{Blob, ChildEvent, CommandSpec, FromHub, OUTPUT_WINDOW_BYTES};
 
 impl Hub {
     /// Says that a container's process ended, when it does.
@@ -63,13 +64,10 @@ impl Hub {
                 }
             }
             FromWrappers::Message(serial, message) => {
-                let Some((name, event)) = self.wrappers.told(serial, message) else { return };
-                let hear = |serving: &&super::Serving| {
-                    serving.runs && serving.open.inside() == Some(&name)
-                };
-                for serving in self.sites.iter().filter(hear) {
-                    if let Some(peer) = serving.peer {
-                        self.links.send(peer, &FromHub::Child(event.clone()));
+                let Some((name, message)) = self.wrappers.told(serial, message) else { return };
+                for serving in &mut self.sites {
+                    if serving.runs && serving.open.inside() == Some(&name) {
+                        serving.pass_on(&self.links, &message);
                     }
                 }
             }
@@ -93,6 +91,7 @@ impl Hub {
             return self.links.send(id, &FromHub::Child(ChildEvent::Failed { error }));
         }
         serving.runs = true;
+        serving.credit = OUTPUT_WINDOW_BYTES;
         serving.site.complete();
         let (generation, held) =
             (serving.site.receiver.generation(), serving.site.receiver.held().id());
@@ -104,21 +103,44 @@ impl Hub {
 
     /// Does what the session asks for.
     pub(super) fn act_wrapped(&mut self, at: usize, generation: u64, actions: &ActionSet) {
-        let serving = &mut self.sites[at];
+        if actions.is_empty() {
+            // Nothing is owed: all that the session wants to be there is there.
+            self.sites[at].site.complete();
+            self.start_wrapped(at);
+        }
+        let serving = &self.sites[at];
         let name = serving.open.inside().unwrap_or_default();
         let held = serving.site.receiver.held().id();
         if self.wrappers.act(name, generation, actions, held) || actions.is_empty() {
             return;
         }
         for event in bare(&serving.site, name, actions) {
-            let is_told = matches!(event, ChildEvent::NotDone { .. });
-            if is_told && std::mem::replace(&mut serving.told, true) {
-                continue;
-            }
             if let Some(peer) = serving.peer {
                 self.links.send(peer, &FromHub::Child(event));
             }
         }
+    }
+}
+
+impl super::Serving {
+    /// Tells this link's session of its container's command. Output goes out within the daemon's
+    /// credit; beyond it is left out, for all of it is in the container's log.
+    fn pass_on(&mut self, links: &Links, message: &FromHub) {
+        let Some(peer) = self.peer else { return };
+        let FromHub::Output { bytes, .. } = message else { return links.send(peer, message) };
+        let len = bytes.0.len() as u64;
+        if len > self.credit {
+            self.left_out += len;
+            return;
+        }
+        if self.left_out > 0 {
+            let left_out = std::mem::take(&mut self.left_out);
+            let note =
+                format!("... {left_out} bytes more are in the container's log\n").into_bytes();
+            links.send(peer, &FromHub::Output { stream: 2, bytes: Blob(note) });
+        }
+        self.credit -= len;
+        links.send(peer, message);
     }
 }
 

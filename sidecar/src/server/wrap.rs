@@ -17,7 +17,7 @@ use serde::{Deserialize, Serialize};
 pub use self::app::{Options, run};
 pub(super) use self::hub::{FromWrappers, Wrappers, serve};
 use crate::restart::{ActionSet, Policy};
-use crate::wire::ChildEvent;
+use crate::wire::{Blob, ChildEvent};
 
 /// Spoken by this build. Both ends are of one image; an older one that stayed in a volume is refused.
 const PROTOCOL: u16 = 1;
@@ -36,6 +36,13 @@ pub(super) enum FromWrapper {
     },
     /// Of the command.
     Child(ChildEvent),
+    /// What it printed; all of it is in the container's log, whatever becomes of this.
+    Output {
+        /// 1 or 2.
+        stream: u8,
+        /// As it came.
+        bytes: Blob,
+    },
 }
 
 /// To the wrapper. Append only.

@@ -7,7 +7,7 @@
 //! it supervises all the same, and looks for one now and then.
 
 use std::ffi::OsString;
-use std::io;
+use std::io::{self, Write};
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -24,9 +24,9 @@ use tracing::{info, warn};
 use super::{FromWrapper, PROTOCOL, ToWrapper, pass};
 use crate::restart::{OnExit, Policy, Signal, Status};
 use crate::server::command::child_event;
-use crate::server::run::{COMMANDS_WITHIN, Request, RunEvent, Runner, Spec, Stdio, raw};
+use crate::server::run::{COMMANDS_WITHIN, Request, RunEvent, Runner, Spec, Stdio, Stream, raw};
 use crate::server::until;
-use crate::wire::{self, Decoder};
+use crate::wire::{self, Blob, Decoder};
 
 /// Names what we started between two lives of ours.
 const MARKER: &str = "e2ek-run";
@@ -59,15 +59,21 @@ pub struct Options {
 /// When the kernel refuses what a supervisor needs.
 pub async fn run(options: Options) -> io::Result<u8> {
     let mut signals = Signals::new()?;
-    let runner = Runner::new(Spec {
+    // A container with a terminal has it; else its output also goes to whoever listens at the hub.
+    let terminal = rustix::termios::isatty(rustix::stdio::stdin());
+    let stdio = if terminal { Stdio::Inherit } else { Stdio::Piped };
+    let mut runner = Runner::new(Spec {
         argv: options.command.clone(),
         cwd: None,
         env: Vec::new(),
         policy: options.policy,
-        stdio: Stdio::Inherit,
+        stdio,
         marker: MARKER.to_owned(),
         commands_within: COMMANDS_WITHIN,
     })?;
+    if !terminal {
+        runner.request(Request::StdinClosed);
+    }
     let now = Instant::now();
     let mut wrapper = Wrapper {
         hold_until: options.hold.map(|hold| now + hold),
@@ -88,7 +94,7 @@ pub async fn run(options: Options) -> io::Result<u8> {
         tokio::select! {
             biased;
             signal = signals.next() => wrapper.signalled(signal),
-            event = wrapper.runner.next() => if let Some(code) = wrapper.told(&event) {
+            event = wrapper.runner.next() => if let Some(code) = wrapper.told(event) {
                 return Ok(code);
             },
             message = hear(wrapper.link.as_mut()) => wrapper.heard(message),
@@ -211,8 +217,12 @@ impl Wrapper {
     }
 
     /// What the runner says. The exit code, when it is all over.
-    fn told(&mut self, event: &RunEvent) -> Option<u8> {
-        match event {
+    fn told(&mut self, event: RunEvent) -> Option<u8> {
+        if let RunEvent::Output { stream, bytes } = event {
+            self.print(stream, bytes);
+            return None;
+        }
+        match &event {
             RunEvent::Started { pid, .. } | RunEvent::Restarted { pid, .. } => {
                 self.pid = Some(pid.cast_signed());
             }
@@ -237,12 +247,29 @@ impl Wrapper {
             }
             _ => {}
         }
-        if let (Some(event), Some(link)) = (child_event(event), &self.link) {
-            let mut bytes = Vec::new();
-            wire::encode(&FromWrapper::Child(event), &mut bytes);
-            let _ = link.outgoing.try_send(bytes);
+        if let Some(event) = child_event(&event) {
+            self.say(&FromWrapper::Child(event));
         }
         None
+    }
+
+    /// Output goes to the container's log, and to the hub as fast as that takes it.
+    fn print(&self, stream: Stream, bytes: Vec<u8>) {
+        // A log that is gone is no reason to end.
+        let _ = match stream {
+            Stream::Stdout => io::stdout().write_all(&bytes).and_then(|()| io::stdout().flush()),
+            Stream::Stderr | Stream::Command => io::stderr().write_all(&bytes),
+        };
+        let stream = if stream == Stream::Stdout { 1 } else { 2 };
+        self.say(&FromWrapper::Output { stream, bytes: Blob(bytes) });
+    }
+
+    fn say(&self, message: &FromWrapper) {
+        if let Some(link) = &self.link {
+            let mut bytes = Vec::new();
+            wire::encode(message, &mut bytes);
+            let _ = link.outgoing.try_send(bytes);
+        }
     }
 
     fn signalled(&mut self, signal: Signal) {

@@ -86,17 +86,20 @@ impl Wrappers {
         &mut self,
         serial: u64,
         message: FromWrapper,
-    ) -> Option<(String, ChildEvent)> {
+    ) -> Option<(String, FromHub)> {
         let one = self.0.iter_mut().find(|one| one.serial == serial)?;
         match message {
             FromWrapper::Hello { .. } => None,
+            FromWrapper::Output { stream, bytes } => {
+                Some((one.identity.name.clone(), FromHub::Output { stream, bytes }))
+            }
             FromWrapper::Child(event) => {
                 one.pid = match event {
                     ChildEvent::Started { pid } | ChildEvent::Restarted { pid, .. } => Some(pid),
                     ChildEvent::Exited { .. } | ChildEvent::Stopped { .. } => None,
                     _ => one.pid,
                 };
-                Some((one.identity.name.clone(), event))
+                Some((one.identity.name.clone(), FromHub::Child(event)))
             }
         }
     }

@@ -1,0 +1,140 @@
+//! `e2ek-sidecar run` alone, as in a container whose hub is not there: exit codes, signals, the hold.
+#![cfg(target_os = "linux")]
+#![allow(clippy::unwrap_used, reason = "tests")]
+
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, Stdio};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+fn run(options: &[&str], script: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_e2ek-sidecar"));
+    command.arg("run").args(["--wrappers", "/nonexistent/run.sock"]).args(options);
+    command.args(["--", "sh", "-c", script]).env_remove("E2EK_HOLD");
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
+}
+
+/// Starts it, and waits until the command says its first line.
+fn started(options: &[&str], script: &str) -> (Child, BufReader<std::process::ChildStdout>) {
+    let mut child = run(options, script).spawn().unwrap();
+    let mut output = BufReader::new(child.stdout.take().unwrap());
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "up\n");
+    (child, output)
+}
+
+fn signal(child: &Child, signal: Signal) {
+    kill_process(Pid::from_child(child), signal).unwrap();
+}
+
+#[test]
+fn asked_to_it_ends_with_the_command_and_its_code() {
+    for (script, code) in
+        [("exit 3", 3), ("exit 0", 0), ("kill -9 $$", 137), ("kill -TERM $$", 143)]
+    {
+        let ended = run(&["--hold", "0", "--exit"], script).output().unwrap();
+        assert_eq!(ended.status.code(), Some(code), "{script}: {ended:?}");
+    }
+}
+
+#[test]
+fn a_command_that_ended_is_held_and_its_code_is_kept_for_the_end() {
+    let mut child = run(&["--hold", "0"], "echo up; exit 3").spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    while !line.contains("it is held") {
+        line.clear();
+        assert!(log.read_line(&mut line).unwrap() > 0, "it ended");
+    }
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(3));
+}
+
+#[test]
+fn term_is_passed_on_whatever_restarts_use() {
+    let script = "trap 'echo told; exit 7' TERM; echo up; while :; do sleep 0.02; done";
+    let (mut child, mut output) = started(&["--hold", "0", "--stop-signal", "INT"], script);
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(7));
+    let mut rest = String::new();
+    output.read_to_string(&mut rest).unwrap();
+    assert_eq!(rest, "told\n");
+}
+
+#[test]
+fn who_does_not_heed_it_is_killed() {
+    let script = "trap '' TERM; echo up; while :; do sleep 0.02; done";
+    let (mut child, _output) = started(&["--hold", "0", "--kill-after", "0.1"], script);
+    signal(&child, Signal::TERM);
+    assert_eq!(child.wait().unwrap().code(), Some(137));
+}
+
+#[test]
+fn other_signals_are_the_commands() {
+    let script = "trap 'echo usr1' USR1; trap 'echo hup; exit 5' HUP; echo up; \
+        while :; do sleep 0.02; done";
+    let (mut child, mut output) = started(&["--hold", "0", "--exit"], script);
+    let mut line = String::new();
+    signal(&child, Signal::USR1);
+    output.read_line(&mut line).unwrap();
+    signal(&child, Signal::HUP);
+    output.read_line(&mut line).unwrap();
+    assert_eq!(line, "usr1\nhup\n");
+    assert_eq!(child.wait().unwrap().code(), Some(5));
+}
+
+#[test]
+fn the_start_waits_and_then_does_not() {
+    let mut child = run(&["--hold", "forever"], "echo up").spawn().unwrap();
+    let mut log = BufReader::new(child.stderr.take().unwrap());
+    let mut line = String::new();
+    log.read_line(&mut line).unwrap();
+    assert!(line.contains("waits for the first sync"), "{line}");
+    signal(&child, Signal::TERM);
+    let ended = child.wait_with_output().unwrap();
+    assert_eq!((ended.status.code(), &*ended.stdout), (Some(143), &b""[..]), "nothing was started");
+    let bound = run(&["--hold", "0.05", "--exit"], "echo up").output().unwrap();
+    assert_eq!((bound.status.code(), &*bound.stdout), (Some(0), &b"up\n"[..]));
+    assert!(String::from_utf8_lossy(&bound.stderr).contains("no sync came in time"));
+    let free = run(&["--exit"], "echo up").env("E2EK_HOLD", "0").output().unwrap();
+    assert_eq!(&*free.stdout, b"up\n");
+}
+
+#[test]
+fn its_input_is_at_its_end() {
+    let ended = run(&["--hold", "0", "--exit"], "cat; echo up").output().unwrap();
+    assert_eq!(&*ended.stdout, b"up\n");
+}
+
+#[test]
+fn what_is_typed_wrong_is_said() {
+    for (words, part) in [
+        (&["run"][..], "a command is needed"),
+        (&["run", "--hold", "x", "--", "true"], "--hold"),
+        (&["run", "--kill-after", "forever", "--", "true"], "--kill-after"),
+        (&["run", "--stop-signal", "NOPE", "--", "true"], "NOPE"),
+        (&["run", "true"], "unknown option true"),
+        (&["install"], "a directory is needed"),
+        (&["serve", "--contents", "-1"], "--contents"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_e2ek-sidecar"));
+        let said = command.args(words).output().unwrap();
+        assert_eq!(said.status.code(), Some(2), "{words:?}");
+        let error = String::from_utf8_lossy(&said.stderr).into_owned();
+        assert!(error.contains(part), "{words:?}: {error}");
+    }
+}
+
+#[test]
+fn it_installs_itself() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_e2ek-sidecar"));
+    assert!(command.arg("install").arg(directory.path()).status().unwrap().success());
+    let copy = directory.path().join("e2ek-sidecar");
+    let mode = std::os::unix::fs::PermissionsExt::mode(&copy.metadata().unwrap().permissions());
+    assert_eq!(mode & 0o777, 0o111, "it may be run, and not read");
+    let said = Command::new(&copy).arg("version").output().unwrap();
+    assert!(said.stdout.starts_with(b"e2ek-sidecar "));
+}
