@@ -541,7 +541,7 @@ fn what_is_small_is_told_without_reading_what_is_large() {
     let told = small(&mut place, &["new", "small", "known"]);
     assert_eq!(told, (vec!["known".to_owned(), "new".to_owned()], 5));
     assert!(place.content_is("small", b"small"));
-    assert_eq!(place.tree.get(&path("new")), None, "not there before it is known");
+    assert!(place.tree.get(&path("new")).is_none(), "not there before it is known");
     assert_eq!(place.tree.get(&path("known")).map(Node::entry), before.map(|node| node.entry()));
     // Looked at for itself it is read; so is one that may have been renamed.
     place.look(&["new", "known"]);
