@@ -39,7 +39,8 @@ fn the_demo_in_a_restricted_namespace_answers_with_what_was_saved_last() {
     let level = "pod-security.kubernetes.io/enforce=restricted";
     rig.kubectl(&["label", "namespace", &rig.namespace, level]).ends_with(0);
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/kubernetes/pyramid.yaml");
-    rig.apply(&fs::read_to_string(manifest).unwrap());
+    let manifest = fs::read_to_string(manifest).unwrap();
+    rig.apply(&manifest.replace("e2ek.test/e2ek-sidecar:dev", &crate::pod::image()));
     copy_sources(&rig);
     // The pod is only on its way: it is waited for.
     let mut watch = rig.watch(TARGET, &[]);

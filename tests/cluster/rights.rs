@@ -53,5 +53,11 @@ fn i6_each_missing_right_is_told_by_its_name() {
         as_dev(&rig, &["watch"]).ends_with(4).says(&[&missing, &rule, "kind=forbidden"]);
     }
     allow(&rig, &steps);
+    // Without the right to read logs it works, and says what is missing.
+    let dev = rig.cluster.join("kubeconfig-dev");
+    let mut watch = rig.watch(TARGET, &["--kubeconfig", dev.to_str().unwrap()]);
+    watch.line(&["degraded", "user dev may not get pods/log", "resources: [pods/log]"]);
+    watch.flush();
+    watch.stop();
     as_dev(&rig, &["sync", "--once"]).ends_with(0);
 }
