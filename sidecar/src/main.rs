@@ -20,7 +20,7 @@ Usage: e2ek-sidecar serve [--socket PATH] [--state DIR] [--idle SECONDS]
                           [--container NAME] [--contents MIB]
        e2ek-sidecar connect [--socket PATH]
        e2ek-sidecar run [--hold SECONDS] [--stop-signal NAME] [--kill-after SECONDS] [--exit]
-                        [--wrappers PATH] -- COMMAND...
+                        [--wrappers PATH] [--serve [--socket PATH] [--state DIR]] -- COMMAND...
        e2ek-sidecar stdio [--state DIR]
        e2ek-sidecar install DIR
        e2ek-sidecar version
@@ -52,6 +52,7 @@ Options:
   --stop-signal N   What asks the command to end before a restart [default: TERM]
   --kill-after S    From that to SIGKILL [default: 10]
   --exit            End with the command when it ends by itself
+  --serve           Be the hub of the own container, too: no sidecar, no rights, no shared processes
 
 Environment: E2EK_LOG=debug (or warn, error) says how much serve tells on standard error [info]
 
@@ -261,6 +262,7 @@ fn settings(arguments: &Arguments) -> Result<Settings, Failure> {
         once: false,
         idle: arguments.idle,
         container: arguments.container.clone(),
+        own: false,
         wrappers: wrappers(arguments.wrappers.clone()),
         contents_bytes: arguments.contents_bytes.unwrap_or(CONTENTS_BYTES),
     })

@@ -439,7 +439,7 @@ pub enum ChildEvent {
         micros: u64,
     },
     /// What was asked for is not done, and the process goes on as it is: nobody there may restart it,
-    /// or the signal would end it and take the files along. Told once a link.
+    /// or the signal would end it and take the files along.
     NotDone {
         /// Why, and what to do about it.
         why: String,

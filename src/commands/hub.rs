@@ -37,6 +37,7 @@ pub(super) fn run(args: &HubArgs) -> Result<u8, Error> {
         once: true,
         idle: None,
         container: None,
+        own: false,
         wrappers: None,
         contents_bytes: CONTENTS_BYTES,
     };

@@ -22,6 +22,8 @@ pub(super) struct Teller {
     several: bool,
     pub(super) syncs: Syncs,
     restarts: Restarts,
+    /// What was said last of what a target does not do.
+    not_done: BTreeMap<TargetId, String>,
 }
 
 impl Teller {
@@ -31,6 +33,7 @@ impl Teller {
             several: pairs > 1,
             syncs: Syncs::default(),
             restarts: Restarts::default(),
+            not_done: BTreeMap::new(),
         }
     }
 
@@ -212,7 +215,10 @@ impl Teller {
             }
             ChildEvent::NotDone { why } => {
                 self.restarts.failed(target);
-                vec![Event::Warning { message: format!("{name}: {why}").into() }]
+                // Each save asks again; people are told once.
+                let before = self.not_done.insert(target, why.clone());
+                let message = format!("{name}: {why}").into();
+                if before.as_ref() == Some(why) { vec![] } else { vec![Event::Warning { message }] }
             }
             ChildEvent::Signalled { .. }
             | ChildEvent::Started { .. }

@@ -54,6 +54,17 @@ impl Manifest {
         this
     }
 
+    /// The app's container is all there is: its wrapper is the hub.
+    pub(crate) fn in_container(command: &[&str]) -> Self {
+        let mut this = Self::wrapped(command);
+        this.sidecar = Value::Null;
+        this.app["command"] = json!(["/e2ek/e2ek-sidecar", "run", "--serve", "--"]);
+        let store = json!({"name": "store", "mountPath": "/var/lib/e2ek"});
+        this.app["volumeMounts"].as_array_mut().unwrap().push(store);
+        this.more["shareProcessNamespace"] = json!(false);
+        this
+    }
+
     /// All containers fit the Pod Security level `restricted`, as this user.
     pub(crate) fn restricted(mut self, user: u32) -> Self {
         let least = json!({
@@ -62,7 +73,9 @@ impl Manifest {
             "seccompProfile": {"type": "RuntimeDefault"},
         });
         self.app["securityContext"] = least.clone();
-        self.sidecar["securityContext"] = least.clone();
+        if !self.sidecar.is_null() {
+            self.sidecar["securityContext"] = least.clone();
+        }
         if let Some(inits) = self.more["initContainers"].as_array_mut() {
             inits.iter_mut().for_each(|init| init["securityContext"] = least.clone());
         }
@@ -74,12 +87,16 @@ impl Manifest {
         self
     }
 
+    fn containers(&self) -> Vec<&Value> {
+        [&self.app, &self.sidecar].into_iter().filter(|one| !one.is_null()).collect()
+    }
+
     fn build(&self, name: &str) -> Value {
         let mut spec = json!({
             "shareProcessNamespace": true,
             "terminationGracePeriodSeconds": 1,
             "automountServiceAccountToken": false,
-            "containers": [self.app, self.sidecar],
+            "containers": self.containers(),
             "volumes": [
                 {"name": "store", "emptyDir": {}},
                 {"name": "run", "emptyDir": {}},
@@ -123,7 +140,8 @@ impl Rig {
         self.apply(&manifest.build(name).to_string());
         let pod = Pod { rig: self, name: name.to_owned() };
         until("the pod's containers run", || {
-            pod.container_id("app").is_some() && pod.container_id("e2ek-sync").is_some()
+            let mut names = manifest.containers().into_iter().map(|one| one["name"].as_str());
+            names.all(|name| pod.container_id(name.unwrap()).is_some())
         });
         pod
     }

@@ -186,7 +186,6 @@ impl Hub {
             runs: false,
             credit: 0,
             left_out: 0,
-            told: false,
         };
         self.sites.push(serving);
         self.start_wrapped(self.sites.len() - 1);
@@ -198,7 +197,7 @@ impl Hub {
         let serving = &mut self.sites[at];
         serving.peer = Some(id);
         serving.alone_since = None;
-        (serving.runs, serving.told, serving.left_out) = (false, false, 0);
+        (serving.runs, serving.left_out) = (false, 0);
         if let Some(name) = serving.open.inside() {
             self.wrappers.found(name, serving.site.receiver.held().id());
         }

@@ -61,6 +61,8 @@ pub struct Settings {
     pub idle: Option<Duration>,
     /// The container of our pod that a session is for that names none; `None`: no container.
     pub container: Option<String>,
+    /// That container is the one we run in ourselves: hub and wrapper are one process.
+    pub own: bool,
     /// The socket where the wrappers of containers of our pod call ([`wrap`]); `None`: none is served.
     pub wrappers: Option<PathBuf>,
     /// Bytes of contents that are kept for each target in a container ([`store::Contents`]).
@@ -88,8 +90,6 @@ struct Serving {
     credit: u64,
     /// Bytes that it was not sent.
     left_out: u64,
-    /// It was told what cannot be done there.
-    told: bool,
 }
 
 /// Whose command the command is: there is one at a time.
@@ -380,6 +380,9 @@ impl Hub {
         let applied = self.at_site(at, is_long, work).await?;
         if self.sites[at].site.is_visible() {
             applied.iter().for_each(|answer| self.links.send(id, answer));
+            if self.sites[at].site.has_more_to_keep() {
+                self.at_site(at, true, Site::keep_more).await;
+            }
             let told = self.sites[at].site.not_replayable();
             told.iter().for_each(|told| self.links.send(id, told));
             return Ok(());

@@ -20,7 +20,7 @@ use super::replay::Inside;
 use super::root::{Found, FoundKind, NamesIn, RootErrorKind, Settings, TargetRoot, WriteMode};
 use super::site::Site;
 use super::store::{Claim, ClaimError, Loaded, Owner, Registry, Store, StoreError};
-use super::target::{FindError, Identity, Target, TargetError, find};
+use super::target::{FindError, Identity, Target, TargetError, find, ourselves};
 use crate::path::{Escaped, SyncPath};
 use crate::receive::{Receiver, apply_what_fits};
 use crate::tree::{Change, Dir, Edit, Node, Snapshot, Stamp};
@@ -56,7 +56,7 @@ impl Site {
         }
         let (process, inside) = match &open.container {
             Some(container) => {
-                let (process, inside) = enter(container, given)?;
+                let (process, inside) = enter(container, given, settings.own)?;
                 (Some(process), Some(inside))
             }
             None => (open.process.map(pin).transpose()?, None),
@@ -362,11 +362,28 @@ fn pin(pid: i32) -> Result<Target, Refusal> {
     Target::pin(pid).map_err(|error| refusal_of_process(pid, &error))
 }
 
+/// Pins ourselves.
+fn enter_own(container: &Container) -> Result<(Target, Inside), NotOpened> {
+    let not_here = || Refusal::NotFound("a container of a pod, around this process".to_owned());
+    let main = ourselves().ok_or_else(not_here)?;
+    let name = &main.identity.name;
+    if !container.name.is_empty() && container.name != *name {
+        let why = format!("container {}; this hub serves its own, {name}", container.name);
+        return Err(Refusal::NotFound(why).into());
+    }
+    let target = Target::pin_main(&main).map_err(|error| refusal_of_process(main.pid, &error))?;
+    Ok((target, Inside::of(main.identity)))
+}
+
 /// Pins the main process of a container.
 fn enter(
     container: &Container,
     given: Option<(Identity, OwnedFd)>,
+    own: bool,
 ) -> Result<(Target, Inside), NotOpened> {
+    if own {
+        return enter_own(container);
+    }
     let name = (!container.name.is_empty()).then_some(&*container.name);
     let main = match find(name, container.id.as_deref()) {
         Ok(main) => main,

@@ -103,17 +103,18 @@ impl Hub {
 
     /// Does what the session asks for.
     pub(super) fn act_wrapped(&mut self, at: usize, generation: u64, actions: &ActionSet) {
-        let serving = &mut self.sites[at];
+        if actions.is_empty() {
+            // Nothing is owed: all that the session wants to be there is there.
+            self.sites[at].site.complete();
+            self.start_wrapped(at);
+        }
+        let serving = &self.sites[at];
         let name = serving.open.inside().unwrap_or_default();
         let held = serving.site.receiver.held().id();
         if self.wrappers.act(name, generation, actions, held) || actions.is_empty() {
             return;
         }
         for event in bare(&serving.site, name, actions) {
-            let is_told = matches!(event, ChildEvent::NotDone { .. });
-            if is_told && std::mem::replace(&mut serving.told, true) {
-                continue;
-            }
             if let Some(peer) = serving.peer {
                 self.links.send(peer, &FromHub::Child(event));
             }

@@ -15,7 +15,7 @@ use rustix::io::Errno;
 use rustix::process::{Gid, Pid, PidfdFlags, Signal, Uid};
 
 pub(super) use self::container::identify;
-pub use self::container::{FindError, Identity, MainProcess, find};
+pub use self::container::{FindError, Identity, MainProcess, find, ourselves};
 
 /// One process, pinned while it lives.
 #[derive(Debug)]

@@ -78,6 +78,8 @@ pub(super) struct Command {
     was_current: bool,
     /// `Run` was sent on this link.
     started: bool,
+    /// A hub whose command is none of ours was told on this link that the files are there.
+    told_ready: bool,
     ever_started: bool,
     /// The newest generation that the hub was sent, or has.
     newest: u64,
@@ -164,6 +166,10 @@ impl Command {
         }
         if self.settling.is_none() && self.unconfirmed.is_none() {
             self.restarted = generation;
+        }
+        if self.spec.is_none() && !std::mem::replace(&mut self.told_ready, true) {
+            let actions = ActionSet::default();
+            effects.push(Effect::Send(id, ToHub::Act { generation, actions }));
         }
     }
 
@@ -283,6 +289,7 @@ impl Command {
     /// The link is lost, and with it perhaps what was asked for last.
     pub(super) fn link_down(&mut self, now: Instant, settings: &Settings) {
         self.started = false;
+        self.told_ready = false;
         self.ready = false;
         self.run_open = false;
         if let Some(Asked { generation, actions, saves, .. }) = self.unconfirmed.take() {

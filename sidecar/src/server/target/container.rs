@@ -76,6 +76,14 @@ pub fn find(name: Option<&str>, id: Option<&str>) -> Result<MainProcess, FindErr
     find_in(Path::new("/proc"), ours.as_ref(), name, id)
 }
 
+/// This very process, as its container's main one; `None` outside of a pod.
+#[must_use]
+pub fn ourselves() -> Option<MainProcess> {
+    let read = |name: &str| std::fs::read(format!("/proc/self/{name}")).ok();
+    let identity = identify(&read("mountinfo")?, read("cgroup").as_deref())?;
+    Some(MainProcess { pid: std::process::id().cast_signed(), identity })
+}
+
 /// As [`find`], in a `/proc` that lies anywhere, for who is `ours`.
 fn find_in(
     proc: &Path,
