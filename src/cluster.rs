@@ -11,6 +11,7 @@ mod error;
 mod exec;
 mod find;
 mod follow;
+mod forward;
 mod log;
 mod object;
 mod pod;

@@ -7,6 +7,7 @@
 mod answers;
 mod calls;
 mod ending;
+mod forward;
 mod join;
 mod link;
 mod members;

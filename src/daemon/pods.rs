@@ -9,9 +9,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::wire::{Container, Refusal, ToHub};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
+use super::forward::{self, Forwarded};
 use super::link::LinkError;
 use super::target::{Reach, link_words};
 use super::{Daemon, Kind, say, settings};
@@ -43,6 +44,8 @@ pub(super) enum Change {
     Output(TargetId, Vec<u8>),
     /// That cannot be known.
     NoOutput(TargetId, ClusterError),
+    /// A connection must not be carried into a pod.
+    NotForwarded(ClusterError),
 }
 
 /// All workloads.
@@ -51,6 +54,10 @@ pub(super) struct Groups {
     changes: mpsc::Receiver<Change>,
     /// For those that are followed.
     out: mpsc::Sender<Change>,
+    /// Ports that lead to the first of them.
+    forwarded: Vec<Forwarded>,
+    /// That was told once.
+    not_forwarded: bool,
 }
 
 /// One workload.
@@ -69,6 +76,8 @@ struct Group {
     targets: BTreeMap<String, Member>,
     /// A hub of it opened once in this run.
     ever_opened: bool,
+    /// The names of its pods that are served, for ports that lead there.
+    names: watch::Sender<Vec<String>>,
 }
 
 /// A pod that is served.
@@ -90,8 +99,15 @@ impl Groups {
                 all.push(Group::open(kind, config, target, choice).await?);
             }
         }
+        let mut forwarded = Vec::new();
+        for forward in &config.forwards {
+            if all.is_empty() {
+                return Err(Error::nothing_to_forward_to());
+            }
+            forwarded.push(forward::listen(*forward).await?);
+        }
         let (out, changes) = mpsc::channel(CHANGES);
-        Ok(Self { all, changes, out })
+        Ok(Self { all, changes, out, forwarded, not_forwarded: false })
     }
 
     /// For people.
@@ -154,6 +170,7 @@ impl Group {
             pods,
             targets: BTreeMap::new(),
             ever_opened: false,
+            names: watch::Sender::new(Vec::new()),
         };
         group.hopeless().map_or(Ok(()), Err)?;
         Ok(group)
@@ -201,6 +218,14 @@ impl Daemon {
             }
             self.pods_changed(id, pods);
         }
+        for forwarded in std::mem::take(&mut self.groups.forwarded) {
+            let Some(group) = self.groups.all.first() else { return };
+            let (local, remote) = (forwarded.forward.local, forwarded.forward.remote);
+            let (cluster, pods) = (group.cluster.clone(), group.names.subscribe());
+            let target = group.name.clone();
+            self.tasks.spawn(forwarded.run(cluster, pods, self.groups.out.clone()));
+            self.say(Event::Forwarding { local, target, remote });
+        }
     }
 
     /// A workload's pods are these now.
@@ -215,6 +240,8 @@ impl Daemon {
         self.say_of_pods(id, &pods);
         let group = &mut self.groups.all[id];
         group.pods = pods;
+        let names = group.pods.serving.iter().map(|place| place.pod.clone()).collect();
+        group.names.send_replace(names);
         if let Some(error) = group.hopeless() {
             return self.fail(error);
         }
@@ -280,6 +307,15 @@ impl Daemon {
             Change::Output(target, bytes) => {
                 let (target, stream) = (self.teller.name(target), Stream::Stdout);
                 self.say(Event::Output { target, stream, bytes });
+            }
+            Change::NotForwarded(error) => {
+                if !std::mem::replace(&mut self.groups.not_forwarded, true) {
+                    let error = Error::from(error);
+                    let hint = error.hints.first().map(|hint| format!("; {hint}"));
+                    let what = format!("no port is forwarded: {}", error.message);
+                    let what = what + &hint.unwrap_or_default();
+                    self.say(Event::Degraded { what: what.into() });
+                }
             }
             Change::NoOutput(target, error) => {
                 let (name, error) = (self.teller.name(target), Error::from(error));
