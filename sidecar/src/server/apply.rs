@@ -224,11 +224,10 @@ impl Site {
         if let Some(Err(error)) = self.store.as_mut().map(|s| s.finish(generation, &edits, &held)) {
             warn!(%error, generation, "the record cannot be written; it is tried again");
         }
-        self.keep_contents(&edits);
         let done = std::mem::take(&mut self.applying);
         let micros = done.began.map_or(0, |began| began.elapsed().as_micros() as u64);
         let (count, skips, in_place) = (edits.len(), skipped.len(), done.in_place);
-        drop(edits);
+        self.remember(edits);
         if count >= memory::WORTH_FROM {
             memory::give_back();
         }

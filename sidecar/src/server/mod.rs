@@ -422,6 +422,9 @@ impl Hub {
         let applied = self.at_site(at, is_long, work).await?;
         if self.sites[at].site.is_visible() {
             applied.iter().for_each(|answer| self.links.send(id, answer));
+            if self.sites[at].site.has_more_to_keep() {
+                self.at_site(at, true, Site::keep_more).await;
+            }
             let told = self.sites[at].site.not_replayable();
             told.iter().for_each(|told| self.links.send(id, told));
             return Ok(());

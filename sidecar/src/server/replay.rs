@@ -36,6 +36,9 @@ const WANTED: &str = "wanted";
 const CURRENT: &str = "current";
 /// Paths that are to be removed again.
 const GONE: &str = "gone";
+/// A generation of more edits is kept after it was acknowledged. Killed in between, hub and app together,
+/// they lose what only the daemon has then.
+const KEEP_FIRST: usize = 64;
 /// So many of them are remembered.
 const GONE_MAX: usize = 100_000;
 /// Paths that are told by name.
@@ -56,6 +59,8 @@ pub(super) struct Inside {
     unkept_told: bool,
     /// Paths that were managed and removed: the image may bring them again.
     gone: BTreeSet<SyncPath>,
+    /// Done and acknowledged, and not kept yet.
+    later: Vec<Edit>,
 }
 
 impl Inside {
@@ -67,6 +72,7 @@ impl Inside {
             unkept: BTreeSet::new(),
             unkept_told: true,
             gone: BTreeSet::new(),
+            later: Vec::new(),
         }
     }
 }
@@ -159,6 +165,26 @@ impl Site {
         top != 0 && roots.all(|root| root.identity().mount != top)
     }
 
+    /// Takes what a generation did: a save is kept before it is acknowledged, and much more after that.
+    pub(super) fn remember(&mut self, edits: Vec<Edit>) {
+        match &mut self.inside {
+            Some(inside) if edits.len() > KEEP_FIRST => inside.later = edits,
+            Some(_) => self.keep_contents(&edits),
+            None => {}
+        }
+    }
+
+    /// Whether [`Self::keep_more`] has something to do.
+    pub(super) fn has_more_to_keep(&self) -> bool {
+        self.inside.as_ref().is_some_and(|inside| !inside.later.is_empty())
+    }
+
+    /// Keeps what was acknowledged before.
+    pub(super) fn keep_more(&mut self) {
+        let later = self.inside.as_mut().map(|inside| std::mem::take(&mut inside.later));
+        self.keep_contents(&later.unwrap_or_default());
+    }
+
     /// Keeps the contents of files that were put at the target, and remembers what was removed.
     pub(super) fn keep_contents(&mut self, edits: &[Edit]) {
         let Some(mut inside) = self.inside.take() else { return };
@@ -219,8 +245,8 @@ impl Site {
         digest: Digest,
         size: u64,
     ) -> bool {
-        if contents.contains(&digest) {
-            return true;
+        if contents.contains(&digest) || !contents.takes(size) {
+            return contents.contains(&digest);
         }
         let kept = self.read_content(contents, path, digest, size);
         kept.unwrap_or_else(|error| {
@@ -320,6 +346,7 @@ impl Site {
         }
         if let Some(inside) = &mut self.inside {
             inside.contents = Some(contents);
+            inside.later = Vec::new();
             let container = &inside.identity.name;
             let took = began.elapsed();
             info!(container, count, missing, skipped, ?took, "written again");

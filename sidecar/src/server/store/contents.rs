@@ -87,6 +87,12 @@ impl Contents {
         self.end
     }
 
+    /// Whether a content of this length is kept at all.
+    #[must_use]
+    pub fn takes(&self, len: u64) -> bool {
+        len.saturating_add(HEAD_BYTES as u64) <= self.max_bytes / 2
+    }
+
     /// How often contents that are needed had to go for others.
     #[must_use]
     pub fn evictions(&self) -> u64 {
@@ -111,10 +117,10 @@ impl Contents {
         if self.contains(&digest) {
             return Ok(true);
         }
-        let piece = Piece { offset: self.end, len, mode };
-        if piece.bytes() > self.max_bytes / 2 {
+        if !self.takes(len) {
             return Ok(false);
         }
+        let piece = Piece { offset: self.end, len, mode };
         if self.end + piece.bytes() > self.max_bytes {
             self.make_room(held)?;
         }
