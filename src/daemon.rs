@@ -424,6 +424,10 @@ impl Daemon {
             Effect::SendData { target, generation, ops, indices, commit } => {
                 self.send(target, Outgoing::Data { generation, ops, indices, commit });
             }
+            Effect::Ahead { target, number, op, base, whole } => {
+                self.send(target, Outgoing::Ahead { number, op, base: (!whole).then_some(base) });
+            }
+            Effect::EndAhead(target, number) => self.send(target, Outgoing::EndAhead(number)),
             Effect::Say(notice) => self.notice(now, &notice),
         }
     }

@@ -6,6 +6,7 @@ use e2ek_sync::cli::{self, Parsed};
 use e2ek_sync::commands;
 
 fn main() -> ExitCode {
+    e2ek_sidecar::server::memory::keep_large_apart();
     let code = match cli::parse(std::env::args_os()) {
         Ok(Parsed::Run(cli)) => commands::run(&cli),
         Ok(Parsed::Show(text)) => commands::show(&text),

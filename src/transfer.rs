@@ -15,6 +15,7 @@ mod known;
 mod pace;
 mod reading;
 mod spill;
+mod window;
 
 use std::collections::HashMap;
 use std::io;
@@ -34,6 +35,7 @@ pub use self::known::Contents;
 pub use self::pace::Pace;
 pub use self::reading::Reading;
 use self::reading::Traces;
+pub use self::window::Window;
 
 /// Where the hub is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -53,6 +55,10 @@ impl Distance {
         }
     }
 }
+
+/// A larger file that has become longer may be sent as it was: else one that is appended to all the
+/// time would never be. Smaller ones are read again sooner than that.
+const GROWS_FROM_BYTES: u64 = 1 << 20;
 
 /// Where a session's content comes from: the source directory of each path pair.
 pub struct Origin {
@@ -228,7 +234,10 @@ impl Origin {
         let file = file.map_err(|_| Changed)?;
         let found = rustix::fs::fstat(&file).map_err(|_| Changed)?;
         let regular = FileType::from_raw_mode(found.st_mode) == FileType::RegularFile;
-        if !regular || found.st_size.cast_unsigned() != size {
+        let length = found.st_size.cast_unsigned();
+        // One that has grown still begins with what it was, or that is found out on the way.
+        let fits = length == size || length > size && size > GROWS_FROM_BYTES;
+        if !regular || !fits {
             return Err(Changed);
         }
         Ok(Reading::file(traces, digest, size, file.into(), base))

@@ -83,6 +83,7 @@ fn report(receiver: &mut Receiver, steps: &[Step]) {
             }
             Step::Remove { index } => receiver.gone(index),
             Step::Make { index }
+            | Step::PutHeld { index }
             | Step::Patch { index, .. }
             | Step::Write { index, complete: true, .. } => {
                 receiver.done(index, Stamp::default());

@@ -74,6 +74,7 @@ enum Failure {
 }
 
 fn main() -> ExitCode {
+    e2ek_sidecar::server::memory::keep_large_apart();
     // First of all: an app in the same process namespace shall not walk in here (invariants, trust).
     let hidden =
         rustix::process::set_dumpable_behavior(rustix::process::DumpableBehavior::NotDumpable);

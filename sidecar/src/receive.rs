@@ -7,12 +7,14 @@
 
 #![deny(clippy::disallowed_methods)]
 
+mod ahead;
 mod moved;
 
 use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::sync::Arc;
 
+pub use self::ahead::Ahead;
 use self::moved::{Tops, Tree, Unfolded, nothing_of, tops, unfold};
 pub use self::moved::{changes_of_move, fold};
 use crate::path::SyncPath;
@@ -67,6 +69,11 @@ pub enum Step {
     },
     /// Put what was set aside.
     Place {
+        /// Which op.
+        index: u32,
+    },
+    /// Put what came ahead ([`How::Held`]).
+    PutHeld {
         /// Which op.
         index: u32,
     },
@@ -159,7 +166,8 @@ impl Incoming {
     fn unfold(&mut self, held: &Snapshot, roots: usize) -> Result<(), WireError> {
         let folded = std::mem::take(&mut self.ops);
         if self.elsewhere {
-            return Ok(self.nothing(nothing_of(&folded)?));
+            self.nothing(nothing_of(&folded)?);
+            return Ok(());
         }
         if let Some(Tops { ops, numbers, trees }) = tops(&folded, held)? {
             let states = first_states(&ops, held);
@@ -772,7 +780,7 @@ fn check_place(op: &Op, before: Option<&Op>, roots: usize) -> Result<(), WireErr
 fn check_content(op: &Op, roots: usize) -> Result<(), WireError> {
     let change = &op.change;
     let fits = match (&change.new, &op.how) {
-        (Some(Entry::File { size, .. }), How::Data | How::Ask) => *size > 0,
+        (Some(Entry::File { size, .. }), How::Data | How::Ask | How::Held) => *size > 0,
         (Some(Entry::File { size, .. }), How::Copy { from } | How::Like { from }) => {
             *size > 0 && root_index(from).is_some_and(|(root, _)| root < roots)
         }
@@ -947,6 +955,8 @@ fn first_steps(open: &Incoming, wanted: impl Fn(u32) -> bool) -> Vec<Step> {
     steps.extend(whole.map(|tree| Step::MoveTree { index: tree.to, removal: tree.from }));
     steps.extend(waiting_removals(open, |index, path| wanted(index) && below_cleared(path)));
     steps.extend(place);
+    let held = all().filter(|(_, op)| op.how == How::Held);
+    steps.extend(held.map(|(index, _)| Step::PutHeld { index }));
     let makes = |op: &Op| {
         op.how == How::None
             && matches!(op.change.new, Some(Entry::File { .. } | Entry::Symlink { .. }))

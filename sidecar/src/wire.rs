@@ -10,6 +10,10 @@
 //! everything goes out without a question asked. A patch is
 //! sent on the belief that the hub holds its base; where it does not, the op is skipped, the record
 //! forgets the path, and the next generation brings the whole.
+//!
+//! Large content goes ahead of its generation, as `Ahead, AheadData...`, each frame between whatever
+//! else is sent, so that nothing waits behind it. [`FromHub::Held`] says that the hub holds all of it;
+//! then an op says [`How::Held`] and needs nothing more. Everything sent ahead ends with the link.
 
 #![deny(clippy::disallowed_methods)]
 
@@ -21,7 +25,7 @@ mod pack;
 pub use frame::{Decoder, batches, encode};
 pub use hello::{Hello, HelloReader, PROTOCOL, negotiate};
 pub use ops::{OpsPacker, unpack_ops};
-pub use pack::{Packer, unpack};
+pub use pack::{Packer, plain, unpack};
 
 use serde::{Deserialize, Serialize};
 
@@ -45,6 +49,12 @@ pub const OUTPUT_WINDOW_BYTES: u64 = 256 << 10;
 pub const INPUT_WINDOW_BYTES: u64 = 64 << 10;
 /// Most ops a generation may have.
 pub const MAX_OPS: usize = 2_000_000;
+/// `AheadData` bytes that may be on their way to the hub, which says as it takes them.
+pub const AHEAD_WINDOW_BYTES: u64 = 8 << 20;
+/// Contents that may come ahead or be held at a time.
+pub const AHEAD_CONTENTS: usize = 64;
+/// Their sizes together, in bytes, if they are more than one.
+pub const AHEAD_BYTES: u64 = 4 << 30;
 
 /// Why bytes from the other end are refused. After one, the link is closed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -200,6 +210,8 @@ pub enum How {
         /// A managed file.
         from: SyncPath,
     },
+    /// The hub holds it: it came ahead ([`ToHub::Ahead`]), and is held no more after this op.
+    Held,
 }
 
 impl How {
@@ -325,6 +337,28 @@ pub enum ToHub {
         open: Open,
         /// Where.
         container: Container,
+    },
+    /// Content comes ahead of its generation. Answered with `Held` or `NotHeld`.
+    Ahead {
+        /// Names it on this link: greater than the last.
+        number: u64,
+        /// What the content is for: [`How::Data`], or [`How::Patch`] or [`How::Like`] of what is
+        /// there by now.
+        op: Op,
+    },
+    /// Some of it, in order.
+    AheadData {
+        /// Which.
+        number: u64,
+        /// 0: as it is, 1: one zstd frame.
+        encoding: u8,
+        /// Bytes of the content, or of the patch.
+        body: Blob,
+    },
+    /// It is not wanted any more, or cannot be sent any more: it changed.
+    AheadEnd {
+        /// Which; may be one that is not held any more.
+        number: u64,
     },
 }
 
@@ -553,4 +587,32 @@ pub enum FromHub {
         /// All of them.
         count: u64,
     },
+    /// So many bytes of `AheadData` frames were taken.
+    AheadTaken {
+        /// Bytes.
+        bytes: u64,
+    },
+    /// All of a content that came ahead is there, and is what it was said to be.
+    Held {
+        /// Which.
+        number: u64,
+    },
+    /// A content that came ahead is not held; nothing of it is left.
+    NotHeld {
+        /// Which.
+        number: u64,
+        /// Why.
+        why: NotHeld,
+    },
+}
+
+/// Why a content that came ahead is not held. Append only.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub enum NotHeld {
+    /// The daemon ended it.
+    Ended,
+    /// What lies at the path is not what the patch was made from: the whole is needed.
+    Base,
+    /// The system said no.
+    Fault(Reason),
 }

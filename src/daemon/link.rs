@@ -3,6 +3,8 @@
 //! What is queued for a target goes out in its order, content included, so that a message asked for
 //! after a generation arrives after it. Content is read only when the hub has room for it.
 
+mod lane;
+
 use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -18,6 +20,8 @@ use e2ek_sidecar::wire::{
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Semaphore, mpsc};
 
+use self::lane::Lane;
+pub(super) use self::lane::Taken;
 use crate::engine::session::TargetId;
 use crate::transfer::{Changed, Distance, Folder, Kin, Likened, Origin, Pace, Patches};
 use crate::transport::{Ended, Link, NotStarted, Transport, process};
@@ -49,10 +53,10 @@ pub(super) enum LinkEvent {
     Down(LinkError),
 }
 
-/// Files and bytes of a generation's content that were handed to the link.
+/// Files and bytes of a generation's content that were handed to the link, or of what goes ahead.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Progress {
-    pub(super) generation: u64,
+    pub(super) generation: Option<u64>,
     pub(super) files: u64,
     pub(super) bytes: u64,
     pub(super) total_files: u64,
@@ -75,8 +79,25 @@ pub(super) enum LinkError {
 /// Something to send.
 pub(super) enum Outgoing {
     Message(ToHub),
-    Ops { generation: u64, base: Snapshot, ops: Arc<[Op]> },
-    Data { generation: u64, ops: Arc<[Op]>, indices: Vec<u32>, commit: TreeId },
+    Ops {
+        generation: u64,
+        base: Snapshot,
+        ops: Arc<[Op]>,
+    },
+    Data {
+        generation: u64,
+        ops: Arc<[Op]>,
+        indices: Vec<u32>,
+        commit: TreeId,
+    },
+    /// Content that goes ahead, bit by bit between what comes after this; as a patch of what is in
+    /// `base`, where that is told.
+    Ahead {
+        number: u64,
+        op: Op,
+        base: Option<Snapshot>,
+    },
+    EndAhead(u64),
 }
 
 /// Bytes that may still be sent before the hub has to give credit.
@@ -89,6 +110,8 @@ pub(super) struct Connection {
     /// Unbounded, because the session bounds it: generations in flight, and small messages.
     pub(super) outgoing: mpsc::UnboundedSender<Outgoing>,
     pub(super) credit: Credit,
+    /// What the hub took of contents sent ahead.
+    pub(super) taken: Arc<Taken>,
 }
 
 /// Events carry the target and the serial of the connection.
@@ -101,7 +124,7 @@ pub(super) async fn serve(
     transport: Transport,
     origin: Arc<Origin>,
     mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
-    credit: Credit,
+    (credit, taken): (Credit, Arc<Taken>),
     events: Events,
 ) {
     let distance = match transport {
@@ -123,6 +146,7 @@ pub(super) async fn serve(
                 likened: Likened::default(),
                 packer: Packer::new(0),
                 pace: Pace::new(distance),
+                lane: Lane::new(taken),
             };
             let result = tokio::select! {
                 result = read(target, serial, reader, &events) => result,
@@ -189,40 +213,60 @@ struct Sender {
     likened: Likened,
     packer: Packer,
     pace: Pace,
+    lane: Lane,
 }
 
 impl Sender {
     async fn run(&mut self, outgoing: &mut mpsc::UnboundedReceiver<Outgoing>) -> io::Result<()> {
         Hello::ours().encode(&mut self.buffer);
         loop {
-            let next = match outgoing.try_recv() {
-                Ok(next) => Some(next),
+            match outgoing.try_recv() {
+                Ok(next) => self.perform(next).await?,
                 Err(mpsc::error::TryRecvError::Disconnected) => return self.flush().await,
+                Err(mpsc::error::TryRecvError::Empty) if self.lane.may_send() => {}
                 Err(mpsc::error::TryRecvError::Empty) => {
                     self.flush().await?;
-                    match tokio::time::timeout(HEARTBEAT, outgoing.recv()).await {
-                        Ok(Some(next)) => Some(next),
-                        Ok(None) => return Ok(()),
-                        Err(_) => None,
+                    let waiting = self.lane.is_busy();
+                    let next = tokio::select! {
+                        next = outgoing.recv() => next.map(Some),
+                        () = self.lane.taken.changed(), if waiting => continue,
+                        () = tokio::time::sleep(HEARTBEAT) => Some(None),
+                    };
+                    match next {
+                        None => return Ok(()),
+                        Some(Some(next)) => self.perform(next).await?,
+                        Some(None) => drop(self.message(&ToHub::Ping).await?),
                     }
                 }
-            };
-            match next {
-                None => {
-                    self.message(&ToHub::Ping).await?;
-                }
-                Some(Outgoing::Message(message)) => {
-                    self.message(&message).await?;
-                }
-                Some(Outgoing::Ops { generation, base, ops }) => {
-                    self.ops(generation, &base, &ops).await?;
-                }
-                Some(Outgoing::Data { generation, ops, indices, commit }) => {
-                    self.data(generation, &ops, &indices).await?;
-                    self.message(&ToHub::Commit { generation, target: commit }).await?;
-                }
+            }
+            if self.lane.may_send() {
+                self.send_ahead().await?;
             }
         }
+    }
+
+    async fn perform(&mut self, next: Outgoing) -> io::Result<()> {
+        match next {
+            Outgoing::Message(message) => {
+                if message == ToHub::Bye {
+                    self.lane.clear();
+                }
+                self.message(&message).await?;
+            }
+            Outgoing::Ops { generation, base, ops } => self.ops(generation, &base, &ops).await?,
+            Outgoing::Data { generation, ops, indices, commit } => {
+                self.data(generation, &ops, &indices).await?;
+                self.message(&ToHub::Commit { generation, target: commit }).await?;
+            }
+            Outgoing::Ahead { number, op, base } => {
+                self.begin_ahead(number, &op, base.as_ref()).await?;
+            }
+            Outgoing::EndAhead(number) => {
+                self.lane.end(number);
+                self.message(&ToHub::AheadEnd { number }).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Encodes a message; written with the next flush, or at once when much has gathered.
@@ -325,8 +369,7 @@ impl Sender {
                     Ok(true) => {
                         if told.elapsed() >= PROGRESS_EVERY {
                             told = Instant::now();
-                            let event = LinkEvent::Progress(progress);
-                            let _ = self.events.send((self.at.0, self.at.1, event)).await;
+                            self.tell(LinkEvent::Progress(progress)).await;
                         }
                         for full in self.packer.push(index, &piece) {
                             self.paid(&full).await?;
@@ -349,9 +392,12 @@ impl Sender {
 
     async fn withdraw(&mut self, index: u32, op: &Op) -> io::Result<()> {
         self.message(&ToHub::Withdraw { index }).await?;
-        let changed = LinkEvent::Changed(op.change.path.clone());
-        let _ = self.events.send((self.at.0, self.at.1, changed)).await;
+        self.tell(LinkEvent::Changed(op.change.path.clone())).await;
         Ok(())
+    }
+
+    async fn tell(&mut self, event: LinkEvent) {
+        let _ = self.events.send((self.at.0, self.at.1, event)).await;
     }
 }
 
@@ -363,7 +409,7 @@ impl Progress {
         };
         let total_bytes = indices.iter().map(size).sum();
         let total_files = indices.len() as u64;
-        Self { generation, files: 0, bytes: 0, total_files, total_bytes }
+        Self { generation: Some(generation), files: 0, bytes: 0, total_files, total_bytes }
     }
 }
 

@@ -251,7 +251,7 @@ fn planned(op: &Op) -> (&'static str, u64, String) {
         (Some(Entry::File { size, .. }), How::Ask) => {
             ("write", *size, format!("{reason}, unless the target has the same"))
         }
-        (Some(Entry::File { size, .. }), How::Data | How::Patch | How::Like { .. }) => {
+        (Some(Entry::File { size, .. }), How::Data | How::Patch | How::Like { .. } | How::Held) => {
             ("write", *size, reason.to_owned())
         }
     }

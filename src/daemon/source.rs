@@ -2,7 +2,10 @@
 //!
 //! Each pair is a top-level directory of the session's tree, named by its number. What the watches
 //! tell goes through the debounce; a few due paths are looked at on the spot, since that takes
-//! microseconds, and anything larger on a thread of its own.
+//! microseconds, and anything larger on a thread of its own. Large files are hashed beside all that
+//! (`later`), so that a save is not told after them.
+
+mod later;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -15,6 +18,7 @@ use e2ek_sidecar::tree::{DirBuilder, Node, Problem, Reason, Snapshot};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
+use self::later::Later;
 use crate::engine::debounce::{Debounce, Hints, Seen};
 use crate::filter::{Filter, FilterError, FilterOptions};
 use crate::scan::{ScanError, ScanReport, Scanner, Traced};
@@ -72,8 +76,13 @@ struct Pair {
     /// Names that only protection, and that ignore rules left out of the last look at everything.
     left_out: (u64, u64),
     tree: Snapshot,
+    /// All of it was looked at. Before that nothing is left for later, as it would count as absent.
+    known: bool,
     gone: bool,
 }
+
+/// What is looked at in a pair: its number, whether it is known, and the tree as it was.
+type Work = ((usize, bool), Arc<Scanner>, Snapshot, Hints);
 
 /// A look on a thread of its own: one report a pair that was looked at.
 type Look = Vec<(usize, Hints, Result<ScanReport, ScanError>)>;
@@ -90,6 +99,8 @@ pub(super) struct Source {
     heard: mpsc::Receiver<Told>,
     tasks: JoinSet<()>,
     looking: Option<(JoinHandle<Look>, Instant, Instant)>,
+    /// Large files that are hashed beside.
+    later: Later,
     /// Paths that could not be read, with the reasons people were told.
     problems: BTreeMap<SyncPath, Reason>,
     news: Vec<(SyncPath, Option<Reason>)>,
@@ -129,6 +140,7 @@ impl Source {
             heard,
             tasks: JoinSet::new(),
             looking: None,
+            later: Later::default(),
             problems: BTreeMap::new(),
             news: Vec::new(),
             again: None,
@@ -158,6 +170,8 @@ impl Source {
 
     /// The next thing that the watches tell, or the end of a look on a thread. Cancel safe.
     pub(super) async fn next(&mut self) -> Next {
+        // What a look has found takes the place of the tree: it is entered first.
+        let is_looking = self.looking.is_some();
         let look = async {
             match &mut self.looking {
                 Some((handle, ..)) => handle.await,
@@ -167,6 +181,7 @@ impl Source {
         let look = tokio::select! {
             Some(told) = self.heard.recv() => return Next::Told(told),
             look = look => look.unwrap_or_default(),
+            hashed = self.later.next(), if !is_looking => return Next::Looked(self.hashed(hashed)),
         };
         match self.looking.take() {
             Some((_, began, seen)) => Next::Looked(self.finish(look, began, seen, true)),
@@ -254,6 +269,8 @@ impl Source {
             if afresh {
                 self.changed = true;
                 self.previous = None;
+                pair.known = false;
+                self.later.clear();
                 pair.tree = Snapshot::empty();
             }
             let name = pair.name.clone();
@@ -276,12 +293,12 @@ impl Source {
 
     /// Whether nothing waits and no look is under way.
     pub(super) fn is_quiet(&self) -> bool {
-        self.looking.is_none() && self.debounce.deadline().is_none()
+        !self.is_looking() && self.debounce.deadline().is_none()
     }
 
     /// Whether a look on a thread is under way.
     pub(super) fn is_looking(&self) -> bool {
-        self.looking.is_some()
+        self.looking.is_some() || !self.later.is_empty()
     }
 
     /// Looks at what is due: small things now, large ones on a thread; see [`Self::next`].
@@ -306,14 +323,17 @@ impl Source {
         let work: Vec<_> = (jobs.into_iter())
             .map(|(index, hints)| {
                 let pair = &self.pairs[index];
-                (index, pair.scanner.clone(), pair.tree.clone(), hints)
+                ((index, pair.known), pair.scanner.clone(), pair.tree.clone(), hints)
             })
             .collect();
         let whole = work.iter().any(|(.., hints)| hints.subtrees().contains_key(&SyncPath::root()));
         let run = move || -> Look {
-            let scan = |(index, scanner, tree, hints): (usize, Arc<Scanner>, Snapshot, Hints)| {
+            let scan = |((index, known), scanner, tree, hints): Work| {
                 let tree = previous.as_ref().map_or(tree, |previous| tree_of(index, previous));
-                let result = scanner.scan(&tree, &hints);
+                let result = match known {
+                    true => scanner.scan_small(&tree, &hints),
+                    false => scanner.scan(&tree, &hints),
+                };
                 (index, hints, result)
             };
             work.into_iter().map(scan).collect()
@@ -337,7 +357,7 @@ impl Source {
         let mut gone = false;
         for (index, hints, result) in look {
             match result {
-                Ok(report) => self.accept(index, &hints, report),
+                Ok(report) => self.accept(index, &hints, report, seen),
                 Err(ScanError::Confused(_)) => {
                     let name = self.pairs[index].name.clone();
                     self.debounce.look_everywhere(Instant::now() + UNSTABLE_AGAIN, name);
@@ -360,14 +380,28 @@ impl Source {
         if gone || self.pairs.iter().any(|pair| pair.gone) {
             return Looked::Gone;
         }
+        self.hash_next();
         Looked::Tree { tree: self.tree(), seen }
     }
 
-    fn accept(&mut self, index: usize, hints: &Hints, report: ScanReport) {
+    fn accept(&mut self, index: usize, hints: &Hints, mut report: ScanReport, seen: Instant) {
+        self.later.looked_at(index, hints, std::mem::take(&mut report.later), seen);
+        let tree = std::mem::take(&mut report.tree);
+        self.replace(index, tree);
+        self.take_in(index, hints, report);
+    }
+
+    fn replace(&mut self, index: usize, tree: Snapshot) {
         let pair = &mut self.pairs[index];
-        self.changed |= !Arc::ptr_eq(pair.tree.root(), report.tree.root());
-        pair.tree = report.tree;
+        self.changed |= !Arc::ptr_eq(pair.tree.root(), tree.root());
+        pair.tree = tree;
+    }
+
+    /// Takes in what a look says beside its tree.
+    fn take_in(&mut self, index: usize, hints: &Hints, report: ScanReport) {
+        let pair = &mut self.pairs[index];
         if hints.subtrees().contains_key(&SyncPath::root()) {
+            pair.known = true;
             pair.left_out = (report.protected, report.ignored);
         }
         self.contents.keep(report.contents);
@@ -557,6 +591,7 @@ impl Pair {
             reached: None,
             left_out: (0, 0),
             tree: Snapshot::empty(),
+            known: false,
             gone: false,
         })
     }

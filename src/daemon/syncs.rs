@@ -140,21 +140,27 @@ impl Syncs {
             (Amount { files, bytes }, Amount { files: total_files, bytes: total_bytes });
         let part = self.open.iter().find_map(|sync| {
             let part = sync.open.get(&target)?;
-            part.sent.contains_key(&generation).then_some((sync, part))
+            let is_of = match generation {
+                Some(generation) => part.sent.contains_key(&generation),
+                // What goes ahead is of what comes in parts.
+                None => sync.in_parts,
+            };
+            is_of.then_some((sync, part))
         });
         let (generation, done, total) = match part {
             Some((sync, part)) if sync.in_parts => {
-                let before = part.sent.range(..generation).map(|(_, amount)| *amount);
+                let before = part.sent.range(..generation.unwrap_or(u64::MAX));
+                let before = before.map(|(_, amount)| *amount);
                 let before = before.fold(part.past, Amount::and);
                 let (done, total) = (before.and(done), before.and(total));
                 let all = part.all.unwrap_or_default();
                 let files = all.files.max(total.files);
-                (sync.from, done, Amount { files, bytes: all.bytes.max(total.bytes) })
+                (Some(sync.from), done, Amount { files, bytes: all.bytes.max(total.bytes) })
             }
             _ => (generation, done, total),
         };
         Event::Progress {
-            generation: Some(generation),
+            generation,
             phase: Phase::Send,
             files: done.files,
             bytes: done.bytes,
@@ -331,7 +337,8 @@ mod tests {
         syncs.applied(0, &report(at, 1, 20, true));
         // The next link: what was on its way did not arrive.
         assert_eq!(begun(syncs.begin(at, 0, &begin(3, 20, true, Some(30)))), None);
-        let half = Progress { generation: 3, files: 5, bytes: 50, total_files: 20, total_bytes: 9 };
+        let half =
+            Progress { generation: Some(3), files: 5, bytes: 50, total_files: 20, total_bytes: 9 };
         let Event::Progress { generation, files, total_files, total_bytes, .. } =
             syncs.progress(0, half)
         else {

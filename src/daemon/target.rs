@@ -3,6 +3,7 @@
 //! What a link brings is the session's to judge, but for what only passes through: credit, output,
 //! input taken, and the listing of unmanaged paths, which is collected and filtered here.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
@@ -10,7 +11,7 @@ use e2ek_sidecar::wire::{CommandSpec, FromHub, Listed, Refusal, ToHub, WireError
 use tokio::sync::mpsc;
 
 use super::ending::HUB_ENDS_WITHIN;
-use super::link::{self, Connection, LinkError, LinkEvent, Outgoing};
+use super::link::{self, Connection, LinkError, LinkEvent, Outgoing, Taken};
 use super::{Daemon, Kind, say, settings};
 use crate::control::Wanted;
 use crate::engine::session::{Input, TargetId};
@@ -133,11 +134,12 @@ impl Daemon {
         let _ = outgoing.send(Outgoing::Message(one.open.clone()));
         let transport = one.transport.clone();
         let (origin, events) = (self.origin.clone(), self.events.0.clone());
-        let serving =
-            link::serve(target, self.serial, transport, origin, queue, credit.clone(), events);
+        let taken = Arc::new(Taken::default());
+        let windows = (credit.clone(), taken.clone());
+        let serving = link::serve(target, self.serial, transport, origin, queue, windows, events);
         self.tasks.spawn(serving);
         one.foreign.clear();
-        one.connection = Some(Connection { serial: self.serial, outgoing, credit });
+        one.connection = Some(Connection { serial: self.serial, outgoing, credit, taken });
     }
 
     pub(super) fn link_event(&mut self, target: TargetId, serial: u64, event: LinkEvent) {
@@ -155,6 +157,7 @@ impl Daemon {
             LinkEvent::Message(FromHub::Credit { bytes }) => {
                 connection.credit.add_permits(usize::try_from(bytes).unwrap_or(0));
             }
+            LinkEvent::Message(FromHub::AheadTaken { bytes }) => connection.taken.add(bytes),
             LinkEvent::Message(FromHub::Output { stream, bytes }) => {
                 self.output(target, stream, bytes.0);
             }

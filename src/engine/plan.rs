@@ -94,24 +94,40 @@ pub const GENERATION_OPS: usize = 20_000;
 /// looked for only among what the same generation removes or replaces.
 const SEARCH_FROM_BYTES: u64 = 16 << 10;
 
-/// The ops that turn `held` into `wanted`, without those refused before. `ask` is for first contact:
-/// the target may have the content already, so it is asked before anything is sent.
-#[must_use]
-pub fn plan(held: &Snapshot, wanted: &Snapshot, refused: &Refused, ask: bool) -> Vec<Op> {
-    let mut changes = held.diff(wanted);
-    if !refused.is_empty() {
-        leave_out(&mut changes, refused);
-    }
-    let known = if ask { HashMap::new() } else { known_content(held, &changes) };
-    ops(changes, wanted, &known, ask)
+/// What a plan goes by beside the two trees.
+#[derive(Clone, Copy)]
+pub struct Given<'a> {
+    /// What is left out.
+    pub refused: &'a Refused,
+    /// First contact: the target may have the content already, so it is asked before anything is sent.
+    pub ask: bool,
+    /// Whether a content is sent in any case, wherever else it may be found.
+    pub sent: &'a dyn Fn(&(Digest, u64)) -> bool,
 }
 
-fn ops(changes: Vec<Change>, wanted: &Snapshot, known: &Known, ask: bool) -> Vec<Op> {
+/// The ops that turn `held` into `wanted`, without those refused before.
+#[must_use]
+pub fn plan(held: &Snapshot, wanted: &Snapshot, given: Given<'_>) -> Vec<Op> {
+    let mut changes = held.diff(wanted);
+    if !given.refused.is_empty() {
+        let again = |change: &Change| {
+            given.refused.get(&change.path).is_some_and(|(entry, _)| *entry == change.new)
+        };
+        leave_out(&mut changes, |change| change, again);
+    }
+    let known = if given.ask { HashMap::new() } else { known_content(held, &changes, given.sent) };
+    ops(changes, wanted, &known, given)
+}
+
+fn ops(changes: Vec<Change>, wanted: &Snapshot, known: &Known, given: Given<'_>) -> Vec<Op> {
     changes
         .into_iter()
         .map(|change| {
-            let how = content_of(&change, known, ask);
-            let meta = Meta { mode: 0, mtime_ns: mtime_of(wanted.get(&change.path)) };
+            let how = content_of(&change, known, given);
+            // Of what is new more than the time is asked for when it is sent.
+            let replaces = matches!(change.old, Some(Entry::File { .. }));
+            let node = if replaces { wanted.get(&change.path) } else { None };
+            let meta = Meta { mode: 0, mtime_ns: mtime_of(node) };
             Op { change, how, meta }
         })
         .collect()
@@ -119,20 +135,21 @@ fn ops(changes: Vec<Change>, wanted: &Snapshot, known: &Known, ask: bool) -> Vec
 
 /// As [`plan`], but of a first sync only as much as one generation takes, with the tree that leads to;
 /// without one it is all. What changes or removes something is never cut: a file that is moved would
-/// be sent anew.
+/// be sent anew. `more` are ops that stand in the way and will not be part of the generation.
 #[must_use]
 pub fn first(
     held: &Snapshot,
     wanted: &Snapshot,
-    refused: &Refused,
-    ask: bool,
+    given: Given<'_>,
+    more: usize,
 ) -> (Vec<Op>, Option<Snapshot>) {
-    let changes = held.diff_up_to(wanted, GENERATION_OPS);
-    let adds = refused.is_empty() && changes.iter().all(|change| change.old.is_none());
-    let last = changes.last().filter(|_| adds && changes.len() >= GENERATION_OPS);
+    let most = GENERATION_OPS + more;
+    let changes = held.diff_up_to(wanted, most);
+    let adds = given.refused.is_empty() && changes.iter().all(|change| change.old.is_none());
+    let last = changes.last().filter(|_| adds && changes.len() >= most);
     match last.map(|change| held.advanced(wanted, &change.path)) {
-        Some(reached) => (ops(changes, wanted, &HashMap::new(), ask), Some(reached)),
-        None => (plan(held, wanted, refused, ask), None),
+        Some(reached) => (ops(changes, wanted, &HashMap::new(), given), Some(reached)),
+        None => (plan(held, wanted, given), None),
     }
 }
 
@@ -158,38 +175,47 @@ fn mtime_of(node: Option<&Node>) -> i64 {
     }
 }
 
-fn content_of(change: &Change, known: &Known, ask: bool) -> How {
+fn content_of(change: &Change, known: &Known, given: Given<'_>) -> How {
     let Some(Entry::File { digest, size, .. }) = &change.new else { return How::None };
     let unchanged = matches!(&change.old, Some(Entry::File { digest: old, .. }) if old == digest);
     match known.get(&(*digest, *size)) {
         _ if *size == 0 || unchanged => How::None,
-        _ if ask => How::Ask,
+        _ if (given.sent)(&(*digest, *size)) => How::Data,
+        _ if given.ask => How::Ask,
         Some(from) => How::Copy { from: from.clone() },
         None => How::Data,
     }
 }
 
-/// Drops refused changes, what lies below a refused directory, and the removal of directories in
-/// which a refused removal leaves something.
-fn leave_out(changes: &mut Vec<Change>, refused: &Refused) {
+/// Drops the changes that `stay` undone, what lies below such a path, and the removal of directories
+/// in which something stays.
+pub(super) fn leave_out<T>(
+    items: &mut Vec<T>,
+    of: impl Fn(&T) -> &Change,
+    stay: impl Fn(&Change) -> bool,
+) {
     let mut stuck: HashSet<SyncPath> = HashSet::new();
-    changes.retain(|change| {
-        let below = std::iter::successors(change.path.parent(), SyncPath::parent);
-        let blocked = below.into_iter().any(|p| stuck.contains(&p));
-        let again = refused.get(&change.path).is_some_and(|(entry, _)| *entry == change.new);
-        if again || blocked {
+    let mut above: HashSet<SyncPath> = HashSet::new();
+    items.retain(|item| {
+        let change = of(item);
+        let mut parents = std::iter::successors(change.path.parent(), SyncPath::parent);
+        let stays = stay(change) || parents.any(|parent| stuck.contains(&parent));
+        if stays {
             stuck.insert(change.path.clone());
+            above.extend(std::iter::successors(change.path.parent(), SyncPath::parent));
         }
-        !(again || blocked)
+        !stays
     });
-    changes.retain(|change| {
-        change.new.is_some() || !stuck.iter().any(|path| path.starts_with(&change.path))
-    });
+    items.retain(|item| of(item).new.is_some() || !above.contains(&of(item).path));
 }
 
 /// Content that the target holds and that this generation needs: of files it removes or replaces,
 /// and of any file when a large one is new.
-fn known_content(held: &Snapshot, changes: &[Change]) -> Known {
+fn known_content(
+    held: &Snapshot,
+    changes: &[Change],
+    sent: &dyn Fn(&(Digest, u64)) -> bool,
+) -> Known {
     let mut known = HashMap::new();
     let mut add = |entry: Option<&Entry>, path: &SyncPath| {
         if let Some(&Entry::File { digest, size, .. }) = entry {
@@ -210,7 +236,7 @@ fn known_content(held: &Snapshot, changes: &[Change]) -> Known {
             }
             _ => None,
         })
-        .filter(|key| key.1 >= SEARCH_FROM_BYTES && !known.contains_key(key))
+        .filter(|key| key.1 >= SEARCH_FROM_BYTES && !known.contains_key(key) && !sent(key))
         .collect();
     if !searched.is_empty() {
         held.walk(&mut |path, node| {
@@ -276,7 +302,7 @@ pub fn losses(wanted: &Snapshot, ops: &[Op], recent: u64) -> u64 {
         }
     }
     let mut elsewhere = 0;
-    wanted.walk(&mut |_, node| {
+    wanted.each_node(&mut |node| {
         if let &Node::File { digest, size, .. } = node {
             elsewhere += gone.remove(&(digest, size)).unwrap_or(0);
         }
@@ -307,7 +333,7 @@ pub fn deletes(ops: &[Op]) -> u64 {
 #[must_use]
 pub fn amount(tree: &Snapshot) -> Amount {
     let mut amount = Amount::default();
-    tree.walk(&mut |_, node| match node {
+    tree.each_node(&mut |node| match node {
         Node::File { size, .. } => amount = amount.and(Amount { files: 1, bytes: *size }),
         Node::Symlink(_) => amount.files += 1,
         Node::Directory(_) => {}
@@ -317,7 +343,7 @@ pub fn amount(tree: &Snapshot) -> Amount {
 
 fn files(tree: &Snapshot) -> u64 {
     let mut count = 0;
-    tree.walk(&mut |_, node| count += u64::from(!matches!(node, Node::Directory(_))));
+    tree.each_node(&mut |node| count += u64::from(!matches!(node, Node::Directory(_))));
     count
 }
 

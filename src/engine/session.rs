@@ -38,6 +38,9 @@ pub struct Settings {
     pub mode: Mode,
     /// How many deletes need no question.
     pub budget: DeleteBudget,
+    /// Content from this size on, in bytes, goes to a target ahead of its generation: what is saved
+    /// meanwhile does not wait for it.
+    pub ahead_from: u64,
     /// Quiet time before a restart.
     pub settle: Duration,
     /// The longest a restart waits for quiet.
@@ -136,6 +139,22 @@ pub enum Effect {
         /// The tree it leads to.
         commit: TreeId,
     },
+    /// Send a content ahead of its generation, between whatever else is sent; not before what came
+    /// earlier.
+    Ahead {
+        /// To whom.
+        target: TargetId,
+        /// Names it on this link.
+        number: u64,
+        /// What it is for.
+        op: Op,
+        /// What the target holds by then.
+        base: Snapshot,
+        /// Not as a patch.
+        whole: bool,
+    },
+    /// End a content that is sent ahead or held.
+    EndAhead(TargetId, u64),
     /// Tell people.
     Say(Notice),
 }
@@ -178,9 +197,9 @@ pub enum Notice {
         generation: u64,
         /// What it changes.
         amount: Amount,
-        /// The target is not yet level with the source on this link.
+        /// Part of a sync that may take several generations: the first one on a link, or large files.
         first: bool,
-        /// With the first of a first sync in several generations: all of it, as far as known.
+        /// With the first of several: all of it, as far as known.
         all: Option<Amount>,
     },
     /// A generation is visible at the target.
@@ -294,7 +313,7 @@ impl Amount {
 pub struct Applied {
     /// Number.
     pub generation: u64,
-    /// Part of a first sync of which more is to come.
+    /// Part of a sync in several generations of which more is to come.
     pub more: bool,
     /// Files and links changed, made or removed.
     pub files: u64,
@@ -517,7 +536,9 @@ impl Session {
             FromHub::Listing { path, children, last } => {
                 target.listing(path.as_ref(), children, last, effects)
             }
-            FromHub::Need { indices, adopted: _, last } => target.needs(indices, last, effects),
+            FromHub::Need { indices, adopted: _, last } => {
+                target.needs(indices, last, &self.settings, effects)
+            }
             FromHub::AppliedPart { skipped, overwritten } => {
                 target.applied_part(skipped, overwritten)
             }
@@ -538,12 +559,21 @@ impl Session {
                 effects.push(Effect::Say(Notice::Child { target: id, event }));
                 Ok(())
             }
+            FromHub::Held { number } => {
+                target.held_ahead(number);
+                Ok(())
+            }
+            FromHub::NotHeld { number, why } => {
+                target.not_held(now, number, why, effects);
+                Ok(())
+            }
             // The edge's: collected, forwarded or counted there.
             FromHub::Foreign { .. }
             | FromHub::Output { .. }
             | FromHub::Credit { .. }
             | FromHub::StdinTaken { .. }
             | FromHub::NotReplayable { .. }
+            | FromHub::AheadTaken { .. }
             | FromHub::Ping
             | FromHub::Bye { .. } => Ok(()),
         };

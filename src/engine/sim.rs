@@ -70,6 +70,8 @@ struct Options {
     count_budget: Option<u64>,
     /// Holds are answered late in the end: time alone must answer nothing.
     patient: bool,
+    /// Large files go ahead of their generations.
+    ahead: bool,
     /// Longest time between two faults, in microseconds.
     pace: u64,
     /// Which faults of the script may happen, by bit: with fewer kinds each of them gets further,
@@ -105,6 +107,7 @@ impl World {
             mirror: rng.one_in(5),
             count_budget: rng.one_in(3).then(|| rng.below(4)),
             patient: rng.one_in(6),
+            ahead: !rng.one_in(4),
             pace: if rng.one_in(8) { 1_000_000 } else { 60_000 },
             faults: match rng.below(3) {
                 0 => u64::MAX,
@@ -186,12 +189,13 @@ impl World {
 
 impl Options {
     fn session(self, source: &Source) -> Session {
-        let Self { mirror, count_budget, .. } = self;
+        let Self { mirror, count_budget, ahead, .. } = self;
         let ignoring = source.ignoring.clone();
         let settings = Settings {
             dry: false,
             mode: if mirror { Mode::Mirror } else { Mode::Keep },
             budget: count_budget.map_or_else(DeleteBudget::default, DeleteBudget::Count),
+            ahead_from: if ahead { source::LARGE_BYTES } else { u64::MAX },
             settle: SETTLE,
             settle_at_most: Duration::from_secs(2),
             git_at_most: Duration::from_secs(10),

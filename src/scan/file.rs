@@ -102,6 +102,8 @@ pub(super) trait Wanted {
     fn blocks(&self, size: u64) -> bool;
     /// Blocks that those of the file are likely to be.
     fn base(&self) -> Option<Arc<Blocks>>;
+    /// Whether a file is better read when others do not wait for it.
+    fn later(&self, facts: Facts) -> bool;
 }
 
 /// Why a file could not be read.
@@ -111,11 +113,14 @@ pub(super) enum ReadError {
     Replaced,
     /// It changed during every try.
     Unstable,
+    /// It is large, and was not read.
+    Later,
     /// The system's word. ENOENT when it has vanished.
     Os(Errno),
 }
 
-/// Reads a regular file that does not change meanwhile.
+/// Reads a regular file that does not change meanwhile. One that only grows is read up to where it
+/// ended: read twice alike, that much of it stood there between the two; its stamp is then unknown.
 pub(super) fn read(
     directory: &OwnedFd,
     name: &CStr,
@@ -123,6 +128,7 @@ pub(super) fn read(
     buffer: &mut [u8],
 ) -> Result<Read, ReadError> {
     let mut wasted = 0;
+    let mut grown: Option<Read> = None;
     for _ in 0..TRIES {
         let file =
             rustix::fs::openat(directory, name, OPEN, Mode::empty()).map_err(|e| match e {
@@ -134,22 +140,50 @@ pub(super) fn read(
         if before.kind != FileType::RegularFile {
             return Err(ReadError::Replaced);
         }
-        match read_open(&file, before, wanted, buffer)? {
+        if wanted.later(before) {
+            return Err(ReadError::Later);
+        }
+        let earlier = grown.take().filter(|earlier| grew(earlier.facts, before));
+        let size = earlier.as_ref().map_or(before.size, |earlier| earlier.facts.size);
+        let facts = Facts { size, ..before };
+        match read_open(&file, facts, wanted, buffer)? {
             Ok(read) => return Ok(Read { bytes: read.bytes + wasted, ..read }),
-            Err(bytes) => wasted += bytes,
+            Err(vain) => {
+                wasted += vain.bytes;
+                grown = vain.grown;
+            }
+        }
+        let again = |read: &Read| earlier.is_some_and(|earlier| earlier.digest == read.digest);
+        if let Some(read) = grown.take_if(|read| again(read)) {
+            let facts = Facts { stamp: Stamp::default(), ..read.facts };
+            return Ok(Read { bytes: wasted, facts, ..read });
         }
     }
     Err(ReadError::Unstable)
 }
 
-/// Reads an open file whose facts were `before`; the bytes read in vain when they are others now,
-/// or there was less to read than they promised.
+/// Whether a large file may have become longer, and no more.
+fn grew(before: Facts, now: Facts) -> bool {
+    let same = (before.stamp.inode, before.device) == (now.stamp.inode, now.device);
+    same && before.size > MAX_CONTENT_BYTES && now.size > before.size
+}
+
+/// What came of reading a file that changed meanwhile.
+struct Vain {
+    /// Bytes read.
+    bytes: u64,
+    /// It may only have become longer: what it was before.
+    grown: Option<Read>,
+}
+
+/// Reads an open file whose facts were `before`; in vain when they are others now, or there was less
+/// to read than they promised.
 fn read_open(
     file: &OwnedFd,
     before: Facts,
     wanted: &dyn Wanted,
     buffer: &mut [u8],
-) -> Result<Result<Read, u64>, ReadError> {
+) -> Result<Result<Read, Vain>, ReadError> {
     let read = if before.size > MAX_CONTENT_BYTES {
         sign(file, before, wanted, buffer)?
     } else {
@@ -158,7 +192,16 @@ fn read_open(
         let read = Read { facts: before, digest, bytes, content, blocks: None };
         if bytes == before.size { Ok(read) } else { Err(bytes) }
     };
-    Ok(read.and_then(|read| if Facts::of(file) == Ok(before) { Ok(read) } else { Err(read.bytes) }))
+    let now = Facts::of(file);
+    Ok(match read {
+        Ok(read) if now == Ok(before) => Ok(read),
+        Ok(read) => {
+            let bytes = read.bytes;
+            let grown = Some(read).filter(|_| now.is_ok_and(|now| grew(before, now)));
+            Err(Vain { bytes, grown })
+        }
+        Err(bytes) => Err(Vain { bytes, grown: None }),
+    })
 }
 
 /// Reads a large file; the bytes read in vain when there was less than its facts promise.
@@ -226,6 +269,9 @@ mod tests {
         fn base(&self) -> Option<Arc<Blocks>> {
             None
         }
+        fn later(&self, _: Facts) -> bool {
+            false
+        }
     }
 
     #[test]
@@ -246,6 +292,58 @@ mod tests {
             act(&mut fs::OpenOptions::new().write(true).open(&path).unwrap());
             let read = read_open(&file, before, &All, &mut [0; 4]).unwrap();
             assert_eq!(read.is_ok(), stable, "{what}");
+        }
+    }
+
+    /// Grows at each question, as one that is written to all the time.
+    struct Growing(std::cell::RefCell<fs::File>, bool);
+
+    impl Wanted for Growing {
+        fn content(&self, _: u64) -> bool {
+            false
+        }
+        fn blocks(&self, _: u64) -> bool {
+            let mut file = self.0.borrow_mut();
+            file.write_all(b"more").unwrap();
+            if self.1 {
+                std::os::unix::fs::FileExt::write_at(&*file, &Stamped::now(), 5).unwrap();
+            }
+            false
+        }
+        fn base(&self) -> Option<Arc<Blocks>> {
+            None
+        }
+        fn later(&self, _: Facts) -> bool {
+            false
+        }
+    }
+
+    /// Bytes that are others each time.
+    struct Stamped;
+
+    impl Stamped {
+        fn now() -> [u8; 8] {
+            static NEXT: std::sync::atomic::AtomicU64 = std::sync::atomic::AtomicU64::new(1);
+            NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed).to_le_bytes()
+        }
+    }
+
+    #[test]
+    fn i5_a_file_that_grows_for_ever_is_taken_up_to_where_it_ended() {
+        let home = tempfile::tempdir().unwrap();
+        let directory = OwnedFd::from(fs::File::open(home.path()).unwrap());
+        let start = vec![7; MAX_CONTENT_BYTES as usize + 1];
+        for (rewritten, taken) in [(false, true), (true, false)] {
+            fs::write(home.path().join("f"), &start).unwrap();
+            let mut file = fs::OpenOptions::new().write(true).open(home.path().join("f")).unwrap();
+            std::io::Seek::seek(&mut file, std::io::SeekFrom::End(0)).unwrap();
+            let growing = Growing(std::cell::RefCell::new(file), rewritten);
+            let read = read(&directory, c"f", &growing, &mut [0; 4096]);
+            assert_eq!(read.is_ok(), taken);
+            let Ok(read) = read else { continue };
+            // What it was when it was opened, before it grew the first time.
+            assert_eq!(read.digest, Digest::of(&start));
+            assert_eq!((read.facts.size, read.facts.stamp), (start.len() as u64, Stamp::default()));
         }
     }
 

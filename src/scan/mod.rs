@@ -41,7 +41,7 @@ pub type Judge = Arc<dyn Fn(&SyncPath, bool) -> bool + Send + Sync>;
 /// Gives the blocks of a content, as far as somebody still knows them.
 pub type Known = Arc<dyn Fn(Digest) -> Option<Arc<Blocks>> + Send + Sync>;
 
-/// Most bytes of file content one report carries.
+/// Most bytes of file content one report carries, with the table of them.
 pub const MAX_CONTENTS_BYTES: usize = 16 * 1024 * 1024;
 /// Most bytes of blocks that one report carries: those of five files of 1 GiB.
 pub const MAX_BLOCKS_BYTES: usize = 8 * 1024 * 1024;
@@ -90,6 +90,8 @@ pub struct ScanReport {
     /// Files that changed at every try to read them, still as before in `tree` with an unknown
     /// stamp: to be looked at again, in 2 ms at first, later in 30 ms.
     pub unstable: Vec<SyncPath>,
+    /// Large files that were not read, still as before in `tree`; only of [`Scanner::scan_small`].
+    pub later: Vec<SyncPath>,
     /// Content of files up to 1 MiB that were read, so that it need not be read again to be sent;
     /// at most [`MAX_CONTENTS_BYTES`] in all.
     pub contents: HashMap<Digest, Arc<[u8]>>,
@@ -167,11 +169,30 @@ impl Scanner {
     /// # Errors
     /// When the root is not there or cannot be opened; never for what lies below it.
     pub fn scan(&self, previous: &Snapshot, hints: &Hints) -> Result<ScanReport, ScanError> {
+        self.look(previous, hints, false)
+    }
+
+    /// As [`Scanner::scan`], but files of 8 MiB and more that must be read are left for later, so that
+    /// nobody waits for them: unless they may be known ones that were renamed. To be used where
+    /// `previous` tells what others believe: a file that is new and left out counts as absent.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn scan_small(&self, previous: &Snapshot, hints: &Hints) -> Result<ScanReport, ScanError> {
+        self.look(previous, hints, true)
+    }
+
+    fn look(
+        &self,
+        previous: &Snapshot,
+        hints: &Hints,
+        leave: bool,
+    ) -> Result<ScanReport, ScanError> {
         let root = self.open_root()?;
         let rules = self.rules.of_root();
         let mut worker = self.idle_worker().take().unwrap_or_else(Worker::new);
-        let found =
-            Scan::new(root, previous, rules, (&self.grains, &self.known)).run(hints, &mut worker);
+        let found = Scan::new(root, previous, rules, (&self.grains, &self.known), leave);
+        let found = found.run(hints, &mut worker);
         *self.idle_worker() = Some(worker);
         let mut report = found.report;
         report.tree = match found.root {

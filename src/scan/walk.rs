@@ -1,12 +1,12 @@
 //! Owns one scan: directories and names as jobs, done by as many threads as it takes.
 
 use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use e2ek_sidecar::delta::Blocks;
 use e2ek_sidecar::path::SyncPath;
@@ -24,12 +24,16 @@ use crate::filter::RuleFiles;
 
 /// Names of one directory that one thread looks at before others may help.
 const CHUNK: usize = 256;
+/// Smallest file that may be left for later, in bytes: it takes some milliseconds to hash.
+const LATER_FROM_BYTES: u64 = 8 << 20;
 /// Directories that another may have been.
 const MAX_DEPARTED: usize = 64;
 /// Names by which one is recognized.
 const COMPARED: usize = 8;
 /// Jobs done before threads are started: fewer are over sooner than a thread has started.
 const INLINE_JOBS: usize = 16;
+/// About what the report's table takes for a content: small ones are many.
+const ENTRY_BYTES: usize = 96;
 const LIST_BYTES: usize = 32 * 1024;
 const OPEN: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -103,6 +107,7 @@ impl Worker {
         let into = &mut self.report;
         into.problems.extend(other.problems);
         into.unstable.extend(other.unstable);
+        into.later.extend(other.later);
         into.contents.extend(other.contents);
         into.traced.extend(other.traced);
         into.entries += other.entries;
@@ -129,6 +134,10 @@ pub(super) struct Scan<'a> {
     contents_left: AtomicUsize,
     /// And of blocks.
     blocks_left: AtomicUsize,
+    /// Large files are left for later.
+    leave: bool,
+    /// The inodes of those that were known before.
+    large: OnceLock<HashSet<u64>>,
 }
 
 impl<'a> Scan<'a> {
@@ -137,6 +146,7 @@ impl<'a> Scan<'a> {
         previous: &'a Snapshot,
         rules: Rules,
         (grains, known): (&'a Grains, &'a Known),
+        leave: bool,
     ) -> Self {
         let shared =
             Shared { jobs: Vec::new(), slots: Vec::new(), root: None, running: 0, waiting: 0 };
@@ -151,6 +161,8 @@ impl<'a> Scan<'a> {
             changed: Condvar::new(),
             contents_left: AtomicUsize::new(MAX_CONTENTS_BYTES),
             blocks_left: AtomicUsize::new(MAX_BLOCKS_BYTES),
+            leave,
+            large: OnceLock::new(),
         }
     }
 
@@ -173,6 +185,7 @@ impl<'a> Scan<'a> {
         let mut report = std::mem::take(&mut worker.report);
         report.problems.sort_by(|a, b| a.path.cmp(&b.path));
         report.unstable.sort();
+        report.later.sort();
         let root = everywhere.then_some(shared.root);
         let edits = if everywhere { Vec::new() } else { edits(&shared.slots) };
         Results { report, root, edits }
@@ -518,11 +531,11 @@ impl<'a> Scan<'a> {
         worker: &mut Worker,
     ) -> Option<Found> {
         let asked = wall_clock();
-        let before = match place.before(name.to_bytes()) {
-            Some(Node::File { digest, .. }) => Some(*digest),
-            _ => None,
+        let (before, own) = match place.before(name.to_bytes()) {
+            Some(Node::File { digest, stamp, .. }) => (Some(*digest), stamp.inode),
+            _ => (None, 0),
         };
-        let wishes = Wishes::new(self, before);
+        let wishes = Wishes::new(self, before, own);
         let read = read(directory, name, &wishes, &mut worker.buffer);
         wishes.settle(read.as_ref().ok());
         match read {
@@ -538,12 +551,37 @@ impl<'a> Scan<'a> {
                 Some(Found::Node(Node::File { digest: read.digest, size, executable, stamp }))
             }
             Err(ReadError::Replaced) => None,
+            Err(ReadError::Later) => {
+                worker.report.later.push(place.inside(name.to_bytes()));
+                Some(place.kept(name.to_bytes()))
+            }
             Err(ReadError::Unstable) => {
                 worker.report.unstable.push(place.inside(name.to_bytes()));
                 Some(place.unsure(name.to_bytes()))
             }
             Err(ReadError::Os(error)) => Some(failed(place, name.to_bytes(), error, worker)),
         }
+    }
+
+    /// Whether a large file is left for later: not one that was only renamed, for then it would be
+    /// gone before it is there. `own` is the inode of what stood there before.
+    fn is_for_later(&self, facts: Facts, own: u64) -> bool {
+        if self.leave && facts.size >= LATER_FROM_BYTES && facts.stamp.inode == own {
+            return true;
+        }
+        if !self.leave || facts.size < LATER_FROM_BYTES {
+            return false;
+        }
+        let known = self.large.get_or_init(|| {
+            let mut known = HashSet::new();
+            self.previous.each_node(&mut |node| {
+                if let Node::File { size: LATER_FROM_BYTES.., stamp, .. } = node {
+                    known.insert(stamp.inode);
+                }
+            });
+            known
+        });
+        !known.contains(&facts.stamp.inode)
     }
 
     fn place(&self, slot: usize) -> Arc<Place> {
@@ -572,8 +610,9 @@ impl Drop for Running<'_, '_> {
 /// What is wanted of one file: its content or its blocks, as long as there is room in the report.
 struct Wishes<'a> {
     scan: &'a Scan<'a>,
-    /// What stood there before.
+    /// What stood there before, and its inode.
     before: Option<Digest>,
+    own: u64,
     /// Room that was taken. Read again after it changed, it is taken anew.
     contents: Room<'a>,
     blocks: Room<'a>,
@@ -600,10 +639,10 @@ impl Room<'_> {
 }
 
 impl<'a> Wishes<'a> {
-    fn new(scan: &'a Scan<'a>, before: Option<Digest>) -> Self {
+    fn new(scan: &'a Scan<'a>, before: Option<Digest>, own: u64) -> Self {
         let room = |left| Room { left, taken: Cell::new(0) };
         let (contents, blocks) = (room(&scan.contents_left), room(&scan.blocks_left));
-        Self { scan, before, contents, blocks }
+        Self { scan, before, own, contents, blocks }
     }
 
     /// Gives back the room that what was read does not need.
@@ -619,7 +658,7 @@ impl<'a> Wishes<'a> {
 
 impl Wanted for Wishes<'_> {
     fn content(&self, size: u64) -> bool {
-        self.contents.take(usize::try_from(size).unwrap_or(usize::MAX))
+        self.contents.take(usize::try_from(size).unwrap_or(usize::MAX).saturating_add(ENTRY_BYTES))
     }
 
     fn blocks(&self, size: u64) -> bool {
@@ -628,6 +667,10 @@ impl Wanted for Wishes<'_> {
 
     fn base(&self) -> Option<Arc<Blocks>> {
         self.before.and_then(|digest| (self.scan.known)(digest))
+    }
+
+    fn later(&self, facts: Facts) -> bool {
+        self.scan.is_for_later(facts, self.own)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The file that traces outlive the daemon in.
 //!
-//! Magic bytes that name the version, the traces from the oldest on, each with its content's digest,
+//! Magic bytes that name the version, the traces of each kind from the oldest on, each with its content's digest,
 //! and a checksum of it all. A trace of another content than it says can do no harm: a patch that
 //! comes of it is seen by the digest of its result, and costs one whole content.
 
@@ -22,7 +22,7 @@ const CHECKSUM_BYTES: usize = 32;
 ///
 /// # Errors
 /// When that does not work.
-pub(super) fn write(path: &Path, traces: &[(Digest, Trace)]) -> io::Result<()> {
+pub(super) fn write(path: &Path, traces: impl Iterator<Item = (Digest, Trace)>) -> io::Result<()> {
     let aside = aside(path);
     let written = write_new(&aside, traces).and_then(|()| std::fs::rename(&aside, path));
     if written.is_err() {
@@ -40,7 +40,7 @@ fn aside(path: &Path) -> PathBuf {
     path.with_extension("new")
 }
 
-fn write_new(path: &Path, traces: &[(Digest, Trace)]) -> io::Result<()> {
+fn write_new(path: &Path, traces: impl Iterator<Item = (Digest, Trace)>) -> io::Result<()> {
     let mut file = BufWriter::with_capacity(1 << 16, File::create(path)?);
     let mut hasher = blake3::Hasher::new();
     let mut bytes = MAGIC.to_vec();
@@ -108,7 +108,7 @@ mod tests {
         let path = home.path().join("traces");
         assert_eq!(read(&path), None);
         for traces in [Vec::new(), sample()] {
-            write(&path, &traces).unwrap();
+            write(&path, traces.clone().into_iter()).unwrap();
             assert_eq!(read(&path), Some(traces));
         }
         let bytes = std::fs::read(&path).unwrap();

@@ -14,15 +14,16 @@ use super::spill::Spill;
 
 /// Content kept from scans, in bytes: enough for the saves of some seconds.
 const KEPT_BYTES: usize = 8 << 20;
-/// Traces kept in memory, in bytes: of 5 GiB of large files, or of 100 MB of small ones where these
-/// have no other place.
-const TRACES_BYTES: usize = 8 << 20;
+/// Blocks kept, in bytes: of 5 GiB of large files.
+const BLOCKS_BYTES: usize = 8 << 20;
+/// Of the sketches so much outlives the daemon, in bytes: those of 60 MB of small files.
+const SKETCHES_BYTES: usize = 4 << 20;
 /// From here on it is worth the search for the trace that one replaces.
 const LARGE_TRACE_BYTES: usize = 16 << 10;
 /// About what the tables take for one of them.
 const ENTRY_BYTES: usize = 80;
 
-type Traces = LazyLock<Mutex<Aging<Trace>>, Box<dyn FnOnce() -> Mutex<Aging<Trace>> + Send>>;
+type Traces = LazyLock<Mutex<Remembered>, Box<dyn FnOnce() -> Mutex<Remembered> + Send>>;
 
 /// Content that was read not long ago, by digest. Shared by all targets; the oldest goes first.
 pub struct Contents {
@@ -33,8 +34,24 @@ pub struct Contents {
     file: Mutex<PathBuf>,
     /// A trace came that is not in the file.
     changed: AtomicBool,
-    /// Has the sketches.
-    spill: Mutex<Spill>,
+}
+
+/// What is left of contents: of large ones in memory, of small ones in a file.
+struct Remembered {
+    blocks: Aging<Arc<Blocks>>,
+    sketches: Spill,
+}
+
+impl Remembered {
+    fn insert(&mut self, digest: Digest, trace: Trace) {
+        match trace {
+            Trace::Sketch(sketch) => self.sketches.insert(digest, &sketch),
+            Trace::Blocks(blocks) => {
+                let bytes = ENTRY_BYTES + blocks.bytes();
+                self.blocks.insert(digest, blocks, bytes, BLOCKS_BYTES);
+            }
+        }
+    }
 }
 
 /// What a change of a content can be found by.
@@ -53,36 +70,25 @@ pub(super) enum Trace {
     Blocks(Arc<Blocks>),
 }
 
-impl Trace {
-    fn bytes(&self) -> usize {
-        ENTRY_BYTES
-            + match self {
-                Self::Sketch(sketch) => sketch.bytes(),
-                Self::Blocks(blocks) => blocks.bytes(),
-            }
-    }
-}
-
 impl Contents {
     /// With the traces that a file in this folder keeps; none where it is missing or damaged.
     #[must_use]
     pub fn kept_in(folder: &Path) -> Self {
         let file = folder.join("traces");
-        let from = file.clone();
+        let (from, folder) = (file.clone(), folder.to_owned());
         let traces = move || {
-            let mut aging = Aging::default();
+            let (blocks, sketches) = (Aging::default(), Spill::new(&folder));
+            let mut remembered = Remembered { blocks, sketches };
             for (digest, trace) in kept::read(&from).unwrap_or_default() {
-                let bytes = trace.bytes();
-                aging.insert(digest, trace, bytes, TRACES_BYTES);
+                remembered.insert(digest, trace);
             }
-            Mutex::new(aging)
+            Mutex::new(remembered)
         };
         Self {
             kept: Mutex::default(),
             traces: LazyLock::new(Box::new(traces)),
             file: Mutex::new(file),
             changed: AtomicBool::new(false),
-            spill: Mutex::new(Spill::new(folder)),
         }
     }
 
@@ -102,8 +108,14 @@ impl Contents {
             kept::sweep(&file);
             return Ok(());
         }
-        let traces = lock(&self.traces).in_order();
-        kept::write(&file, &traces)
+        let (blocks, sketches) = {
+            let traces = lock(&self.traces);
+            (traces.blocks.in_order(), traces.sketches.youngest(SKETCHES_BYTES))
+        };
+        let blocks = blocks.into_iter().map(|(digest, blocks)| (digest, Trace::Blocks(blocks)));
+        let sketches = sketches.into_iter();
+        let sketches = sketches.map(|(digest, sketch)| (digest, Trace::Sketch(Arc::new(sketch))));
+        kept::write(&file, blocks.chain(sketches))
     }
 
     /// Reads what the file keeps, if nobody has asked for it yet. Blocks for some milliseconds.
@@ -115,7 +127,7 @@ impl Contents {
     pub fn keep(&self, contents: HashMap<Digest, Arc<[u8]>>) {
         let mut kept = lock(&self.kept);
         for (digest, content) in contents {
-            let bytes = content.len();
+            let bytes = ENTRY_BYTES + content.len();
             kept.insert(digest, content, bytes, KEPT_BYTES);
         }
     }
@@ -133,38 +145,31 @@ impl Contents {
     /// Keeps what a change of a content can be found by. Of a large one that it `replaces` the trace
     /// goes first from then on: it serves no more than a target that lags.
     pub(super) fn trace(&self, digest: Digest, trace: Trace, replaces: Option<Digest>) {
-        if let Trace::Sketch(sketch) = &trace {
-            return lock(&self.spill).insert(digest, sketch);
-        }
-        let bytes = trace.bytes();
         self.changed.store(true, Ordering::Relaxed);
         let mut traces = lock(&self.traces);
-        if let Some(old) = replaces.filter(|_| bytes >= LARGE_TRACE_BYTES) {
-            traces.goes_first(old);
+        if let (Some(old), Trace::Blocks(blocks)) = (replaces, &trace)
+            && blocks.bytes() >= LARGE_TRACE_BYTES
+        {
+            traces.blocks.goes_first(old);
         }
-        traces.insert(digest, trace, bytes, TRACES_BYTES);
+        traces.insert(digest, trace);
     }
 
     /// Keeps the blocks of a file that was read and of what stood there `before`, as it is likely to
     /// be sent as a patch of that.
     pub fn sign(&self, digest: Digest, before: Option<Digest>, blocks: Arc<Blocks>) {
-        let trace = Trace::Blocks(blocks);
-        let bytes = trace.bytes();
         self.changed.store(true, Ordering::Relaxed);
         let mut traces = lock(&self.traces);
         if let Some(before) = before.filter(|before| *before != digest) {
-            traces.goes_last(before);
+            traces.blocks.goes_last(before);
         }
-        traces.insert(digest, trace, bytes, TRACES_BYTES);
+        traces.insert(digest, Trace::Blocks(blocks));
     }
 
     /// The blocks of a content, where they are still known.
     #[must_use]
     pub fn blocks(&self, digest: Digest) -> Option<Arc<Blocks>> {
-        match self.traced(digest) {
-            Some(Trace::Blocks(blocks)) => Some(blocks),
-            _ => None,
-        }
+        lock(&self.traces).blocks.get(digest)
     }
 
     /// The best that is known of a content.
@@ -174,9 +179,9 @@ impl Contents {
     }
 
     pub(super) fn traced(&self, digest: Digest) -> Option<Trace> {
-        let spilt = lock(&self.spill).get(digest);
-        let spilt = spilt.map(|sketch| Trace::Sketch(Arc::new(sketch)));
-        spilt.or_else(|| lock(&self.traces).get(digest))
+        let traces = lock(&self.traces);
+        let sketch = traces.sketches.get(digest).map(|sketch| Trace::Sketch(Arc::new(sketch)));
+        sketch.or_else(|| traces.blocks.get(digest).map(Trace::Blocks))
     }
 }
 

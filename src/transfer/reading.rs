@@ -268,3 +268,52 @@ fn read(file: &mut std::fs::File, len: u64, buffer: &mut Vec<u8>) -> Result<(), 
     file.take(len).read_to_end(buffer).map_err(|_| Changed)?;
     if buffer.len() as u64 == len { Ok(()) } else { Err(Changed) }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn blocks(content: &[u8]) -> (Digest, Arc<Blocks>) {
+        let mut signer = Signer::new(content.len() as u64).unwrap();
+        signer.take(content);
+        let (digest, blocks) = signer.finish();
+        (digest, Arc::new(blocks))
+    }
+
+    /// What is sent of a file, `now`, that was `scanned` and is a change of `base`.
+    fn sent(base: &[u8], scanned: &[u8], now: &[u8]) -> Result<Vec<u8>, Changed> {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("large");
+        std::fs::write(&path, now).unwrap();
+        let contents = Arc::new(Contents::kept_in(home.path()));
+        let (digest, known) = blocks(scanned);
+        let traces = Traces { contents: contents.clone(), replaces: None, known: Some(known) };
+        let base = Base::Trace(Trace::Blocks(blocks(base).1));
+        let file = std::fs::File::open(&path).unwrap();
+        let size = scanned.len() as u64;
+        let mut reading = Reading::file(Some(traces), digest, size, file, Some(base));
+        let (mut patch, mut piece) = (Vec::new(), Vec::new());
+        while reading.piece(&mut piece)? {
+            patch.extend_from_slice(&piece);
+        }
+        assert!(contents.blocks(digest).is_some(), "for the next change");
+        Ok(patch)
+    }
+
+    #[test]
+    fn i4_what_changed_since_the_scan_is_withdrawn_where_it_is_sent() {
+        let base = vec![7; 3 << 20];
+        let mut scanned = base.clone();
+        scanned[1 << 20] = 1;
+        let patch = sent(&base, &scanned, &scanned).unwrap();
+        assert!(patch.len() < 2000, "{}", patch.len());
+        let mut now = scanned.clone();
+        now[(1 << 20) + 5] = 2;
+        assert!(sent(&base, &scanned, &now).is_err(), "in the block that is sent");
+        // The patch still leads to what was scanned.
+        let mut now = scanned.clone();
+        now[0] = 2;
+        assert_eq!(sent(&base, &scanned, &now).unwrap(), patch);
+        assert!(sent(&base, &scanned, &scanned[..100]).is_err(), "shorter");
+    }
+}

@@ -69,6 +69,14 @@ impl Spill {
         }
     }
 
+    /// The youngest sketches of so many bytes in all, about, the oldest of them first.
+    pub(super) fn youngest(&self, bytes: usize) -> Vec<(Digest, Sketch)> {
+        let young = self.young.youngest(bytes);
+        let old = self.old.youngest(bytes.saturating_sub(young.len()));
+        let (old, young) = (Records(&old), Records(&young));
+        old.chain(young).filter_map(|(digest, sketch)| Some((digest, sketch?))).collect()
+    }
+
     /// The sketch of a content, if it is still known.
     pub(super) fn get(&self, digest: Digest) -> Option<Sketch> {
         self.young.get(digest).or_else(|| self.old.get(digest))
@@ -109,6 +117,44 @@ impl Half {
         let known = (self.written - place).min(READ_BYTES);
         self.file.as_ref()?.read_exact_at(&mut record[..known], place as u64).ok()?;
         parse(&record[..known], digest)
+    }
+}
+
+impl Half {
+    /// Its last records, of at most so many bytes. Nothing where they cannot be read back.
+    fn youngest(&self, bytes: usize) -> Vec<u8> {
+        let end = self.written + self.gathered.len();
+        let places = self.places.values().map(|&place| place as usize);
+        let Some(start) = places.filter(|&place| place + bytes >= end).min() else {
+            return Vec::new();
+        };
+        let mut records = vec![0; self.written.saturating_sub(start)];
+        let read = match &self.file {
+            Some(file) if !records.is_empty() => file.read_exact_at(&mut records, start as u64),
+            _ => Ok(()),
+        };
+        if read.is_err() {
+            return Vec::new();
+        }
+        let gathered = self.gathered.get(start.saturating_sub(self.written)..);
+        records.extend_from_slice(gathered.unwrap_or_default());
+        records
+    }
+}
+
+/// Records one after the other.
+struct Records<'a>(&'a [u8]);
+
+impl Iterator for Records<'_> {
+    type Item = (Digest, Option<Sketch>);
+
+    fn next(&mut self) -> Option<Self::Item> {
+        let (head, rest) = self.0.split_at_checked(HEAD_BYTES)?;
+        let (digest, length) = head.split_first_chunk()?;
+        let length = u16::from_le_bytes(length.try_into().ok()?);
+        let (mut sketch, rest) = rest.split_at_checked(length.into())?;
+        self.0 = rest;
+        Some((Digest(*digest), Sketch::decode(&mut sketch)))
     }
 }
 
@@ -160,6 +206,13 @@ mod tests {
             found.is_some()
         };
         let known: Vec<u32> = (0..2000).filter(found).collect();
+        for bytes in [0, 10_000, WRITE_BYTES * 2, WRITE_BYTES * 5, usize::MAX / 2] {
+            let youngest = spill.youngest(bytes);
+            let all = known.iter().map(|&number| sketch(number)).collect::<Vec<_>>();
+            assert!(all.ends_with(&youngest), "{bytes}: whole ones, in order");
+            let record = 9000 / 16 + 100;
+            assert!(youngest.len() >= all.len().min(bytes / record), "{bytes}");
+        }
         assert!((300..1000).contains(&known.len()), "{}", known.len());
         assert!(known.iter().copied().eq(2000 - known.len() as u32..2000), "the last ones");
         assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing is left behind");

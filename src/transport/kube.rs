@@ -129,6 +129,8 @@ impl AsyncRead for ExecReader {
     ) -> Poll<io::Result<()>> {
         while self.left.is_empty() {
             match ready!(self.messages.as_mut().poll_next(context)) {
+                // Nothing comes after a Close, although the connection may stand for a while.
+                Some(Ok(Message::Close(_))) => return Poll::Ready(Ok(())),
                 Some(Ok(message)) => self.take(message),
                 // The last words may be on their way when the connection goes: that is no error.
                 None | Some(Err(tungstenite::Error::ConnectionClosed)) => {
@@ -177,3 +179,6 @@ impl AsyncWrite for ExecWriter {
         self.poll_flush(context)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,6 +30,7 @@ mod faults;
 mod git;
 mod join;
 mod kill;
+mod large;
 mod once;
 mod place;
 mod processes;

@@ -112,7 +112,7 @@ fn file(content: &str, mode: u32) -> Found {
     Found::File { mode, content: content.into() }
 }
 
-/// Longer than a frame of content, and nothing that compresses.
+/// Large enough to go ahead of its generation, in several frames; nothing that compresses.
 fn large(seed: u64) -> Found {
     let mut state = seed;
     let mut byte = || {
@@ -120,7 +120,7 @@ fn large(seed: u64) -> Found {
             state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     };
-    Found::File { mode: 0o644, content: (0..150_000).map(|_| byte()).collect() }
+    Found::File { mode: 0o644, content: (0..1_200_000).map(|_| byte()).collect() }
 }
 
 /// I1: what is wrong with a target on its way from one tree to the other, and perhaps in motion. Each

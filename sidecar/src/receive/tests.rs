@@ -60,6 +60,7 @@ fn plan(from: &Snapshot, to: &Snapshot) -> Vec<Op> {
                 Some(Entry::File { digest, .. }) => match known.get(digest) {
                     Some(from) => How::Copy { from: from.clone() },
                     None if matches!(change.old, Some(Entry::File { .. })) => How::Patch,
+                    None if digest.0[0] & 1 == 0 => How::Held,
                     None => How::Data,
                 },
                 _ => How::None,
@@ -132,7 +133,7 @@ impl Player {
                 let entry = self.receiver.op(index).change.new.clone().unwrap();
                 self.put(index, &entry);
             }
-            Step::Patch { index, .. } => {
+            Step::PutHeld { index } | Step::Patch { index, .. } => {
                 let entry = self.receiver.op(index).change.new.clone().unwrap();
                 self.put(index, &entry);
             }

@@ -21,7 +21,8 @@ use std::time::Instant;
 use tracing::{debug, info, warn};
 
 pub(super) use self::overlay::Parts;
-use self::patch::Patching;
+pub(super) use self::patch::{Fault, Made, Patching};
+use super::ahead::Lane;
 use super::hands::{AHEAD, Hands, Job, NewFile};
 use super::look::{Look, content_of, is_as_written, look, reason, whose};
 use super::memory;
@@ -126,10 +127,12 @@ impl Site {
                 // Without the note nothing may be written: a crash would orphan it.
                 warn!(%error, "the record cannot be written");
                 self.receiver.skip_all(&Reason::from(&error));
+                self.ahead.let_go(self.receiver.ops());
                 return Ok(self.answer());
             }
         }
         self.perform(steps, &[]);
+        self.ahead.let_go(self.receiver.ops());
         Ok(self.answer())
     }
 
@@ -248,8 +251,10 @@ impl Site {
         Ok(answers)
     }
 
-    /// Forgets a generation whose link was cut: what was done of it enters the record.
+    /// Forgets a generation whose link was cut: what was done of it enters the record. What came ahead
+    /// is gone.
     pub(super) fn abandon(&mut self) {
+        self.ahead = Lane::default();
         if self.receiver.ops().is_empty() {
             return;
         }
@@ -289,6 +294,7 @@ impl Site {
             Step::Move { index, removal } => return self.move_file(index, removal),
             Step::MakeDirectory { index } => (index, self.twice(index, Self::make_directory)),
             Step::Make { index } => (index, self.twice(index, Self::make)),
+            Step::PutHeld { index } => return self.put_held(index),
             Step::Remove { index } => (index, self.twice(index, Self::remove)),
             Step::Write { .. } | Step::Patch { .. } => return,
         };

@@ -6,6 +6,7 @@
 //! place. Who may write where is decided on entry (`entry`); after that a site listens to one link
 //! only, and only as long as its lease is the newest (I14).
 
+mod ahead;
 mod apply;
 mod command;
 mod entry;
@@ -107,6 +108,8 @@ pub struct Hub {
     settings: Settings,
     incoming: mpsc::Receiver<Incoming>,
     links: Links,
+    /// What the threads tell that make content ahead of its generation, and how they do.
+    ahead: (ahead::Tell, mpsc::UnboundedReceiver<(u64, ahead::Done)>),
     sites: Vec<Serving>,
     /// Sessions that an earlier hub of the same workspace keeps out for a moment, or whose container
     /// is to come.
@@ -133,6 +136,7 @@ impl Hub {
             settings,
             incoming,
             links: Links::default(),
+            ahead: mpsc::unbounded_channel(),
             sites: Vec::new(),
             waiting: Vec::new(),
             serial: 0,
@@ -163,6 +167,7 @@ impl Hub {
                     self.end();
                 }
                 event = self.command.next() => self.command_event(&event),
+                Some((id, done)) = self.ahead.1.recv() => self.ahead_done(id, done),
                 Some(Ok(serial)) = self.ends.join_next() => self.container_ended(serial),
                 incoming = self.incoming.recv() => match incoming {
                     Some(incoming) => self.take(incoming).await,
@@ -295,6 +300,7 @@ impl Hub {
             | ToHub::Withdraw { .. }
             | ToHub::Commit { .. }
             | ToHub::RemoveForeign { .. }
+            | ToHub::Ahead { .. }
             | ToHub::Run(_)
                 if serving.site.is_dry() =>
             {
@@ -306,6 +312,9 @@ impl Hub {
             | ToHub::Withdraw { .. } => {
                 self.links.consume(id, len);
                 self.content(id, at, message).await
+            }
+            ToHub::Ahead { .. } | ToHub::AheadData { .. } | ToHub::AheadEnd { .. } => {
+                self.come_ahead(id, at, message, len)
             }
             ToHub::Commit { generation, target } => self.commit(id, at, generation, target).await,
             ToHub::Describe { paths } => self.describe(id, at, &paths),
@@ -358,9 +367,42 @@ impl Hub {
         Ok(())
     }
 
+    /// Content ahead of its generation.
+    fn come_ahead(
+        &mut self,
+        id: PeerId,
+        at: usize,
+        message: ToHub,
+        len: usize,
+    ) -> Result<(), WireError> {
+        let site = &mut self.sites[at].site;
+        let answer = match message {
+            ToHub::Ahead { number, op } => site.begin_ahead(number, &op, &self.ahead.0)?,
+            ToHub::AheadData { number, encoding, body } => {
+                site.ahead.data(number, encoding, body, len)?
+            }
+            ToHub::AheadEnd { number } => site.ahead.end(number)?,
+            _ => None,
+        };
+        answer.iter().for_each(|answer| self.links.send(id, answer));
+        Ok(())
+    }
+
+    /// A thread that makes content ahead tells of it.
+    fn ahead_done(&mut self, worker: u64, done: ahead::Done) {
+        // Of one that was let go nothing is told any more.
+        let Some(serving) = self.sites.iter_mut().find(|s| s.site.ahead.is(worker)) else { return };
+        let Some(peer) = serving.peer else { return };
+        match serving.site.ahead.done(done) {
+            Ok(answer) => answer.iter().for_each(|answer| self.links.send(peer, answer)),
+            Err(error) => self.refuse(peer, &error),
+        }
+    }
+
     async fn ops(&mut self, id: PeerId, at: usize, brought: Brought) -> Result<(), WireError> {
         let before = self.sites[at].site.receiver.ops();
-        let is_long = brought.last && length::is_long(before.iter().chain(&brought.ops));
+        let is_long = length::is_long(before.iter().chain(&brought.ops));
+        let is_long = brought.last && (is_long || self.sites[at].site.ahead.is_long());
         let work = move |site: &mut Site| site.take_ops(brought);
         for answer in self.at_site(at, is_long, work).await? {
             self.links.send(id, &answer);

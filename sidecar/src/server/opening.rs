@@ -5,6 +5,8 @@
 //! written, and what somebody changed leaves the record, so that the daemon sends it anew. A session
 //! that only looks (`dry_run`) takes no right and leaves no trace.
 
+mod compare;
+
 use std::collections::HashSet;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
@@ -13,17 +15,19 @@ use std::sync::Arc;
 
 use tracing::warn;
 
+use self::compare::{Compare, Differences, Seen};
 use super::Settings as HubSettings;
+use super::ahead::Lane;
 use super::apply::{Applying, Parts};
 use super::entry::Request;
 use super::replay::Inside;
-use super::root::{Found, FoundKind, NamesIn, RootErrorKind, Settings, TargetRoot, WriteMode};
+use super::root::{Found, RootErrorKind, Settings, TargetRoot, WriteMode};
 use super::site::Site;
 use super::store::{Claim, ClaimError, Loaded, Owner, Registry, Store, StoreError};
 use super::target::{FindError, Identity, Target, TargetError, find, ourselves};
 use crate::path::{Escaped, SyncPath};
 use crate::receive::{Receiver, apply_what_fits};
-use crate::tree::{Change, Dir, Edit, Node, Snapshot, Stamp};
+use crate::tree::{Change, Edit, Node, Snapshot, Stamp};
 use crate::wire::{self, Blob, Container, Open, Refusal};
 
 /// Why a site is not opened.
@@ -70,6 +74,7 @@ impl Site {
             inside,
             store: None,
             applying: Applying::default(),
+            ahead: Lane::default(),
             in_place: open.write != wire::WriteMode::Rename,
             parts: Parts::default(),
             epoch: 0,
@@ -195,10 +200,9 @@ impl Site {
     /// Compares the record with the disk. Returns the true record, the managed paths that somebody
     /// changed, and whether anything differs.
     fn make_true(&self, held: &Snapshot, unfinished: &[Change]) -> (Snapshot, Vec<SyncPath>, bool) {
-        let mut differences = Differences::default();
         let begun: HashSet<&SyncPath> = unfinished.iter().map(|change| &change.path).collect();
-        self.compare(&SyncPath::root(), held.root(), None, &mut differences);
-        let Differences { edits, mut drifted } = differences;
+        let compare = Compare::new(&self.roots);
+        let Differences { edits, mut drifted } = compare.all(held.root());
         drifted.retain(|path| !begun.contains(path));
         let mut changed = !edits.is_empty();
         let held = held.apply(&edits).unwrap_or_default();
@@ -207,7 +211,7 @@ impl Site {
         for change in unfinished.iter().filter(|change| held.entry(&change.path) != change.new) {
             let Some(new) = &change.new else { continue };
             let node = Node::from_entry(new, Stamp::default());
-            match self.seen(|| change.path.clone(), self.stat(&change.path), &node) {
+            match compare.seen(|| change.path.clone(), self.stat(&change.path), &node) {
                 Seen::Unchanged => further.push((change.path.clone(), Some(node))),
                 Seen::Same(node) => further.push((change.path.clone(), Some(node))),
                 Seen::Other | Seen::Unknown => {}
@@ -220,84 +224,9 @@ impl Site {
         (held, drifted, changed)
     }
 
-    /// Looks at all that the record says of one directory, open as `names`: one `statx` a name, and
-    /// a directory is one when it can be opened as one. At the top only the roots have names.
-    fn compare(
-        &self,
-        at: &SyncPath,
-        dir: &Dir,
-        names: Option<&NamesIn<'_>>,
-        differences: &mut Differences,
-    ) {
-        for (name, node) in dir.iter() {
-            let inside = || at.join(name).expect("names and depth were checked");
-            let seen = if let Node::Directory(below) = node {
-                let path = inside();
-                match self.locate(&path).map(|(root, path)| root.names_in(&path)) {
-                    Some(Ok(names)) => {
-                        self.compare(&path, below, Some(&names), differences);
-                        continue;
-                    }
-                    Some(Err(error)) if is_unknown(error.kind) => Seen::Unknown,
-                    Some(Err(_)) | None => Seen::Other,
-                }
-            } else {
-                let found = names.map_or(Ok(None), |names| names.stat(name));
-                self.seen(inside, found, node)
-            };
-            match seen {
-                // Forgotten, it would be somebody else's from now on: never removed nor updated.
-                Seen::Unchanged | Seen::Unknown => {}
-                Seen::Same(stamped) => differences.edits.push((inside(), Some(stamped))),
-                Seen::Other => {
-                    differences.edits.push((inside(), None));
-                    differences.drifted.push(inside());
-                }
-            }
-        }
-    }
-
     fn stat(&self, path: &SyncPath) -> Result<Option<Found>, RootErrorKind> {
         let Some((root, below)) = self.locate(path) else { return Ok(None) };
         root.stat(&below).map_err(|error| error.kind)
-    }
-
-    /// How what was found at a path compares with what the record says. Reads a file whose stamp is
-    /// another one.
-    fn seen(
-        &self,
-        path: impl FnOnce() -> SyncPath,
-        found: Result<Option<Found>, RootErrorKind>,
-        node: &Node,
-    ) -> Seen {
-        let found = match found {
-            Ok(Some(found)) => found,
-            Err(kind) if is_unknown(kind) => return Seen::Unknown,
-            Ok(None) | Err(_) => return Seen::Other,
-        };
-        match (node, &found.kind) {
-            (Node::Directory(_), FoundKind::Directory) => Seen::Unchanged,
-            (Node::Symlink(link), FoundKind::Symlink { target }) if link == target => {
-                Seen::Unchanged
-            }
-            (&Node::File { digest, size, executable, stamp }, FoundKind::File) => {
-                if found.size != size || found.executable != executable {
-                    return Seen::Other;
-                }
-                if stamp != Stamp::default() && found.stamp == stamp {
-                    return Seen::Unchanged;
-                }
-                let hashed = self.locate(&path()).map(|(root, below)| root.hash(&below));
-                match hashed {
-                    Some(Ok(Some((same, found)))) if same == digest => {
-                        Seen::Same(Node::File { digest, size, executable, stamp: found.stamp })
-                    }
-                    Some(Err(error)) if is_unknown(error.kind) => Seen::Unknown,
-                    _ => Seen::Other,
-                }
-            }
-            _ => Seen::Other,
-        }
     }
 
     /// The record's folder: named by the roots, and by which directories they are; in a container,
@@ -321,33 +250,6 @@ impl Site {
             |root: &Arc<TargetRoot>| root.list(&SyncPath::root()).is_ok_and(|l| !l.is_empty());
         self.roots.iter().flatten().any(occupied)
     }
-}
-
-/// Where the disk differs from the record.
-#[derive(Default)]
-struct Differences {
-    /// What makes the record true, in path order.
-    edits: Vec<Edit>,
-    /// What is not as it was written.
-    drifted: Vec<SyncPath>,
-}
-
-/// What stands at a path, compared with a node.
-enum Seen {
-    /// Just that.
-    Unchanged,
-    /// That, with the stamp it has now.
-    Same(Node),
-    /// Something else, or nothing.
-    Other,
-    /// It cannot be looked at just now. Before it is changed it is looked at again.
-    Unknown,
-}
-
-/// Whether a fault at a path says nothing about what stands there.
-fn is_unknown(kind: RootErrorKind) -> bool {
-    use RootErrorKind::{Changed, IsDirectory, LinkInTheWay, NotADirectory, NotFound, NotRegular};
-    !matches!(kind, Changed | IsDirectory | LinkInTheWay | NotADirectory | NotFound | NotRegular)
 }
 
 fn is_ours(loaded: &Loaded, open: &Open) -> bool {

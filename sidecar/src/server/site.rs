@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use tracing::info;
 
+use super::ahead::Lane;
 use super::apply::{Applying, Parts};
 use super::replay::Inside;
 use super::root::TargetRoot;
@@ -29,6 +30,8 @@ pub(super) struct Site {
     pub(super) store: Option<Store>,
     pub(super) receiver: Receiver,
     pub(super) applying: Applying,
+    /// Contents that come ahead of their generation.
+    pub(super) ahead: Lane,
     /// Large files may be patched where they stand.
     pub(super) in_place: bool,
     /// Of large files that were written.

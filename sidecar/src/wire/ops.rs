@@ -108,7 +108,7 @@ impl Writer {
                 self.body.extend_from_slice(&tree.0);
                 varint::push(u64::from(*count), &mut self.body);
             }
-            How::None | How::Data | How::Ask | How::Forget | How::Patch => {}
+            How::None | How::Data | How::Ask | How::Forget | How::Patch | How::Held => {}
         }
         if with_mode != 0 {
             varint::push(u64::from(meta.mode), &mut self.body);
@@ -142,6 +142,7 @@ fn number_of(how: &How) -> u8 {
         How::Patch => 5,
         How::Tree { .. } => 6,
         How::Like { .. } => 7,
+        How::Held => 8,
     }
 }
 
@@ -239,6 +240,7 @@ impl<'a> Reader<'a> {
                 How::Tree { from, tree, count: u32::try_from(self.number()?).ok()? }
             }
             7 => How::Like { from: self.path(path.as_bytes())? },
+            8 => How::Held,
             _ => return None,
         })
     }

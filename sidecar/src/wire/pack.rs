@@ -66,6 +66,12 @@ impl Packer {
         })
     }
 
+    /// A body of its own, of at most [`PIECE_BYTES`]: its encoding, and as it is sent.
+    #[must_use]
+    pub fn alone(&mut self, body: &[u8]) -> (u8, Vec<u8>) {
+        self.compress(body).map_or_else(|| (0, body.to_vec()), |small| (1, small))
+    }
+
     /// The body as a frame, where that is shorter by a sixteenth and more.
     fn compress(&mut self, body: &[u8]) -> Option<Vec<u8>> {
         if self.level == 0 || body.len() < COMPRESS_FROM_BYTES {
@@ -99,11 +105,7 @@ pub fn unpack(
     encoding: u8,
     body: Vec<u8>,
 ) -> Result<(Vec<u8>, Vec<(u32, std::ops::Range<usize>)>), WireError> {
-    let body = match encoding {
-        0 => body,
-        1 => decompress(&body)?,
-        _ => return Err(WireError::Malformed),
-    };
+    let body = plain(encoding, body)?;
     let mut pieces = Vec::new();
     let mut at = 0;
     while at < body.len() {
@@ -116,6 +118,18 @@ pub fn unpack(
         at = end;
     }
     Ok((body, pieces))
+}
+
+/// A body as it was before it was encoded.
+///
+/// # Errors
+/// As [`unpack`].
+pub fn plain(encoding: u8, body: Vec<u8>) -> Result<Vec<u8>, WireError> {
+    match encoding {
+        0 => Ok(body),
+        1 => decompress(&body),
+        _ => Err(WireError::Malformed),
+    }
 }
 
 /// What one zstd frame holds, within [`MAX_UNPACKED_BYTES`].

@@ -86,6 +86,8 @@ pub(crate) struct Client {
     pub(crate) stream: UnixStream,
     decoder: Decoder,
     pub(crate) generation: u64,
+    /// The last number of a content that came ahead.
+    pub(crate) ahead: u64,
     /// The hub, when it is ours alone.
     pub(crate) child: Option<Child>,
 }
@@ -134,7 +136,7 @@ impl Client {
                 break;
             }
         }
-        Self { stream, decoder, generation: 0, child }
+        Self { stream, decoder, generation: 0, ahead: 0, child }
     }
 
     pub(crate) fn send(&mut self, message: &ToHub) {
@@ -147,11 +149,13 @@ impl Client {
         self.stream.write_all(&bytes).is_ok()
     }
 
-    /// The next message but pings and credit; `None` at the end.
+    /// The next message but pings and what keeps windows; `None` at the end.
     pub(crate) fn next(&mut self) -> Option<FromHub> {
         loop {
             match self.decoder.message::<FromHub>().unwrap() {
-                Some((FromHub::Ping | FromHub::Credit { .. }, _)) => continue,
+                Some((FromHub::Ping | FromHub::Credit { .. } | FromHub::AheadTaken { .. }, _)) => {
+                    continue;
+                }
                 Some((message, _)) => return Some(message),
                 None => {}
             }

@@ -65,6 +65,7 @@ fn all_lines() -> Vec<(String, String)> {
     all.extend(lines(&samples::child_events(), plain));
     all.extend(lines(&samples::listed(), plain));
     all.extend(lines(&samples::hows(), plain));
+    all.extend(lines(&samples::not_held(), plain));
     all.extend(lines(&samples::write_modes(), plain));
     all.extend(lines(&samples::entries(), plain));
     all.extend(lines(&samples::on_exits(), plain));

@@ -32,14 +32,15 @@ pub(crate) trait Named {
 }
 
 variants!(ToHub: Open, Ops, Data, Withdraw, Commit, Describe, ListForeign, Run, Act, Stdin, StdinEnd,
-    StopCommand, Credit, Ping, Bye, RemoveForeign, PackedOps, OpenIn);
+    StopCommand, Credit, Ping, Bye, RemoveForeign, PackedOps, OpenIn, Ahead, AheadData, AheadEnd);
 variants!(FromHub: Opened, Refused, Drifted, Need, Applied, Listing, Foreign, ForeignRemoved, Child,
-    Output, Credit, Ping, Bye, StdinTaken, AppliedPart, NotReplayable);
+    Output, Credit, Ping, Bye, StdinTaken, AppliedPart, NotReplayable, AheadTaken, Held, NotHeld);
 variants!(Refusal: Owned, Nested, NotFound, Forbidden, Unusable, Superseded);
 variants!(ChildEvent: Started, Restarted, Exited, Failed, Ran, Signalled, Stopped, Interrupted,
     Backoff, NotDone);
 variants!(Listed: File, Symlink, Directory);
-variants!(How: None, Data, Copy, Ask, Forget, Patch, Tree, Like);
+variants!(How: None, Data, Copy, Ask, Forget, Patch, Tree, Like, Held);
+variants!(NotHeld: Ended, Base, Fault);
 variants!(WriteMode: Auto, Rename, InPlace);
 variants!(Entry: File, Directory, Symlink);
 variants!(OnExit: Hold, Restart);
@@ -79,6 +80,7 @@ pub(crate) fn hows() -> Vec<How> {
         How::Patch,
         How::Tree { from: path("0/b"), tree: TREE, count: 5000 },
         How::Like { from: path("0/b") },
+        How::Held,
     ]
 }
 
@@ -142,6 +144,10 @@ pub(crate) fn child_events() -> Vec<ChildEvent> {
     ]
 }
 
+pub(crate) fn not_held() -> Vec<NotHeld> {
+    vec![NotHeld::Ended, NotHeld::Base, NotHeld::Fault(Reason::NoSpace)]
+}
+
 fn open() -> Open {
     Open {
         workspace: [0x11; 16],
@@ -160,7 +166,7 @@ fn ops() -> Vec<Op> {
         |name: &str, old: Option<Entry>, new: Option<Entry>| Change { path: path(name), old, new };
     let [file, directory, link] = entries().try_into().unwrap();
     let meta = Meta { mode: 0o755, mtime_ns: -5 };
-    let [none, data, copy, ask, forget, _, _, _] = hows().try_into().unwrap();
+    let [none, data, copy, ask, forget, ..] = <[How; 9]>::try_from(hows()).unwrap();
     vec![
         Op { change: change("0/a", None, Some(file.clone())), how: data, meta },
         Op { change: change("0/c", Some(link), Some(file.clone())), how: copy, meta },
@@ -212,6 +218,10 @@ pub(crate) fn to_hub() -> Vec<ToHub> {
         },
         ToHub::OpenIn { open: open(), container: container(Some(&"0123456789abcdef".repeat(4))) },
         ToHub::OpenIn { open: Open { process: None, ..open() }, container: container(None) },
+        ToHub::Ops { generation: 45, ops: vec![Op { how: How::Held, ..patch() }], last: true },
+        ToHub::Ahead { number: 300, op: patch() },
+        ToHub::AheadData { number: 300, encoding: 1, body: blob("zstd") },
+        ToHub::AheadEnd { number: 300 },
     ]
 }
 
@@ -280,7 +290,10 @@ pub(crate) fn from_hub() -> Vec<FromHub> {
             overwritten: vec![path("0/c")],
         },
         FromHub::NotReplayable { paths: vec![path("0/big")], count: 300 },
+        FromHub::AheadTaken { bytes: 131_072 },
+        FromHub::Held { number: 300 },
     ];
+    all.extend(not_held().into_iter().map(|why| FromHub::NotHeld { number: 7, why }));
     all.extend(refusals().into_iter().map(FromHub::Refused));
     all.extend(child_events().into_iter().map(FromHub::Child));
     all

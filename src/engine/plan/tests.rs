@@ -5,6 +5,10 @@ use proptest::prelude::*;
 
 use super::*;
 
+fn given(refused: &Refused, ask: bool) -> Given<'_> {
+    Given { refused, ask, sent: &|_| false }
+}
+
 fn path(text: &str) -> SyncPath {
     SyncPath::try_from(text).unwrap()
 }
@@ -35,7 +39,7 @@ fn tree(files: &[(&str, &str)]) -> Snapshot {
 }
 
 fn hows(held: &Snapshot, wanted: &Snapshot) -> Vec<(String, How)> {
-    plan(held, wanted, &Refused::new(), false)
+    plan(held, wanted, given(&Refused::new(), false))
         .into_iter()
         .map(|op| (op.change.path.to_string(), op.how))
         .collect()
@@ -83,7 +87,8 @@ fn content_that_the_target_holds_is_not_sent() {
 
 #[test]
 fn first_contact_asks() {
-    let ops = plan(&Snapshot::empty(), &tree(&[("a", "1"), ("e", "")]), &Refused::new(), true);
+    let ops =
+        plan(&Snapshot::empty(), &tree(&[("a", "1"), ("e", "")]), given(&Refused::new(), true));
     let hows: Vec<How> = ops.into_iter().map(|op| op.how).collect();
     assert_eq!(hows, [How::None, How::Ask, How::None]);
 }
@@ -98,13 +103,13 @@ fn i7_emptied_roots_and_large_deletes_are_held() {
         tree(&some)
     };
     let held_by = |wanted: &Snapshot, budget| {
-        let ops = plan(&of(100), wanted, &Refused::new(), false);
+        let ops = plan(&of(100), wanted, given(&Refused::new(), false));
         guard(&of(100), wanted, &ops, budget, 0)
     };
     let default = DeleteBudget::default();
     assert_eq!(held_by(&of(50), default), None, "fifty are free");
     assert_eq!(held_by(&of(49), default), Some(Hold::Budget { deletes: 51, managed: 100 }));
-    let ops = plan(&of(100), &of(99), &Refused::new(), false);
+    let ops = plan(&of(100), &of(99), given(&Refused::new(), false));
     let after_others = guard(&of(100), &of(99), &ops, default, 50);
     assert_eq!(after_others, Some(Hold::Budget { deletes: 51, managed: 150 }), "step by step");
     assert_eq!(held_by(&of(49), DeleteBudget::Count(51)), None);
@@ -124,7 +129,10 @@ fn what_was_refused_is_left_out_with_all_that_hangs_on_it() {
     let refused =
         |p: &str, entry: Option<Entry>| Refused::from([(path(p), (entry, Reason::Denied))]);
     let paths = |refused: &Refused| -> Vec<String> {
-        plan(&held, &wanted, refused, false).iter().map(|op| op.change.path.to_string()).collect()
+        plan(&held, &wanted, given(refused, false))
+            .iter()
+            .map(|op| op.change.path.to_string())
+            .collect()
     };
     assert_eq!(paths(&Refused::new()), ["0/d", "0/d/x", "0/n", "0/n/a"]);
     assert_eq!(paths(&refused("0/d/x", None)), ["0/n", "0/n/a"], "its directory stays too");
@@ -150,7 +158,7 @@ proptest! {
             tree(&taken)
         };
         let (held, wanted) = (clean(&a), clean(&b));
-        let ops = plan(&held, &wanted, &Refused::new(), false);
+        let ops = plan(&held, &wanted, given(&Refused::new(), false));
         for op in &ops {
             prop_assert_eq!(&op.change.old, &held.entry(&op.change.path));
             if let How::Copy { from } = &op.how {
@@ -160,6 +168,6 @@ proptest! {
         let changes: Vec<Change> = ops.into_iter().map(|op| op.change).collect();
         let reached = held.apply_changes(&changes).unwrap();
         prop_assert_eq!(reached.id(), wanted.id());
-        prop_assert!(plan(&reached, &wanted, &Refused::new(), false).is_empty());
+        prop_assert!(plan(&reached, &wanted, given(&Refused::new(), false)).is_empty());
     }
 }

@@ -173,12 +173,13 @@ impl Command {
         }
     }
 
-    /// Acts when it is time. `can_send`: what was sent so far is all the hub needs, in order.
+    /// Acts when it is time. `can_send`: what was sent so far is all the hub needs, in order; `awaits`:
+    /// large content of what was saved is still on its way.
     pub(super) fn tick(
         &mut self,
         now: Instant,
         git_busy: bool,
-        can_send: bool,
+        (can_send, awaits): (bool, bool),
         id: TargetId,
         settings: &Settings,
         effects: &mut Vec<Effect>,
@@ -187,6 +188,9 @@ impl Command {
         let Some(settling) = self.settling.as_mut().filter(|s| may_act && s.due() <= now) else {
             return;
         };
+        if awaits && now < settling.latest_git {
+            return;
+        }
         if git_busy && now < settling.latest_git {
             settling.quiet_at = now + settings.settle;
             settling.latest = now + settings.settle_at_most;
@@ -307,8 +311,11 @@ impl Command {
     }
 
     /// When [`Self::tick`] is due, if it can do anything then.
-    pub(super) fn deadline(&self, can_send: bool) -> Option<Instant> {
+    pub(super) fn deadline(&self, can_send: bool, awaits: bool) -> Option<Instant> {
         let settling = self.settling.as_ref().filter(|_| can_send && self.may_act());
-        settling.map(Settling::due)
+        settling.map(|settling| match awaits {
+            true => settling.latest_git.max(settling.due()),
+            false => settling.due(),
+        })
     }
 }

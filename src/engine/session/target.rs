@@ -1,6 +1,7 @@
 //! One target's part of a session: its link, what it holds, what is on its way, what it refused.
 
 mod flight;
+mod lane;
 mod pace;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -8,16 +9,21 @@ use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::tree::{Entry, Problem, Reason, Snapshot, TreeId};
-use e2ek_sidecar::wire::{Blob, ChildEvent, CommandSpec, Listed, Op, ToHub, WireError, batches};
+use e2ek_sidecar::wire::{
+    Blob, ChildEvent, CommandSpec, Listed, NotHeld, Op, ToHub, WireError, batches,
+};
 
-use self::flight::InFlight;
 pub(super) use self::flight::Report;
+use self::flight::{InFlight, Planned};
+use self::lane::Lane;
+#[cfg(test)]
+pub(super) use self::lane::MOST_BEGUN;
 use self::pace::Pace;
 use super::command::Command;
 use super::compare::{Compare, Progress};
 use super::mirror::Mirror;
 use super::{Closing, Effect, Local, Notice, Settings, TargetId};
-use crate::engine::plan::{self, Hold, Mode, Refused};
+use crate::engine::plan::{self, Given, Hold, Mode, Refused};
 
 /// Generations on their way at once: what comes meanwhile becomes one. Saves one after the other are
 /// not held up by a round trip of 50 ms.
@@ -112,6 +118,8 @@ pub(super) struct Target {
     pace: Pace,
     /// The source has more, which waits for that.
     waits_for_more: bool,
+    /// Large contents on their way.
+    lane: Lane,
     /// The hub manages nothing yet and something lies there: ask before sending.
     ask: bool,
     /// Links in a row that did not last because the hub listened to another.
@@ -164,6 +172,7 @@ impl Target {
             astray: false,
             pace: Pace::default(),
             waits_for_more: false,
+            lane: Lane::default(),
             ask: false,
             superseded: 0,
             filling: false,
@@ -197,7 +206,8 @@ impl Target {
     pub(super) fn plan(&self, local: &Snapshot, settings: &Settings) -> Option<Vec<Op>> {
         let ready = matches!(self.link, Link::Ready);
         ready.then(|| {
-            let mut ops = plan::plan(&self.sent, local, &self.refused, self.ask);
+            let given = Given { refused: &self.refused, ask: self.ask, sent: &|_| false };
+            let mut ops = plan::plan(&self.sent, local, given);
             plan::forget(&mut ops, &settings.ignored);
             ops
         })
@@ -217,6 +227,7 @@ impl Target {
         self.link = Link::Down;
         self.in_flight.clear();
         (self.astray, self.waits_for_more) = (false, false);
+        self.lane.link_down();
         self.begun_before |= std::mem::take(&mut self.begun);
         self.sent = self.acked.clone();
         self.unsure = None;
@@ -393,27 +404,113 @@ impl Target {
         }
         self.forget_settled(now, &local.tree, settings, effects);
         let accepted = self.accepted == Some(local.tree.id());
+        if !self.has_only_large(local) {
+            let planned = self.planned(&local.tree, settings, false);
+            let trees = (&local.tree, &self.sent);
+            self.lane.end_stale(self.id, trees, settings.ahead_from, effects);
+            if planned.ops.is_empty() && self.lane.left_out() == 0 {
+                return self.nothing_to_send(*generation, accepted, settings, effects);
+            }
+            let only = planned.ops.is_empty();
+            if !self.pass(now, planned, accepted, local, generation, settings, effects) {
+                return;
+            }
+            if only {
+                self.lane.set_only(&self.sent, &local.tree);
+            }
+        } else {
+            self.begin_large(local, settings, effects);
+        }
+        // Remembered with what is on its way: a later save is not as old as that.
+        self.seen = None;
+        if self.lane.holds() && matches!(self.link, Link::Ready) && !self.is_blocked(settings) {
+            self.put_held(now, accepted, local, generation, settings, effects);
+        }
+    }
+
+    fn begin_large(&mut self, local: &Local, settings: &Settings, effects: &mut Vec<Effect>) {
+        let now = (&self.sent, self.seen.unwrap_or(local.seen));
+        self.lane.begin(self.id, now, settings, effects);
+    }
+
+    /// Whether large files are all that the target lacks, and nothing else has to be thought of.
+    fn has_only_large(&self, local: &Local) -> bool {
+        self.refused.is_empty()
+            && self.told.is_empty()
+            && self.lane.is_only(&self.sent, &local.tree)
+    }
+
+    /// Puts in place what is held by now.
+    fn put_held(
+        &mut self,
+        now: Instant,
+        accepted: bool,
+        local: &Local,
+        generation: &mut u64,
+        settings: &Settings,
+        effects: &mut Vec<Effect>,
+    ) {
+        let only = self.has_only_large(local);
+        let ops = if only { self.lane.put_only() } else { None };
+        let planned = match ops {
+            Some(ops) => Planned { ops, less: true, put: true, ..Planned::default() },
+            None => self.planned(&local.tree, settings, true),
+        };
+        self.pass(now, planned, accepted, local, generation, settings, effects);
+        if only && matches!(self.link, Link::Ready) {
+            self.lane.set_only(&self.sent, &local.tree);
+        }
+    }
+
+    /// What is to be sent: what needs no large content, or (`put`) also what is held by now.
+    fn planned(&mut self, local: &Snapshot, settings: &Settings, put: bool) -> Planned {
+        let lane = &self.lane;
+        let sent = |content: &_| lane.sends(content);
+        let given = Given { refused: &self.refused, ask: self.ask, sent: &sent };
         let (mut ops, part) = match self.filling {
-            true => plan::first(&self.sent, &local.tree, &self.refused, self.ask),
-            false => (plan::plan(&self.sent, &local.tree, &self.refused, self.ask), None),
+            true => plan::first(&self.sent, local, given, lane.left_out()),
+            false => (plan::plan(&self.sent, local, given), None),
         };
         let forgotten = plan::forget(&mut ops, &settings.ignored);
-        if ops.is_empty() {
-            self.nothing_to_send(*generation, accepted, settings, effects);
-            return;
-        }
-        match plan::guard(&self.sent, &local.tree, &ops, settings.budget, self.recent_deletes(now))
-        {
-            Some(hold) if !accepted => self.held(hold, effects),
-            _ => {
-                self.release(effects);
-                if forgotten > 0 {
-                    let notice = Notice::Forgotten { target: self.id, count: forgotten };
-                    effects.push(Effect::Say(notice));
-                }
-                self.send(now, (ops, part), local, generation, settings, effects);
+        let less = match put {
+            true => self.lane.put(&mut ops, settings.ahead_from),
+            false => self.lane.leave_out(&mut ops, settings.ahead_from),
+        };
+        Planned { ops, part, forgotten, less, put }
+    }
+
+    /// Sends what was planned, if nobody is to be asked first. Returns whether.
+    #[allow(clippy::too_many_arguments)]
+    fn pass(
+        &mut self,
+        now: Instant,
+        planned: Planned,
+        accepted: bool,
+        local: &Local,
+        generation: &mut u64,
+        settings: &Settings,
+        effects: &mut Vec<Effect>,
+    ) -> bool {
+        let Planned { ops, forgotten, .. } = &planned;
+        let recent = self.recent_deletes(now);
+        match plan::guard(&self.sent, &local.tree, ops, settings.budget, recent) {
+            Some(hold) if !accepted => {
+                self.held(hold, effects);
+                return false;
             }
+            _ => self.release(effects),
         }
+        if *forgotten > 0 {
+            let notice = Notice::Forgotten { target: self.id, count: *forgotten };
+            effects.push(Effect::Say(notice));
+        }
+        if !planned.put {
+            self.begin_large(local, settings, effects);
+        }
+        if !planned.ops.is_empty() {
+            self.send(now, planned, local, generation, settings, effects);
+        }
+        true
     }
 
     /// Whether nothing may be sent before something is answered.
@@ -490,6 +587,7 @@ impl Target {
         effects: &mut Vec<Effect>,
     ) {
         self.filling = false;
+        self.lane.in_parts = false;
         // What was withdrawn is on its way again soon: nobody was told of a problem.
         let withdrawn = self.refused.keys().any(|path| !self.told.contains_key(path));
         if !self.in_flight.is_empty() || withdrawn {
@@ -564,8 +662,30 @@ impl Target {
                 self.mirror.retry();
             }
         }
-        let can_send = self.can_act();
-        self.command.tick(now, git_busy, can_send, self.id, settings, effects);
+        let (can_send, awaits) = (self.can_act(), self.lane.is_awaited());
+        self.command.tick(now, git_busy, (can_send, awaits), self.id, settings, effects);
+    }
+
+    pub(super) fn held_ahead(&mut self, number: u64) {
+        self.lane.is_held(number);
+    }
+
+    pub(super) fn not_held(
+        &mut self,
+        now: Instant,
+        number: u64,
+        why: NotHeld,
+        effects: &mut Vec<Effect>,
+    ) {
+        let Some((op, again)) = self.lane.not_held(number, &why) else { return };
+        // Whatever is still to be sent of it.
+        effects.push(Effect::EndAhead(self.id, number));
+        match why {
+            _ if again => {}
+            NotHeld::Fault(reason) => self.tell(&op, &reason, now, effects),
+            // The next look brings another content.
+            NotHeld::Ended | NotHeld::Base => self.refuse(&op, Reason::Unstable, now),
+        }
     }
 
     /// Messages keep their order, so that the hub acts when the files before it are visible.
@@ -582,7 +702,7 @@ impl Target {
     }
 
     pub(super) fn deadline(&self) -> Option<Instant> {
-        let command = self.command.deadline(self.can_act());
+        let command = self.command.deadline(self.can_act(), self.lane.is_awaited());
         let pace = self.pace.next().filter(|_| self.waits_for_more);
         [self.connect_at, self.retry_at, command, pace].into_iter().flatten().min()
     }

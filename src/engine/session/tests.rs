@@ -6,15 +6,21 @@ use e2ek_sidecar::wire::{Blob, Skipped};
 
 use super::*;
 
+mod large;
+
 fn path(text: &str) -> SyncPath {
     SyncPath::try_from(text).unwrap()
 }
 
-/// A tree of empty directories and one-byte files: a name, or a name and its content.
+/// Contents from here on are of large files.
+const LARGE: u8 = 200;
+
+/// A tree of one-byte files, and of large ones: each a name and its content.
 fn tree(files: &[(&str, u8)]) -> Snapshot {
     let mut edits: Vec<Edit> = vec![(path("0"), Some(Node::directory()))];
     edits.extend(files.iter().map(|(name, content)| {
-        let entry = Entry::File { digest: Digest::of(&[*content]), size: 1, executable: false };
+        let size = if *content < LARGE { 1 } else { 5000 };
+        let entry = Entry::File { digest: Digest::of(&[*content]), size, executable: false };
         (path("0").append(&path(name)).unwrap(), Some(Node::from_entry(&entry, Stamp::default())))
     }));
     Snapshot::empty().apply(&edits).unwrap()
@@ -32,6 +38,7 @@ impl Bench {
             ignored: Box::new(|path, _| path.name() == Some(b"ignored")),
             mode,
             budget,
+            ahead_from: 1000,
             settle: Duration::from_millis(50),
             settle_at_most: Duration::from_secs(2),
             git_at_most: Duration::from_secs(10),

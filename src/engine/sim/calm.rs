@@ -50,7 +50,10 @@ impl World {
     /// person's to move.
     fn calm_hub(&mut self, target: TargetId) {
         // A link that is as good as any must do where there is nothing to be found.
-        let found_anew = self.options.mirror || !self.hubs[target].is_true();
+        // A generation that is open may have made what others took away since.
+        let hub = &self.hubs[target];
+        let open = !hub.receiver.ops().is_empty();
+        let found_anew = self.options.mirror || open || !hub.is_true();
         if found_anew || self.rng.one_in(2) {
             self.cut(target);
             self.hub_lets_go(target);

@@ -295,6 +295,7 @@ impl World {
             let outlives = hub.served && (self.checks.daemon_died || hub.ever_drifted);
             let excused = outlives || self.checks.tampered;
             assert!(fresh || excused, "i9: the command never saw the last files");
+            assert!(hub.ahead.is_empty(), "i8: content that came ahead is left over");
             assert!(hub.pid.is_some(), "i9: the command does not run");
         }
         for known in &self.checks.known {

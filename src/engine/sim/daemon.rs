@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 
 use e2ek_sidecar::receive::fold;
 use e2ek_sidecar::restart::Policy;
-use e2ek_sidecar::tree::Snapshot;
+use e2ek_sidecar::tree::{Entry, Snapshot};
 use e2ek_sidecar::wire::{
-    CommandSpec, FromHub, OPS_PER_FRAME, Op, Open, OpsPacker, ToHub, WriteMode,
+    CommandSpec, FromHub, How, OPS_PER_FRAME, Op, Open, OpsPacker, ToHub, WriteMode,
 };
 
 use super::World;
@@ -105,6 +105,18 @@ impl World {
             }
             Effect::SendData { target, generation, ops, indices, commit } => {
                 self.send(target, Down::Data { generation, ops, indices, commit });
+            }
+            Effect::Ahead { target, number, mut op, whole, .. } => {
+                let file = matches!(op.change.old, Some(Entry::File { size: 1.., .. }));
+                if file && !whole && self.rng.one_in(2) {
+                    op.how = How::Patch;
+                }
+                self.trace.count("content sent ahead");
+                self.send(target, Down::Ahead { number, op, bits: 0 });
+            }
+            Effect::EndAhead(target, number) => {
+                self.trace.count("content sent ahead ended");
+                self.send(target, Down::Message(ToHub::AheadEnd { number }));
             }
             Effect::Say(_) => {}
         }

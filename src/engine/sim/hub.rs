@@ -10,10 +10,10 @@ use std::time::Instant;
 
 use e2ek_sidecar::lease::Leases;
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::receive::Receiver;
+use e2ek_sidecar::receive::{Ahead, Receiver};
 use e2ek_sidecar::restart::ActionSet;
-use e2ek_sidecar::tree::{Edit, Node, Reason, Snapshot, Stamp, TreeId};
-use e2ek_sidecar::wire::{Blob, ChildEvent, FromHub, Listed, Op, WireError};
+use e2ek_sidecar::tree::{Edit, Entry, Node, Reason, Snapshot, Stamp, TreeId};
+use e2ek_sidecar::wire::{Blob, ChildEvent, FromHub, How, Listed, NotHeld, Op, WireError};
 
 use self::record::Record;
 use self::steps::Applying;
@@ -24,6 +24,10 @@ pub(super) struct Hub {
     pub(super) receiver: Receiver,
     pub(super) record: Record,
     applying: Applying,
+    /// Contents that come ahead of their generation.
+    pub(super) ahead: Ahead,
+    /// What those that are coming are for, and how much of each is there.
+    coming: BTreeMap<u64, (Op, u64)>,
     /// Paths at which every write fails.
     pub(super) broken: BTreeMap<SyncPath, Reason>,
     /// Put there by us and not taken away since, by somebody who remembers it.
@@ -59,6 +63,8 @@ impl Hub {
             receiver: Receiver::new(Snapshot::empty(), 0, 1),
             record: Record::default(),
             applying: Applying::default(),
+            ahead: Ahead::default(),
+            coming: BTreeMap::new(),
             broken: BTreeMap::new(),
             ours: BTreeSet::new(),
             drift: BTreeSet::new(),
@@ -85,6 +91,7 @@ impl Hub {
         self.receiver = Receiver::new(held, generation, 1);
         self.leases = Leases::new(epoch);
         self.applying = Applying::default();
+        (self.ahead, self.coming) = Default::default();
         self.peer = None;
         (self.fuse, self.dead) = (None, false);
         self.end_command();
@@ -119,6 +126,7 @@ impl Hub {
     }
 
     fn abandon(&mut self) {
+        (self.ahead, self.coming) = Default::default();
         if self.receiver.ops().is_empty() {
             return;
         }
@@ -232,6 +240,7 @@ impl Hub {
         } else {
             self.receiver.skip_all(&Reason::NoSpace);
         }
+        self.ahead.let_go(self.receiver.ops());
         let need = |indices| FromHub::Need { indices, adopted: 0, last: true };
         Ok(self.receiver.needed().map(need).into_iter().collect())
     }
@@ -265,6 +274,50 @@ impl Hub {
         let overwritten = std::mem::take(&mut self.applying.overwritten);
         let (tree, skipped) = (self.receiver.held().id(), finished.skipped);
         Ok(vec![FromHub::Applied { generation, tree, skipped, overwritten, micros: 1 }])
+    }
+
+    pub(super) fn begin_ahead(&mut self, number: u64, op: Op) -> Result<Vec<FromHub>, WireError> {
+        self.ahead.begin(number, &op, 1)?;
+        let change = &op.change;
+        if op.how == How::Patch && self.disk.get(&change.path) != change.old.as_ref() {
+            self.ahead.failed(number);
+            return Ok(vec![FromHub::NotHeld { number, why: NotHeld::Base }]);
+        }
+        self.coming.insert(number, (op, 0));
+        Ok(Vec::new())
+    }
+
+    pub(super) fn take_ahead(
+        &mut self,
+        number: u64,
+        bytes: u64,
+    ) -> Result<Vec<FromHub>, WireError> {
+        if !self.ahead.data(number)? || self.blows() {
+            return Ok(Vec::new());
+        }
+        let taken = FromHub::AheadTaken { bytes };
+        let Some((op, got)) = self.coming.get_mut(&number) else { return Ok(vec![taken]) };
+        *got += bytes;
+        let fault = self.broken.get(&op.change.path).filter(|why| **why == Reason::NoSpace);
+        if let Some(fault) = fault.cloned() {
+            self.ahead.failed(number);
+            self.coming.remove(&number);
+            let why = NotHeld::Fault(fault);
+            return Ok(vec![taken, FromHub::NotHeld { number, why }]);
+        }
+        let Some(Entry::File { size, .. }) = op.change.new else { return Ok(vec![taken]) };
+        if *got < size {
+            return Ok(vec![taken]);
+        }
+        self.coming.remove(&number);
+        self.ahead.whole(number);
+        Ok(vec![taken, FromHub::Held { number }])
+    }
+
+    pub(super) fn end_ahead(&mut self, number: u64) -> Result<Vec<FromHub>, WireError> {
+        self.coming.remove(&number);
+        let answer = FromHub::NotHeld { number, why: NotHeld::Ended };
+        Ok(self.ahead.end(number)?.then_some(answer).into_iter().collect())
     }
 
     pub(super) fn describe(&self, paths: &[SyncPath]) -> Vec<FromHub> {

@@ -26,6 +26,13 @@ pub(super) enum Down {
         indices: Vec<u32>,
         commit: TreeId,
     },
+    /// Content that goes ahead of its generation, read and sent bit by bit between other things: what
+    /// it is for, and how many bits were sent.
+    Ahead {
+        number: u64,
+        op: Op,
+        bits: u32,
+    },
     /// Content: op, and where in the file it lies.
     Pieces(Vec<(u32, Range<usize>)>),
 }
@@ -96,6 +103,24 @@ impl Wires {
         }
     }
 
+    /// Puts an item behind all that is on its way to the hub, in a cut link nothing.
+    pub(super) fn push_back(
+        &mut self,
+        target: TargetId,
+        serial: u64,
+        item: Down,
+        clock: &mut Clock,
+        rng: &mut Rng,
+    ) {
+        let takes = 1 + rng.below(self.latency);
+        let link = self.get(target, serial);
+        if !link.cut {
+            link.down.push_back(item);
+            link.down_at = link.down_at.max(clock.now + takes);
+            clock.after(link.down_at - clock.now, Event::ToHub { target, serial });
+        }
+    }
+
     /// Sends to the daemon.
     pub(super) fn answer(
         &mut self,
@@ -138,7 +163,8 @@ impl Wires {
         if std::mem::replace(&mut link.cut, true) {
             return;
         }
-        let unread = link.down.iter().position(|item| matches!(item, Down::Data { .. }));
+        let unread = (link.down.iter())
+            .position(|item| matches!(item, Down::Data { .. } | Down::Ahead { .. }));
         let arrives = rng.below(unread.unwrap_or(link.down.len()) as u64 + 1) as usize;
         link.down.truncate(arrives);
         let arrives = rng.below(link.up.len() as u64 + 1) as usize;

@@ -2,7 +2,7 @@
 //! `server` does; and reads the content that is sent to it, as the daemon's sender does.
 
 use e2ek_sidecar::tree::Entry;
-use e2ek_sidecar::wire::{FromHub, Op, Refusal, ToHub, WireError, unpack_ops};
+use e2ek_sidecar::wire::{Blob, FromHub, Op, Refusal, ToHub, WireError, unpack_ops};
 
 use super::World;
 use super::clock::Event;
@@ -91,6 +91,7 @@ impl World {
                 Ok(())
             }
             Down::Pieces(pieces) => hub.take_pieces(pieces),
+            Down::Ahead { number, op, bits } => self.read_ahead(target, serial, number, op, bits),
             Down::Message(message) => self.message(target, message),
         }
     }
@@ -127,6 +128,15 @@ impl World {
             ToHub::Withdraw { index } => {
                 hub.receiver.withdraw(index)?;
                 Vec::new()
+            }
+            ToHub::Ahead { number, op } => hub.begin_ahead(number, op)?,
+            ToHub::AheadData { number, body, .. } => hub.take_ahead(number, body.0.len() as u64)?,
+            ToHub::AheadEnd { number } => {
+                let link = self.wires.now(target);
+                let kept =
+                    |item: &Down| !matches!(item, Down::Ahead { number: n, .. } if *n == number);
+                link.into_iter().for_each(|link| link.down.retain(kept));
+                self.hubs[target].end_ahead(number)?
             }
             ToHub::Commit { generation, target: tree } => hub.commit(generation, tree)?,
             ToHub::Describe { paths } => hub.describe(&paths),
@@ -197,5 +207,41 @@ impl World {
         }
         items.push(Down::Message(commit));
         self.wires.expand(target, serial, items, &mut self.clock);
+    }
+
+    /// What the sender's task does with content that goes ahead when its turn comes: reads a bit of
+    /// the file as it is by now, and lets others go first before the next.
+    fn read_ahead(
+        &mut self,
+        target: TargetId,
+        serial: u64,
+        number: u64,
+        op: Op,
+        bits: u32,
+    ) -> Result<(), WireError> {
+        let Some(Entry::File { digest, size, .. }) = op.change.new else { unreachable!() };
+        let same = matches!(self.source.disk.get(&op.change.path),
+            Some(Entry::File { digest: now, .. }) if *now == digest);
+        // What is open can be read although another file has its place, or it grew.
+        let same = same || bits > 1 && self.rng.one_in(2);
+        let first = size / 2;
+        let message = match bits {
+            0 => ToHub::Ahead { number, op: op.clone() },
+            _ if !same => {
+                self.trace.count("a file changed while it was sent ahead");
+                self.touched();
+                return self.message(target, ToHub::AheadEnd { number });
+            }
+            1 => ToHub::AheadData { number, encoding: 0, body: Blob(vec![0; first as usize]) },
+            _ => {
+                let rest = (size - first) as usize;
+                ToHub::AheadData { number, encoding: 0, body: Blob(vec![0; rest]) }
+            }
+        };
+        if bits < 2 {
+            let item = Down::Ahead { number, op, bits: bits + 1 };
+            self.wires.push_back(target, serial, item, &mut self.clock, &mut self.rng);
+        }
+        self.message(target, message)
     }
 }

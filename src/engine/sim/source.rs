@@ -12,6 +12,9 @@ use super::seed::Rng;
 /// What an ignore rule keeps out, as long as it is there.
 const IGNORED: &[u8] = b"d";
 
+/// The largest of files, in bytes.
+pub(super) const LARGE_BYTES: u64 = 40_000;
+
 pub(super) struct Source {
     pub(super) disk: Disk,
     /// As the session was shown it last.
@@ -50,7 +53,7 @@ impl Source {
             self.tokens += 1;
         }
         let token = self.tokens;
-        let size = [0, 1, 7, 40_000][(token % 4) as usize];
+        let size = [0, 1, 7, LARGE_BYTES][(token % 4) as usize];
         let digest = if size == 0 { Digest::of(b"") } else { Digest::of(&token.to_le_bytes()) };
         Entry::File { digest, size, executable: rng.one_in(5) }
     }

@@ -9,11 +9,13 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::root::{Staged, can_patch};
 use super::super::site::Site;
 use super::redo::{Extent, Found, Head, Redo};
 use crate::delta::{NodeHasher, Nodes, PART_BYTES, part_node};
+use crate::path::SyncPath;
 use crate::tree::Digest;
 
 /// Smaller files are made anew beside the old one: that a reader never sees a mixture is worth it.
@@ -32,7 +34,7 @@ pub(in super::super) struct Parts {
 }
 
 impl Parts {
-    pub(super) fn keep(&mut self, digest: Digest, nodes: Option<Nodes>) {
+    pub(in super::super) fn keep(&mut self, digest: Digest, nodes: Option<Nodes>) {
         let Some(nodes) = nodes.filter(|nodes| nodes.size() > ABOVE_BYTES) else { return };
         if self.by_digest.insert(digest, Arc::new(nodes)).is_none() {
             self.order.push_back(digest);
@@ -44,7 +46,7 @@ impl Parts {
         }
     }
 
-    pub(super) fn get(&self, digest: Digest) -> Option<Arc<Nodes>> {
+    pub(in super::super) fn get(&self, digest: Digest) -> Option<Arc<Nodes>> {
         self.by_digest.get(&digest).cloned()
     }
 }
@@ -106,8 +108,13 @@ impl Overlay {
     }
 
     /// The hashes of the new content: what stayed is taken from those of the old one where they are
-    /// known, else read.
-    pub(super) fn nodes(&self, old: &File, known: Option<&Nodes>) -> io::Result<Nodes> {
+    /// known, else read. Ends early when it is to `stop`.
+    pub(super) fn nodes(
+        &self,
+        old: &File,
+        known: Option<&Nodes>,
+        stop: &AtomicBool,
+    ) -> io::Result<Nodes> {
         let size = self.redo.head().size;
         let mut extents = self.redo.extents().iter().peekable();
         let mut buffer = vec![0; PART_BYTES];
@@ -118,6 +125,9 @@ impl Overlay {
             let changed = extents.peek().is_some_and(|extent| extent.offset < end);
             if !changed && let Some(node) = known.and_then(|known| known.part(number, size)) {
                 return Ok(node);
+            }
+            if stop.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
             }
             let bytes = &mut buffer[..(end - start) as usize];
             fill(old, bytes, start)?;
@@ -178,8 +188,7 @@ impl Site {
     }
 
     /// Whether the file may be patched where it stands.
-    pub(super) fn may_patch(&self, index: u32, file: (u64, u64)) -> bool {
-        let path = &self.receiver.op(index).change.path;
+    pub(super) fn may_patch(&self, path: &SyncPath, file: (u64, u64)) -> bool {
         let Some((root, below)) = self.locate(path) else { return false };
         let found = root.stat(&below);
         matches!(found, Ok(Some(found)) if can_patch(&found)

@@ -8,15 +8,18 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::super::look::content_of;
-use super::super::root::{InPlace, Staged};
+use super::super::root::{InPlace, RootError, Staged};
 use super::super::site::Site;
 use super::overlay::{self, Overlay};
 use super::redo::{Head, Redo};
 use super::{Outcome, file_size, meta};
-use crate::delta::{NodeHasher, Patcher, Piece};
+use crate::delta::{NodeHasher, Nodes, Patcher, Piece};
+use crate::path::SyncPath;
 use crate::tree::{Digest, Reason};
+use crate::wire::Op;
 
 /// Content up to here is made in memory and written as a small file is.
 const IN_MEMORY_BYTES: u64 = 128 << 10;
@@ -24,7 +27,7 @@ const IN_MEMORY_BYTES: u64 = 128 << 10;
 const READ_BYTES: usize = 256 << 10;
 
 /// A content that is being made.
-pub(super) struct Patching {
+pub(in super::super) struct Patching {
     old: File,
     patcher: Patcher,
     new: New,
@@ -41,61 +44,90 @@ enum New {
     Nowhere,
 }
 
+/// A content that was made, and is what the op says.
+pub(in super::super) enum Made {
+    Memory(Vec<u8>),
+    Staged(Staged, Option<Nodes>),
+    /// Written down, to be patched into the old file.
+    Over(Box<Over>),
+}
+
+/// See [`Made::Over`].
+pub(in super::super) struct Over {
+    overlay: Overlay,
+    old: File,
+    nodes: Nodes,
+}
+
 /// Why it cannot be made.
-enum Fault {
+pub(in super::super) enum Fault {
     /// The old content or the patch is not what it should be: the whole is needed.
     Base,
     /// It cannot be written.
     Write(io::Error),
+    /// The target's directory takes nothing.
+    Root(RootError),
+}
+
+impl From<io::Error> for Fault {
+    fn from(error: io::Error) -> Self {
+        Self::Write(error)
+    }
 }
 
 impl Site {
     /// Goes on with a patch; with its end the file is put in place.
     pub(super) fn patch(&mut self, index: u32, bytes: &[u8]) {
         if !self.applying.patches.contains_key(&index) {
-            match self.begin_patch(index) {
+            let name = format!("{}-{index}", self.applying.generation);
+            let base = self.receiver.patched(index).ok_or(Fault::Base);
+            let begun =
+                base.and_then(|base| self.begin_patch(self.receiver.op(index), base, &name));
+            match begun {
                 Ok(patching) => drop(self.applying.patches.insert(index, patching)),
-                Err(outcome) => return self.report(index, outcome),
+                Err(fault) => return self.not_made(index, fault),
             }
         }
         let Some(patching) = self.applying.patches.get_mut(&index) else { return };
-        match patching.take(bytes) {
-            Ok(()) if !patching.patcher.is_complete() => {}
-            Ok(()) => self.end_patch(index),
-            Err(fault) => {
-                self.applying.patches.remove(&index);
-                let outcome = match fault {
-                    Fault::Base => self.wrong_base(index),
-                    Fault::Write(error) => Outcome::Skip(Reason::from(&error)),
-                };
-                self.report(index, outcome);
-            }
+        let taken = patching.take(bytes, &AtomicBool::new(false));
+        if matches!(taken, Ok(false)) {
+            return;
+        }
+        let Some(patching) = self.applying.patches.remove(&index) else { return };
+        let change = &self.receiver.op(index).change;
+        let wanted = content_of(change.new.as_ref());
+        let known = content_of(change.old.as_ref()).and_then(|digest| self.parts.get(digest));
+        let made =
+            taken.and_then(|_| patching.finish(wanted, known.as_deref(), &AtomicBool::new(false)));
+        match made {
+            Ok(made) => self.put_made(index, made),
+            Err(fault) => self.not_made(index, fault),
         }
     }
 
-    fn begin_patch(&self, index: u32) -> Result<Patching, Outcome> {
-        let op = self.receiver.op(index);
-        let Some((root, below)) = self.locate(&op.change.path) else {
-            return Err(Outcome::Skip(Reason::Name));
-        };
-        let Some((from, old_size)) = self.receiver.patched(index) else {
-            return Err(self.wrong_base(index));
-        };
+    /// Begins to make an op's content from what stands at `from`, `old_size` bytes; `name` is for the
+    /// record of a patch in place.
+    pub(in super::super) fn begin_patch(
+        &self,
+        op: &Op,
+        (from, old_size): (&SyncPath, u64),
+        name: &str,
+    ) -> Result<Patching, Fault> {
+        let (root, below) = self.locate(&op.change.path).ok_or(Fault::Base)?;
         let itself = *from == op.change.path;
-        let base = self.locate(from);
+        let (base, from) = self.locate(from).ok_or(Fault::Base)?;
         // Whatever is wrong with the old file, the look before a whole one tells it better.
-        let old = base.and_then(|(base, from)| base.open_file(&from).ok());
-        let old = old.ok_or_else(|| self.wrong_base(index))?;
+        let old = base.open_file(&from).map_err(|_| Fault::Base)?;
         if old.metadata().map_or(true, |found| found.len() != old_size) {
-            return Err(self.wrong_base(index));
+            return Err(Fault::Base);
         }
         let size = file_size(op);
         let new = if size <= IN_MEMORY_BYTES {
             New::Memory(Vec::with_capacity(size as usize))
         } else {
-            let staged = root.stage(&below, size)?;
+            let staged = root.stage(&below, size).map_err(Fault::Root)?;
             let redo = (itself && old_size.min(size) > overlay::ABOVE_BYTES)
-                .then(|| self.begin_redo(index, &old, size))
+                .then(|| self.begin_redo(op, name, &old, size))
                 .flatten();
             match redo {
                 Some(redo) => New::Over(Box::new(Overlay::new(redo, staged, old_size))),
@@ -106,75 +138,75 @@ impl Site {
     }
 
     /// A record for a patch in place; `None` where that cannot be.
-    fn begin_redo(&self, index: u32, old: &File, size: u64) -> Option<Redo> {
+    fn begin_redo(&self, op: &Op, name: &str, old: &File, size: u64) -> Option<Redo> {
         let found = old.metadata().ok()?;
         let file = (found.dev(), found.ino());
-        if !self.in_place || !self.may_patch(index, file) {
+        if !self.in_place || !self.may_patch(&op.change.path, file) {
             return None;
         }
-        let op = self.receiver.op(index);
         let head = Head::new(&op.change.path, file, size, &meta(op));
         let folder = self.store.as_ref()?.redo_folder();
-        let name = format!("{}-{index}", self.applying.generation);
-        let begun = Redo::begin(&folder, &name, head);
+        let begun = Redo::begin(&folder, name, head);
         begun.inspect_err(|error| tracing::info!(%error, "no record of a patch")).ok()
     }
 
-    fn end_patch(&mut self, index: u32) {
-        let Some(mut patching) = self.applying.patches.remove(&index) else { return };
-        let wanted = content_of(self.receiver.op(index).change.new.as_ref());
-        if let New::Over(overlay) = patching.new {
-            patching.new = match self.end_over(index, *overlay, &patching.old, wanted) {
-                Ok(Ok(outcome)) => return self.report(index, outcome),
-                Ok(Err(new)) => new,
-                Err(error) => return self.report(index, Outcome::Skip(Reason::from(&error))),
-            };
-        }
-        match patching.new {
-            New::Memory(content) if Some(Digest::of(&content)) == wanted => {
+    /// Puts a content in place that was made.
+    pub(in super::super) fn put_made(&mut self, index: u32, made: Made) {
+        let (staged, nodes) = match made {
+            Made::Memory(content) => {
                 let outcome = self.twice(index, |site, index| site.fill(index, &content));
-                self.report(index, outcome);
+                return self.report(index, outcome);
             }
-            New::Staged(staged, hasher) => {
-                let (digest, nodes) = hasher.finish();
-                if Some(digest) != wanted {
-                    let outcome = self.wrong_base(index);
-                    return self.report(index, outcome);
-                }
-                self.parts.keep(digest, nodes);
-                self.applying.staged.insert(index, staged);
-                self.place(index);
-            }
-            _ => {
-                let outcome = self.wrong_base(index);
-                self.report(index, outcome);
-            }
+            Made::Staged(staged, nodes) => (staged, nodes),
+            Made::Over(over) => match self.put_over(index, *over) {
+                Ok(Ok(outcome)) => return self.report(index, outcome),
+                Ok(Err(beside)) => beside,
+                Err(error) => return self.report(index, Outcome::Skip(Reason::from(&error))),
+            },
+        };
+        if let Some(digest) = content_of(self.receiver.op(index).change.new.as_ref()) {
+            self.parts.keep(digest, nodes);
         }
+        self.applying.staged.insert(index, staged);
+        self.place(index);
     }
 
-    /// Patches in place, once it is certain what comes of it; else makes the content beside.
-    fn end_over(
+    fn not_made(&mut self, index: u32, fault: Fault) {
+        let path = &self.receiver.op(index).change.path;
+        let outcome = match fault {
+            Fault::Base => {
+                tracing::info!(%path, "not what a patch was made for: the whole is needed");
+                Outcome::Lost
+            }
+            Fault::Write(error) => Outcome::Skip(Reason::from(&error)),
+            Fault::Root(error) => error.into(),
+        };
+        self.report(index, outcome);
+    }
+
+    /// Patches in place, if that still may be; else makes the content beside.
+    #[allow(clippy::type_complexity)]
+    fn put_over(
         &mut self,
         index: u32,
-        mut overlay: Overlay,
-        old: &File,
-        wanted: Option<Digest>,
-    ) -> io::Result<Result<Outcome, New>> {
+        over: Over,
+    ) -> io::Result<Result<Outcome, (Staged, Option<Nodes>)>> {
+        let Over { mut overlay, old, nodes } = over;
         let op = self.receiver.op(index);
-        let before = content_of(op.change.old.as_ref());
-        let known = before.and_then(|digest| self.parts.get(digest));
-        let nodes = overlay.nodes(old, known.as_deref())?;
-        let digest = nodes.digest();
-        if digest.is_none() || digest != wanted {
-            return Ok(Ok(self.wrong_base(index)));
-        }
-        let Head { file, size, .. } = overlay.redo.head().clone();
+        let Head { path, file, size, .. } = overlay.redo.head().clone();
         let beside = |overlay: Overlay| {
-            let (staged, hasher) = overlay.make(old)?;
-            Ok(Err(New::Staged(staged, Box::new(hasher))))
+            let (staged, hasher) = overlay.make(&old)?;
+            let (digest, nodes) = hasher.finish();
+            // It was what the op says when it was written down, and somebody wrote since.
+            if Some(digest) != content_of(op.change.new.as_ref()) {
+                return Ok(Ok(Outcome::Lost));
+            }
+            Ok(Err((staged, nodes)))
         };
         let located = self.locate(&op.change.path);
-        let Some((root, below)) = located.filter(|_| self.may_patch(index, file)) else {
+        // What is patched is the very file that the record speaks of.
+        let same = path == op.change.path && self.may_patch(&path, file);
+        let Some((root, below)) = located.filter(|_| same) else {
             return beside(overlay);
         };
         overlay.redo.seal()?;
@@ -187,7 +219,7 @@ impl Site {
         match patched {
             Ok(stamp) => {
                 overlay.redo.forget();
-                self.parts.keep(digest.unwrap_or_default(), Some(nodes));
+                self.parts.keep(nodes.digest().unwrap_or_default(), Some(nodes));
                 Ok(Ok(Outcome::InPlace(stamp, InPlace::Patch)))
             }
             // A running program, for one; or some of it is written. The record stays: a hub that
@@ -198,46 +230,76 @@ impl Site {
             }
         }
     }
-
-    fn wrong_base(&self, index: u32) -> Outcome {
-        let path = &self.receiver.op(index).change.path;
-        tracing::info!(%path, "not what a patch was made for: the whole is needed");
-        Outcome::Lost
-    }
 }
 
 impl Patching {
-    fn take(&mut self, mut bytes: &[u8]) -> Result<(), Fault> {
+    /// Takes some of the patch; whether that was all of it. Ends early when it is to `stop`.
+    pub(in super::super) fn take(
+        &mut self,
+        mut bytes: &[u8],
+        stop: &AtomicBool,
+    ) -> Result<bool, Fault> {
         while let Some(piece) = self.patcher.next(&mut bytes).map_err(|_| Fault::Base)? {
             match piece {
                 Piece::Bytes(bytes) => self.bring(bytes)?,
-                Piece::Copy { offset, length } => self.copy(offset, length)?,
+                Piece::Copy { offset, length } => self.copy(offset, length, stop)?,
             }
         }
-        Ok(())
+        Ok(self.patcher.is_complete())
+    }
+
+    /// Checks what was made: `known` are the hashes of the old content's parts.
+    pub(in super::super) fn finish(
+        self,
+        wanted: Option<Digest>,
+        known: Option<&Nodes>,
+        stop: &AtomicBool,
+    ) -> Result<Made, Fault> {
+        match self.new {
+            New::Memory(content) if Some(Digest::of(&content)) == wanted => {
+                Ok(Made::Memory(content))
+            }
+            New::Staged(staged, hasher) => {
+                let (digest, nodes) = hasher.finish();
+                if Some(digest) == wanted {
+                    Ok(Made::Staged(staged, nodes))
+                } else {
+                    Err(Fault::Base)
+                }
+            }
+            New::Over(overlay) => {
+                let nodes = overlay.nodes(&self.old, known, stop)?;
+                let digest = nodes.digest();
+                if digest.is_none() || digest != wanted {
+                    return Err(Fault::Base);
+                }
+                Ok(Made::Over(Box::new(Over { overlay: *overlay, old: self.old, nodes })))
+            }
+            New::Memory(_) | New::Nowhere => Err(Fault::Base),
+        }
     }
 
     fn bring(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         if let New::Over(overlay) = &mut self.new
-            && !overlay.bring(bytes).map_err(Fault::Write)?
+            && !overlay.bring(bytes)?
         {
             self.beside()?;
         } else if matches!(self.new, New::Over(_)) {
             return Ok(());
         }
-        self.new.append(bytes).map_err(Fault::Write)
+        Ok(self.new.append(bytes)?)
     }
 
     /// Gives up to patch in place.
     fn beside(&mut self) -> Result<(), Fault> {
         if let New::Over(overlay) = std::mem::replace(&mut self.new, New::Nowhere) {
-            let (staged, hasher) = overlay.make(&self.old).map_err(Fault::Write)?;
+            let (staged, hasher) = overlay.make(&self.old)?;
             self.new = New::Staged(staged, Box::new(hasher));
         }
         Ok(())
     }
 
-    fn copy(&mut self, mut offset: u64, mut length: u64) -> Result<(), Fault> {
+    fn copy(&mut self, mut offset: u64, mut length: u64, stop: &AtomicBool) -> Result<(), Fault> {
         if let New::Over(overlay) = &mut self.new {
             if overlay.stays(offset, length) {
                 return Ok(());
@@ -245,6 +307,9 @@ impl Patching {
             self.beside()?;
         }
         while length > 0 {
+            if stop.load(Ordering::Relaxed) {
+                return Err(io::Error::from(io::ErrorKind::Interrupted).into());
+            }
             let now = usize::try_from(length).map_or(READ_BYTES, |length| length.min(READ_BYTES));
             if self.buffer.len() < now {
                 self.buffer.resize(now, 0);
@@ -252,7 +317,7 @@ impl Patching {
             let buffer = &mut self.buffer[..now];
             // It may have become shorter meanwhile.
             self.old.read_exact_at(buffer, offset).map_err(|_| Fault::Base)?;
-            self.new.append(buffer).map_err(Fault::Write)?;
+            self.new.append(buffer)?;
             offset += now as u64;
             length -= now as u64;
         }

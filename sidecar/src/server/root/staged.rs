@@ -65,6 +65,12 @@ impl Staged {
         self.length == 0
     }
 
+    /// Whether only memory holds it.
+    #[must_use]
+    pub fn is_in_memory(&self) -> bool {
+        matches!(self.home, Home::Nameless(_))
+    }
+
     /// Says how much a clone of another file brought.
     pub(super) fn set_length(&mut self, length: u64) {
         self.length = length;

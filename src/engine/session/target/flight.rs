@@ -1,13 +1,13 @@
 //! A generation on its way to a target: sent, asked for, acknowledged, and what was refused of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::receive::leave_out_stayers;
 use e2ek_sidecar::tree::{Change, Entry, Problem, Reason, Snapshot, TreeId};
-use e2ek_sidecar::wire::{How, Op, Skipped, WireError};
+use e2ek_sidecar::wire::{How, Op, Skipped, ToHub, WireError};
 
 use super::super::{Amount, Applied, Closing, Effect, Local, Notice, Settings, is_race};
 use super::Target;
@@ -22,18 +22,36 @@ pub(in crate::engine::session) struct Report {
     pub(in crate::engine::session) micros: u64,
 }
 
+/// What is to be sent as a generation.
+#[derive(Default)]
+pub(super) struct Planned {
+    pub(super) ops: Vec<Op>,
+    /// Of a first sync in several generations: what this one leads to.
+    pub(super) part: Option<Snapshot>,
+    /// Files that are only ignored now.
+    pub(super) forgotten: u64,
+    /// Large files are left out: it leads elsewhere than to the source.
+    pub(super) less: bool,
+    /// Puts large contents in place that came ahead.
+    pub(super) put: bool,
+}
+
 /// A generation that was sent and is not acknowledged.
 pub(super) struct InFlight {
     generation: u64,
     ops: Arc<[Op]>,
     /// What the hub will hold; the Commit carries its hash.
     reached: Snapshot,
-    /// Part of a first sync of which more is to come.
+    /// Part of a sync in several generations of which more is to come.
     more: bool,
     /// `Need` is unanswered: neither data nor Commit was sent.
     pub(super) asking: bool,
     /// What came of `Need` so far; afterwards, sorted, all whose content was sent for it.
     needed: Vec<u32>,
+    /// Ops whose content goes ahead of a later generation instead.
+    withdrawn: BTreeSet<u32>,
+    /// What was held for ops, by their indices.
+    given: BTreeMap<u32, u64>,
     /// What came of `Applied` so far.
     part: (Vec<Skipped>, Vec<SyncPath>),
     seen: Instant,
@@ -42,31 +60,46 @@ pub(super) struct InFlight {
 }
 
 impl Target {
-    /// Sends these ops, which lead to the source, as a generation.
+    /// Sends what was planned as a generation.
     pub(super) fn send(
         &mut self,
         now: Instant,
-        (ops, part): (Vec<Op>, Option<Snapshot>),
+        planned: Planned,
         local: &Local,
         generation: &mut u64,
         settings: &Settings,
         effects: &mut Vec<Effect>,
     ) {
-        let (first, more) = (self.filling, part.is_some());
+        let Planned { ops, part, less, put, .. } = planned;
         // With nothing left out the ops lead to the source itself: no need to build it again.
-        self.filling &= more;
-        let reached = if let Some(part) = part {
-            part
-        } else if self.refused.is_empty() {
-            local.tree.clone()
-        } else {
-            let changes: Vec<Change> = ops.iter().map(|op| op.change.clone()).collect();
-            match self.sent.apply_changes(&changes) {
-                Ok(reached) => reached,
-                // What was refused before makes the rest not fit: compare afresh.
-                Err(_) => return self.close(Closing::Desync, effects),
+        let reached = match &part {
+            Some(part) if !less => part.clone(),
+            None if !less && self.refused.is_empty() => local.tree.clone(),
+            _ => {
+                let changes: Vec<Change> = ops.iter().map(|op| op.change.clone()).collect();
+                match self.sent.apply_changes(&changes) {
+                    Ok(reached) => reached,
+                    // What was refused before makes the rest not fit: compare afresh.
+                    Err(_) => return self.close(Closing::Desync, effects),
+                }
             }
         };
+        // Counted before some of it is given.
+        let large = self.lane.amount();
+        let (given, seen) = self.lane.given(&ops);
+        let seen = seen.or_else(|| self.seen.take()).unwrap_or(local.seen);
+        // People are told of one sync: of a first one, and of large files that came together.
+        let waits = self.lane.left_out() > 0;
+        let in_parts = self.filling || put && (self.lane.in_parts || waits);
+        let more = part.is_some() || in_parts && waits;
+        let begins = more && !(self.in_parts || self.lane.in_parts);
+        let all = begins.then(|| match self.filling {
+            true => plan::amount(&local.tree).without(plan::amount(&self.sent)),
+            false => large,
+        });
+        self.in_parts |= more && self.filling;
+        self.lane.in_parts = if put { more && !self.filling } else { self.lane.in_parts };
+        self.filling &= more;
         if *generation <= self.last_used {
             *generation = self.last_used + 1;
         }
@@ -81,11 +114,8 @@ impl Target {
         let asking = ops.iter().any(|op| matches!(op.how, How::Ask | How::Copy { .. }));
         // Until it is applied the target has not all of this generation, whatever it had before.
         self.reached = self.reached.min(number.saturating_sub(1));
-        let all = (more && !self.in_parts)
-            .then(|| plan::amount(&local.tree).without(plan::amount(&self.sent)));
-        self.in_parts |= more;
         self.begun = true;
-        let (target, amount) = (self.id, amount(&ops));
+        let (target, amount, first) = (self.id, amount(&ops), in_parts);
         effects.push(Effect::Say(Notice::Begin { target, generation: number, amount, first, all }));
         let base = self.sent.clone();
         effects.push(Effect::SendOps { target, generation: number, base, ops: ops.clone() });
@@ -105,8 +135,10 @@ impl Target {
             more,
             asking,
             needed: Vec::new(),
+            withdrawn: BTreeSet::new(),
+            given,
             part: Default::default(),
-            seen: self.seen.take().unwrap_or(local.seen),
+            seen,
             hashed: local.hashed,
             sent: now,
         });
@@ -120,6 +152,7 @@ impl Target {
         &mut self,
         indices: Vec<u32>,
         last: bool,
+        settings: &Settings,
         effects: &mut Vec<Effect>,
     ) -> Result<(), Closing> {
         let asking = self.in_flight.back_mut().filter(|flight| flight.asking);
@@ -144,6 +177,12 @@ impl Target {
         indices.extend(with_data(&flight.ops));
         indices.sort_unstable();
         indices.dedup();
+        // What is large goes ahead of the next generation: this one is over soon.
+        for index in indices.extract_if(.., |index| is_large(&flight.ops, *index, settings)) {
+            self.lane.is_absent(&flight.ops[index as usize]);
+            flight.withdrawn.insert(index);
+            effects.push(Effect::Send(self.id, ToHub::Withdraw { index }));
+        }
         flight.asking = false;
         flight.needed.clone_from(&indices);
         effects.push(Effect::SendData {
@@ -201,14 +240,19 @@ impl Target {
         if retried.peek().is_some() {
             self.command.settle(now, self.last_used, retried, settings);
         }
-        let problems = self.learn(&flight.ops, &skipped, &done, now, effects);
+        for number in skipped.keys().filter_map(|index| flight.given.get(index)) {
+            effects.push(Effect::EndAhead(self.id, *number));
+        }
+        let mut told = skipped.clone();
+        told.retain(|index, reason| reason.is_some() || !flight.withdrawn.contains(index));
+        let problems = self.learn(&flight.ops, &told, &done, now, effects);
         // Where the record lost a path, or left out what hangs on another: ask what is there.
         self.unsure = (self.acked.id() != report.tree).then_some(report.tree);
         self.astray |= done.len() != flight.ops.len();
         if self.in_flight.is_empty() {
             self.sent = self.acked.clone();
             self.astray = false;
-            self.begun = flight.more;
+            self.begun = flight.more || self.lane.in_parts;
         }
         effects.push(Effect::Say(Notice::Applied {
             target: self.id,
@@ -256,28 +300,40 @@ impl Target {
                 // A lost race is run again at once, but told when it is lost again.
                 Some(reason) if is_race(reason) && self.raced.insert(path.clone()) => {}
                 // The next look brings another content.
-                None => self.refuse(path, op, Reason::Unstable, now),
+                None => self.refuse(op, Reason::Unstable, now),
                 Some(reason) => {
-                    self.refuse(path.clone(), op, reason.clone(), now);
+                    self.tell(op, reason, now, effects);
                     count += 1;
-                    let known = self.told.get(&path);
-                    if known.is_none_or(|(known, _)| known != reason) {
-                        let before = match known {
-                            Some((_, before)) => before.clone(),
-                            None => self.acked.entry(&path),
-                        };
-                        self.told.insert(path.clone(), (reason.clone(), before));
-                        let problem = Problem { path, reason: reason.clone() };
-                        effects.push(Effect::Say(Notice::Problem { target: self.id, problem }));
-                    }
                 }
             }
         }
         count
     }
 
-    fn refuse(&mut self, path: SyncPath, op: &Op, reason: Reason, now: Instant) {
-        self.refused.insert(path, (op.change.new.clone(), reason));
+    /// Remembers that an op was refused, and tells it if that is new.
+    pub(super) fn tell(
+        &mut self,
+        op: &Op,
+        reason: &Reason,
+        now: Instant,
+        effects: &mut Vec<Effect>,
+    ) {
+        self.refuse(op, reason.clone(), now);
+        let path = op.change.path.clone();
+        let known = self.told.get(&path);
+        if known.is_none_or(|(known, _)| known != reason) {
+            let before = match known {
+                Some((_, before)) => before.clone(),
+                None => self.acked.entry(&path),
+            };
+            self.told.insert(path.clone(), (reason.clone(), before));
+            let problem = Problem { path, reason: reason.clone() };
+            effects.push(Effect::Say(Notice::Problem { target: self.id, problem }));
+        }
+    }
+
+    pub(super) fn refuse(&mut self, op: &Op, reason: Reason, now: Instant) {
+        self.refused.insert(op.change.path.clone(), (op.change.new.clone(), reason));
         self.retry_later(now);
     }
 }
@@ -296,6 +352,12 @@ fn done(held: &Snapshot, ops: &[Op], skipped: &BTreeMap<u32, Option<Reason>>) ->
 
 fn with_data(ops: &[Op]) -> impl Iterator<Item = u32> {
     (0u32..).zip(ops).filter(|(_, op)| op.how == How::Data).map(|(index, _)| index)
+}
+
+/// Whether an op's content goes ahead of its generation.
+fn is_large(ops: &[Op], index: u32, settings: &Settings) -> bool {
+    let new = ops.get(index as usize).map(|op| &op.change.new);
+    matches!(new, Some(Some(Entry::File { size, .. })) if *size >= settings.ahead_from)
 }
 
 fn is_file(change: &Change) -> bool {
@@ -320,7 +382,8 @@ fn new_bytes(ops: &[Op], needed: &[u32], skipped: &BTreeMap<u32, Option<Reason>>
     (0u32..)
         .zip(ops)
         .filter(|(index, op)| {
-            let sent = matches!(op.how, How::Data) || needed.binary_search(index).is_ok();
+            let sent =
+                matches!(op.how, How::Data | How::Held) || needed.binary_search(index).is_ok();
             sent && !skipped.contains_key(index)
         })
         .map(|(_, op)| match op.change.new {

@@ -64,6 +64,12 @@ impl Hub {
                     self.put(index, entry);
                 }
             }
+            Step::PutHeld { index } => match self.wanted(index) {
+                Some(entry) if self.ahead.take(self.receiver.op(index)).is_some() => {
+                    self.put(index, entry);
+                }
+                _ => self.receiver.skip(index, Reason::Unstable),
+            },
             Step::Copy { index } => {
                 if let Some(entry) = self.source(index) {
                     self.put(index, entry);
