@@ -11,6 +11,8 @@ mod error;
 mod exec;
 mod find;
 mod follow;
+mod forward;
+mod log;
 mod object;
 mod pod;
 

@@ -7,6 +7,7 @@
 mod answers;
 mod calls;
 mod ending;
+mod forward;
 mod join;
 mod link;
 mod members;
@@ -238,7 +239,7 @@ impl Daemon {
                 next = self.source.next() => self.source_event(next),
                 call = next_call(&mut self.control) => self.call(call),
                 member = self.members.left() => self.member_left(member),
-                (group, pods) = self.groups.changed() => self.pods_changed(group, pods),
+                change = self.groups.changed() => self.cluster_change(change),
                 bytes = self.stdin.next() => self.input(bytes),
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
                 () = tokio::task::yield_now(), if self.is_worth_saying() => self.say_all(),

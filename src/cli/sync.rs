@@ -8,7 +8,7 @@ use clap::Args;
 use e2ek_sidecar::restart::Signal;
 
 use super::{Directory, value};
-use crate::config::{DeleteBudget, Flags, Mode, WriteMode, parse_command, parse_duration};
+use crate::config::{DeleteBudget, Flags, Forward, Mode, WriteMode, parse_command, parse_duration};
 
 const SYNC: &str = "Sync options";
 const RESTART: &str = "Restart options";
@@ -153,6 +153,9 @@ pub struct WatchArgs {
     /// After the app exits, wait for the next change: what watch does anyway
     #[arg(long, help_heading = RESTART)]
     no_restart_on_command_exit: bool,
+    /// Have PORT of this machine lead to PORT of the pods, over restarts and new pods [repeatable]
+    #[arg(long = "forward", value_name = "PORT[:PORT]", help_heading = CLUSTER)]
+    forwards: Vec<Forward>,
     /// The app: run at the target, restarted after changes
     #[arg(last = true, value_name = "CMD")]
     command: Vec<OsString>,
@@ -204,6 +207,7 @@ impl WatchArgs {
         self.sync.add_to(flags);
         let patterns = |lists: &[String]| (!lists.is_empty()).then(|| value::patterns(lists));
         flags.command = self.command.clone();
+        flags.forwards = self.forwards.clone();
         flags.signal = self.signal;
         flags.kill_after = self.kill_after;
         flags.debounce = self.debounce;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use e2ek_sidecar::restart::Signal;
 
 use super::*;
-use crate::config::{DeleteBudget, Mode, WriteMode};
+use crate::config::{DeleteBudget, Forward, Mode, WriteMode};
 use crate::error::Kind;
 
 fn words(line: &str) -> Vec<OsString> {
@@ -49,7 +49,7 @@ fn every_flag_of_watch_arrives() {
         --poll=5s --take-over --signal HUP --kill-after 1s --debounce 20ms --patterns '*.py; *.c' \
         --patterns '*.h' --ignore-patterns z -C dir --config f.toml --target t -vv -q \
         --color never --output json --state-dir s --log debug --kubeconfig k --context c -n web \
-        -l app=api --pod api-1 -c main -- python3 -v app.py";
+        -l app=api --pod api-1 -c main --forward 8080 --forward 81:80 -- python3 -v app.py";
     let expected = Flags {
         wants_targets: true,
         source: Some("src".into()),
@@ -63,6 +63,7 @@ fn every_flag_of_watch_arrives() {
         selector: Some("app=api".into()),
         pod: Some("api-1".into()),
         container: Some("main".into()),
+        forwards: vec![Forward { local: 8080, remote: 8080 }, Forward { local: 81, remote: 80 }],
         directory: Some("dir".into()),
         config: Some("f.toml".into()),
         targets: vec!["t".into()],

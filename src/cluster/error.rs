@@ -195,6 +195,9 @@ pub(super) fn of_kube(
     match error {
         kube::Error::Api(status) => of_status(&status, verb, resource, cluster),
         kube::Error::Auth(why) => ClusterError::SignIn { why: why.to_string() },
+        kube::Error::Service(why) if why.is::<kube::client::AuthError>() => {
+            ClusterError::SignIn { why: why.to_string() }
+        }
         kube::Error::SerdeError(why) => {
             ClusterError::Answer { what: resource, why: why.to_string() }
         }

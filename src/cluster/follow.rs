@@ -92,15 +92,15 @@ impl Following {
         Ok((this, pods))
     }
 
-    /// Tells what changes, under `name`, for as long as somebody listens.
-    pub async fn run(
+    /// Tells what changes, wrapped by `tell_as`, for as long as somebody listens.
+    pub async fn run<T>(
         mut self,
-        name: usize,
         mut last: Pods,
-        out: mpsc::Sender<(usize, Pods)>,
+        out: mpsc::Sender<T>,
+        tell_as: impl Fn(Pods) -> T,
         again: LookAgain,
     ) {
-        let out = Out { name, out };
+        let out = Out { out, tell_as };
         let mut wait = AGAIN_FIRST;
         loop {
             let failed = match self.watch(&mut last, &out, &again).await {
@@ -139,10 +139,10 @@ impl Following {
         Ok(())
     }
 
-    async fn watch(
+    async fn watch<T>(
         &mut self,
         last: &mut Pods,
-        out: &Out,
+        out: &Out<T, impl Fn(Pods) -> T>,
         again: &LookAgain,
     ) -> Result<Ended, ClusterError> {
         let (namespace, query, version) =
@@ -232,17 +232,17 @@ impl Following {
     }
 }
 
-/// Whom to tell, and under which name.
-struct Out {
-    name: usize,
-    out: mpsc::Sender<(usize, Pods)>,
+/// Whom to tell, and in which words.
+struct Out<T, F> {
+    out: mpsc::Sender<T>,
+    tell_as: F,
 }
 
 /// Says so if it is news. False when nobody listens.
-async fn tell(pods: Pods, last: &mut Pods, out: &Out) -> bool {
+async fn tell<T>(pods: Pods, last: &mut Pods, out: &Out<T, impl Fn(Pods) -> T>) -> bool {
     if pods == *last {
         return true;
     }
     last.clone_from(&pods);
-    out.out.send((out.name, pods)).await.is_ok()
+    out.out.send((out.tell_as)(pods)).await.is_ok()
 }

@@ -110,6 +110,8 @@ pub(super) struct PodSpec {
 #[derive(Debug, Clone, Deserialize)]
 pub(super) struct Container {
     pub(super) name: String,
+    #[serde(default)]
+    pub(super) command: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

@@ -32,6 +32,8 @@ pub struct Place {
     pub container_id: Option<String>,
     /// The same of the hub's container.
     pub sidecar_id: Option<String>,
+    /// The container's command runs under the wrapper, which passes on what it says.
+    pub wrapped: bool,
 }
 
 /// Whether it is on its way out.
@@ -61,6 +63,7 @@ pub(super) fn place(pod: &Pod, wanted: Option<&str>) -> Result<Place, Obstacle> 
         uid: pod.metadata.uid.clone(),
         container_id: id(&container),
         sidecar_id: id(SIDECAR),
+        wrapped: is_wrapped(pod, &container),
         container,
     })
 }
@@ -99,6 +102,15 @@ fn app(pod: &Pod, wanted: Option<&str>) -> Result<String, Obstacle> {
         Ok([only]) => Ok(only),
         Err(containers) => Err(Obstacle::Ambiguous { containers }),
     }
+}
+
+/// `/e2ek/e2ek-sidecar run -- CMD`
+fn is_wrapped(pod: &Pod, name: &str) -> bool {
+    let container = pod.spec.containers.iter().find(|container| container.name == name);
+    container.is_some_and(|container| match container.command.as_slice() {
+        [program, verb, ..] => program.ends_with("e2ek-sidecar") && verb == "run",
+        _ => false,
+    })
 }
 
 fn status<'p>(pod: &'p Pod, name: &str) -> Option<&'p ContainerStatus> {
@@ -186,6 +198,11 @@ mod tests {
         assert_eq!((place.pod.as_str(), place.container.as_str()), ("api-1", "app"));
         assert_eq!(place.container_id.as_deref(), Some("aa"));
         assert_eq!(place.sidecar_id.as_deref(), Some("bb"));
+        assert!(!place.wrapped);
+        let wrapped = pod(|pod| {
+            pod["spec"]["containers"][0]["command"] = json!(["/e2ek/e2ek-sidecar", "run", "--"]);
+        });
+        assert!(ready_place(&wrapped, None).unwrap().wrapped);
         // A native sidecar stands among the init containers.
         let native = pod(|pod| {
             pod["spec"]["containers"] = json!([{"name": "app"}]);

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use super::destination::Scene;
 use super::error::ConfigError;
 use super::file::ClusterLayer;
+use super::quantity::QuantityError;
 use super::value::{Source, Value};
 
 /// Which cluster, and which pods. Names are as written: what they mean is the cluster's to say.
@@ -23,6 +24,29 @@ pub struct ClusterChoice {
     pub pod: Option<Value<String>>,
     /// The app's container.
     pub container: Option<Value<String>>,
+}
+
+/// A port of this machine and the port in the pods that it leads to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Forward {
+    /// Here, on 127.0.0.1; never 0.
+    pub local: u16,
+    /// There; never 0.
+    pub remote: u16,
+}
+
+impl std::str::FromStr for Forward {
+    type Err = QuantityError;
+
+    /// `8080` or `8080:80`.
+    fn from_str(text: &str) -> Result<Self, QuantityError> {
+        let port = |text: &str| text.parse().ok().filter(|port| *port != 0);
+        let (local, remote) = text.split_once(':').unwrap_or((text, text));
+        match (port(local), port(remote)) {
+            (Some(local), Some(remote)) => Ok(Self { local, remote }),
+            _ => Err(QuantityError::Forward),
+        }
+    }
 }
 
 impl ClusterChoice {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use e2ek_sidecar::restart::Signal;
 
+use super::cluster::Forward;
 use super::quantity::DeleteBudget;
 use super::settings::{ColorChoice, Mode, Output, WriteMode};
 
@@ -37,6 +38,8 @@ pub struct Flags {
     pub pod: Option<String>,
     /// `--container`.
     pub container: Option<String>,
+    /// `--forward`.
+    pub forwards: Vec<Forward>,
 
     /// `-C`.
     pub directory: Option<PathBuf>,

@@ -29,7 +29,7 @@ use std::time::Duration;
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::restart::{Action, Signal};
 
-pub use cluster::ClusterChoice;
+pub use cluster::{ClusterChoice, Forward};
 pub use error::ConfigError;
 pub use explain::{FileCommand, Setting};
 pub use flags::Flags;
@@ -58,6 +58,8 @@ pub struct Config {
     pub places: Places,
     /// `user@host`.
     pub writer: String,
+    /// Ports of this machine that lead into the pods of the first workload.
+    pub forwards: Vec<Forward>,
 }
 
 /// The folder that one daemon serves.

@@ -24,6 +24,9 @@ pub enum QuantityError {
     /// No such signal.
     #[error("a signal is a name (SIGINT, INT) or a number (2)")]
     Signal,
+    /// Not `port` or `port:port`.
+    #[error("a forward is PORT or PORT:PORT, as in 8080:80")]
+    Forward,
     /// Not `host:port`.
     #[error("an address is HOST:PORT, as in 127.0.0.1:8080")]
     Tcp,

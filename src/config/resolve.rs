@@ -71,6 +71,7 @@ impl Config {
             restart: restart_settings(flags, restart),
             say: Say::resolve(flags, environment),
             writer: environment.writer(),
+            forwards: flags.forwards.clone(),
             places,
         })
     }

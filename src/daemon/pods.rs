@@ -9,8 +9,10 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::wire::{Container, Refusal, ToHub};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
+use tokio::task::AbortHandle;
 
+use super::forward::{self, Forwarded};
 use super::link::LinkError;
 use super::target::{Reach, link_words};
 use super::{Daemon, Kind, say, settings};
@@ -19,7 +21,7 @@ use crate::config::{ClusterChoice, Config, Target, TargetSpec};
 use crate::control::{PodPlace, TargetPlace, Wanted};
 use crate::engine::session::{Input, TargetId};
 use crate::error::Error;
-use crate::report::{Event, GroupStatus, Text, WaitingPod};
+use crate::report::{Event, GroupStatus, Stream, Text, WaitingPod};
 use crate::transport::kube::PodHub;
 use crate::transport::{NotStarted, Transport};
 
@@ -34,8 +36,17 @@ const REFUSED_AGAIN: Duration = Duration::from_secs(2);
 /// Names a workload of the configuration.
 type GroupId = usize;
 
-/// A workload's pods, as they are from now on.
-type Change = (GroupId, Pods);
+/// What the tasks tell.
+pub(super) enum Change {
+    /// A workload's pods, as they are from now on.
+    Pods(GroupId, Pods),
+    /// What a container without the wrapper said.
+    Output(TargetId, Vec<u8>),
+    /// That cannot be known.
+    NoOutput(TargetId, ClusterError),
+    /// A connection must not be carried into a pod.
+    NotForwarded(ClusterError),
+}
 
 /// All workloads.
 pub(super) struct Groups {
@@ -43,6 +54,10 @@ pub(super) struct Groups {
     changes: mpsc::Receiver<Change>,
     /// For those that are followed.
     out: mpsc::Sender<Change>,
+    /// Ports that lead to the first of them.
+    forwarded: Vec<Forwarded>,
+    /// That was told once.
+    not_forwarded: bool,
 }
 
 /// One workload.
@@ -58,9 +73,18 @@ struct Group {
     /// As last heard.
     pods: Pods,
     /// By uid.
-    targets: BTreeMap<String, TargetId>,
+    targets: BTreeMap<String, Member>,
     /// A hub of it opened once in this run.
     ever_opened: bool,
+    /// The names of its pods that are served, for ports that lead there.
+    names: watch::Sender<Vec<String>>,
+}
+
+/// A pod that is served.
+struct Member {
+    target: TargetId,
+    /// Ends the reading of its log.
+    log: Option<AbortHandle>,
 }
 
 impl Groups {
@@ -75,8 +99,15 @@ impl Groups {
                 all.push(Group::open(kind, config, target, choice).await?);
             }
         }
+        let mut forwarded = Vec::new();
+        for forward in &config.forwards {
+            if all.is_empty() {
+                return Err(Error::nothing_to_forward_to());
+            }
+            forwarded.push(forward::listen(*forward).await?);
+        }
         let (out, changes) = mpsc::channel(CHANGES);
-        Ok(Self { all, changes, out })
+        Ok(Self { all, changes, out, forwarded, not_forwarded: false })
     }
 
     /// For people.
@@ -139,6 +170,7 @@ impl Group {
             pods,
             targets: BTreeMap::new(),
             ever_opened: false,
+            names: watch::Sender::new(Vec::new()),
         };
         group.hopeless().map_or(Ok(()), Err)?;
         Ok(group)
@@ -181,14 +213,23 @@ impl Daemon {
             let pods = std::mem::take(&mut group.pods);
             if let Some(following) = group.following.take() {
                 let out = self.groups.out.clone();
-                self.tasks.spawn(following.run(id, pods.clone(), out, group.again.clone()));
+                let tell_as = move |pods| Change::Pods(id, pods);
+                self.tasks.spawn(following.run(pods.clone(), out, tell_as, group.again.clone()));
             }
             self.pods_changed(id, pods);
+        }
+        for forwarded in std::mem::take(&mut self.groups.forwarded) {
+            let Some(group) = self.groups.all.first() else { return };
+            let (local, remote) = (forwarded.forward.local, forwarded.forward.remote);
+            let (cluster, pods) = (group.cluster.clone(), group.names.subscribe());
+            let target = group.name.clone();
+            self.tasks.spawn(forwarded.run(cluster, pods, self.groups.out.clone()));
+            self.say(Event::Forwarding { local, target, remote });
         }
     }
 
     /// A workload's pods are these now.
-    pub(super) fn pods_changed(&mut self, id: GroupId, pods: Pods) {
+    fn pods_changed(&mut self, id: GroupId, pods: Pods) {
         if self.ending.is_some() {
             return;
         }
@@ -199,13 +240,18 @@ impl Daemon {
         self.say_of_pods(id, &pods);
         let group = &mut self.groups.all[id];
         group.pods = pods;
+        let names = group.pods.serving.iter().map(|place| place.pod.clone()).collect();
+        group.names.send_replace(names);
         if let Some(error) = group.hopeless() {
             return self.fail(error);
         }
         let serves = |uid: &String| group.pods.serving.iter().any(|place| place.uid == *uid);
-        let gone: Vec<(String, TargetId)> =
+        let gone: Vec<(String, Member)> =
             group.targets.extract_if(.., |uid, _| !serves(uid)).collect();
-        for (_, target) in gone {
+        for (_, Member { target, log }) in gone {
+            if let Some(log) = log {
+                log.abort();
+            }
             let name = self.teller.name(target);
             self.say(Event::PodGone { target: name });
             self.release(target);
@@ -221,9 +267,9 @@ impl Daemon {
         let container = Container { name: place.container.clone(), id: place.container_id.clone() };
         let open = settings::open(self.kind, &self.config, &wanted);
         let open = ToHub::OpenIn { open, container };
-        if let Some(target) = group.targets.get(&place.uid) {
+        if let Some(member) = group.targets.get(&place.uid) {
             // The next link names the container that is there by now.
-            if let Some(target) = self.targets.get_mut(target) {
+            if let Some(target) = self.targets.get_mut(&member.target) {
                 target.open = open;
             }
             return;
@@ -231,10 +277,54 @@ impl Daemon {
         let hub = PodHub { cluster: group.cluster.clone(), pod: place.pod.clone() };
         let reach = Reach { open, transport: Transport::Pod(hub), group: Some(id) };
         let target = self.add_target(wanted, true, false, reach);
-        self.groups.all[id].targets.insert(place.uid.clone(), target);
+        let log = (self.kind == Kind::Watch && !place.wrapped)
+            .then(|| self.follow_log(id, target, place.clone()));
+        self.groups.all[id].targets.insert(place.uid.clone(), Member { target, log });
         let name = self.teller.name(target);
         self.say(Event::PodFound { target: name });
         self.join_pod(target);
+    }
+
+    /// Has what a container says told, beside what happens.
+    fn follow_log(&mut self, id: GroupId, target: TargetId, place: Place) -> AbortHandle {
+        let cluster = self.groups.all[id].cluster.clone();
+        let out = self.groups.out.clone();
+        self.tasks.spawn(async move {
+            let told = cluster.follow_log(&place.pod, &place.container, |bytes| {
+                let out = out.clone();
+                async move { out.send(Change::Output(target, bytes)).await.is_ok() }
+            });
+            if let Err(error) = told.await {
+                let _ = out.send(Change::NoOutput(target, error)).await;
+            }
+        })
+    }
+
+    /// A task has something to tell.
+    pub(super) fn cluster_change(&mut self, change: Change) {
+        match change {
+            Change::Pods(group, pods) => self.pods_changed(group, pods),
+            Change::Output(target, bytes) => {
+                let (target, stream) = (self.teller.name(target), Stream::Stdout);
+                self.say(Event::Output { target, stream, bytes });
+            }
+            Change::NotForwarded(error) => {
+                if !std::mem::replace(&mut self.groups.not_forwarded, true) {
+                    let error = Error::from(error);
+                    let hint = error.hints.first().map(|hint| format!("; {hint}"));
+                    let what = format!("no port is forwarded: {}", error.message);
+                    let what = what + &hint.unwrap_or_default();
+                    self.say(Event::Degraded { what: what.into() });
+                }
+            }
+            Change::NoOutput(target, error) => {
+                let (name, error) = (self.teller.name(target), Error::from(error));
+                let hint = error.hints.first().map(|hint| format!("; {hint}")).unwrap_or_default();
+                let what =
+                    format!("{name}: what the app says is not shown: {}{hint}", error.message);
+                self.say(Event::Degraded { what: what.into() });
+            }
+        }
     }
 
     /// What is new of pods that are not served.
@@ -386,7 +476,7 @@ impl Daemon {
         };
         let status = |group: &Group| GroupStatus {
             name: group.name.clone(),
-            current: group.targets.values().filter(|target| is_current(target)).count() as u64,
+            current: group.targets.values().filter(|m| is_current(&m.target)).count() as u64,
             pods: (group.targets.len() + group.pods.waiting.len()) as u64,
             waiting: (group.pods.waiting.iter())
                 .map(|(pod, obstacle)| WaitingPod {

@@ -5,6 +5,7 @@ use e2ek_sidecar::wire::Refusal;
 
 use super::{Error, Kind, shown};
 use crate::cluster::{ClusterError, Obstacle, SIDECAR};
+use crate::config::Forward;
 
 /// Where a pod with all that is needed can be copied from.
 const EXAMPLE: &str = "examples/kubernetes/pyramid.yaml";
@@ -231,6 +232,25 @@ impl Error {
         let (target, said) = (escaped(target), escaped(said));
         let what = format!("{target}: the container `{SIDECAR}` has no /e2ek-sidecar: {said}");
         Self::new(Kind::Failure, what).hint(format!("its image must be the hub's, as in {EXAMPLE}"))
+    }
+
+    /// `--forward` without a workload.
+    #[must_use]
+    pub fn nothing_to_forward_to() -> Self {
+        Self::new(Kind::Usage, "--forward needs a workload to lead to, and there is none")
+            .hint("e2ek-sync watch . deploy/api:/srv/app --forward 8080:80")
+    }
+
+    /// The port of `--forward` cannot be listened to.
+    #[must_use]
+    pub fn port_taken(forward: Forward, error: &std::io::Error) -> Self {
+        let (Forward { local, remote }, why) = (forward, super::reason(error));
+        let taken = error.kind() == std::io::ErrorKind::AddrInUse;
+        Self::new(Kind::Failure, format!("port {local} of this machine cannot be had: {why}"))
+            .hint_if(
+                taken,
+                format!("another one: --forward {}:{remote}", local.wrapping_add(1).max(1024)),
+            )
     }
 
     /// CMD for a target in a cluster.

@@ -82,6 +82,15 @@ pub enum Event {
         /// Why.
         reason: Text,
     },
+    /// A port of this machine leads to the pods of a workload.
+    Forwarding {
+        /// The port here, on 127.0.0.1.
+        local: u16,
+        /// The workload.
+        target: Text,
+        /// The port there.
+        remote: u16,
+    },
     /// A workload has no pods; those that come are served.
     PodsAbsent {
         /// The workload.

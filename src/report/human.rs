@@ -64,6 +64,9 @@ fn flow(event: &Event, paint: Paint) -> Option<Said> {
         Event::PodWaiting { target, pod, reason } => {
             Said::trouble(paint.yellow(&format!("{target}: {pod} waits: {reason}")))
         }
+        Event::Forwarding { local, target, remote } => {
+            Said::normal(format!("http://127.0.0.1:{local} leads to port {remote} of {target}"))
+        }
         Event::PodsAbsent { target } => {
             Said::trouble(paint.yellow(&format!("{target}: no pods now; waiting for one")))
         }

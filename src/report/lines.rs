@@ -39,6 +39,9 @@ fn sync(event: &Event) -> Option<Line> {
         Event::PodWaiting { target, pod, reason } => {
             Line::new("pod waiting").key("target", target).key("pod", pod).key("reason", reason)
         }
+        Event::Forwarding { local, target, remote } => {
+            Line::new("forwarding").key("local", local).key("target", target).key("remote", remote)
+        }
         Event::PodsAbsent { target } => Line::new("pods absent").key("target", target),
         Event::Connecting { target } => Line::new("connecting").key("target", target),
         Event::Connected { target, equal } => {

@@ -120,6 +120,7 @@ fn table() -> Vec<Event> {
         Event::PodGone { target: nasty() },
         Event::PodWaiting { target: api(), pod: nasty(), reason: "ImagePullBackOff".into() },
         Event::PodsAbsent { target: api() },
+        Event::Forwarding { local: 8080, target: api(), remote: 80 },
         Event::Connecting { target: api() },
         Event::Connected { target: api(), equal: true },
         Event::Connected { target: api(), equal: false },

@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 use std::process::Command;
 
@@ -12,13 +12,20 @@ const TARGET: &str = "deploy/pyramid:/srv/app";
 
 /// The body of what the pod answers; `None` while it does not.
 fn ask(address: &str, path: &str) -> Option<String> {
-    let mut stream = TcpStream::connect((address, 8080)).ok()?;
-    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    ask_stream(TcpStream::connect((address, 8080)).ok()?, path)
+}
+
+fn ask_stream(mut stream: TcpStream, path: &str) -> Option<String> {
+    let request = format!("GET {path} HTTP/1.0\r\nHost: app\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (_, body) = answer.split_once("\r\n\r\n")?;
     Some(body.trim().to_owned())
+}
+
+fn ask_at(port: u16, path: &str) -> Option<String> {
+    ask_stream(TcpStream::connect(("127.0.0.1", port)).ok()?, path)
 }
 
 fn address(rig: &Rig) -> String {
@@ -39,10 +46,12 @@ fn the_demo_in_a_restricted_namespace_answers_with_what_was_saved_last() {
     let level = "pod-security.kubernetes.io/enforce=restricted";
     rig.kubectl(&["label", "namespace", &rig.namespace, level]).ends_with(0);
     let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/kubernetes/pyramid.yaml");
-    rig.apply(&fs::read_to_string(manifest).unwrap());
+    let manifest = fs::read_to_string(manifest).unwrap();
+    rig.apply(&manifest.replace("e2ek.test/e2ek-sidecar:dev", &crate::pod::image()));
     copy_sources(&rig);
     // The pod is only on its way: it is waited for.
-    let mut watch = rig.watch(TARGET, &[]);
+    let local = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let mut watch = rig.watch(TARGET, &["--forward", &format!("{local}:8080")]);
     watch.line(&["sync end", "status=ok", "targets=1/1"]);
     rig.k(&["rollout", "status", "deploy/pyramid", "--timeout=60s"]).ends_with(0);
     let pod = address(&rig);
@@ -53,6 +62,7 @@ fn the_demo_in_a_restricted_namespace_answers_with_what_was_saved_last() {
     fs::write(&view, text.replace("x + y", "x * y")).unwrap();
     watch.line(&["restart end", "status=ok"]);
     until("the new answer", || ask(&pod, "/add/2/3").as_deref() == Some("6"));
+    assert_eq!(ask_at(local, "/add/2/4").as_deref(), Some("8"), "by the port that is forwarded");
 
     // The app's container is started anew: its file system is, too, and the hub fills it.
     let kill = "import os,signal; os.kill(int([p for p in os.listdir('/proc') if p.isdigit() and \
@@ -65,6 +75,8 @@ fn the_demo_in_a_restricted_namespace_answers_with_what_was_saved_last() {
         let said = rig.k(&["get", "pods", "-l", "app=pyramid", "-o", restarts]);
         said.out.split_whitespace().any(|count| count == "1")
     });
+    // Asked while the app starts: the connection is kept until it answers.
+    assert_eq!(ask_at(local, "/add/2/3").as_deref(), Some("6"));
     until("the answer is still the new one", || ask(&pod, "/add/2/3").as_deref() == Some("6"));
     watch.flush();
     assert_eq!(rig.pods(), [name], "in the same pod");

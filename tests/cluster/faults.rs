@@ -74,6 +74,34 @@ fn i8_a_hub_that_is_killed_comes_back_with_what_it_knew() {
 }
 
 #[test]
+fn an_api_server_and_a_kubelet_that_are_started_anew_lose_nothing() {
+    let Some(rig) = Rig::new("restart") else { return };
+    rig.write("view.py", "one\n");
+    let pod = rig.deploy(&deployment(1)).remove(0);
+    let mut watch = rig.watch(TARGET, &[]);
+    watch.line(&["sync end", "gen=1"]);
+    for (round, program) in ["kube-apiserver", "kubelet"].into_iter().enumerate() {
+        // In the middle of a sync.
+        for file in 0..2000 {
+            rig.write(&format!("{round}/{file}"), &format!("{round} {file}\n"));
+        }
+        rig.restart(program);
+        let text = format!("after {program}\n");
+        rig.write("view.py", &text);
+        watch.flush();
+        until("the cluster answers", || rig.seen(&pod, "/srv/app/view.py").is_some());
+        assert_eq!(rig.seen(&pod, "/srv/app/view.py"), Some(text));
+        let last = format!("/srv/app/{round}/1999");
+        assert_eq!(rig.seen(&pod, &last), Some(format!("{round} 1999\n")));
+    }
+    // Pods are followed again, too.
+    rig.k(&["delete", "pod", &pod, "--wait=false"]).ends_with(0);
+    watch.line(&["pod gone", &pod]);
+    watch.line(&["sync end", "targets=1/1"]);
+    watch.stop();
+}
+
+#[test]
 fn i4_a_second_laptop_is_told_who_holds_the_pod() {
     let Some(rig) = Rig::new("second") else { return };
     rig.write("view.py", "one\n");

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::pods::deployment;
+use crate::pods::{deployment, spec};
 use crate::rig::{Rig, until};
 
 const TARGET: &str = "deploy/app:/srv/app";
@@ -71,6 +71,23 @@ fn i12_a_workload_scaled_to_nothing_is_waited_for() {
     watch.flush();
     let pod = rig.pods().remove(0);
     assert_eq!(rig.seen(&pod, "/srv/app/view.py").as_deref(), Some("two\n"));
+    watch.stop();
+}
+
+#[test]
+fn what_an_app_without_the_wrapper_says_stands_beside_the_sync() {
+    let Some(rig) = Rig::new("output") else { return };
+    let mut deployment = deployment(1);
+    // Says what it finds, once.
+    let command = "mkdir -p /srv/app; trap exit TERM; \
+                   while :; do cat /srv/app/say 2>/dev/null && sleep 1000 & wait; sleep 1; done";
+    spec(&mut deployment)["containers"][0]["command"] = json!(["sh", "-c", command]);
+    rig.deploy(&deployment);
+    let mut watch = rig.watch(TARGET, &[]);
+    watch.line(&["connected"]);
+    rig.write("say", "the first line\nthe second line\n");
+    watch.line(&["the first line"]);
+    assert_eq!(watch.line(&["the second line"]), "the second line", "as it came, without a time");
     watch.stop();
 }
 

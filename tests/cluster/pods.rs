@@ -34,7 +34,7 @@ pub(crate) fn app(name: &str) -> Value {
 
 pub(crate) fn sidecar() -> Value {
     json!({
-        "name": "e2ek-sync", "image": "e2ek.test/e2ek-sidecar:dev", "imagePullPolicy": "Never",
+        "name": "e2ek-sync", "image": crate::pod::image(), "imagePullPolicy": "Never",
         "args": ["serve"],
         "volumeMounts": [{"name": "store", "mountPath": "/var/lib/e2ek"}],
     })

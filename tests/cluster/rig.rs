@@ -136,6 +136,16 @@ impl Rig {
         self.command(&all)
     }
 
+    /// Kills one of the cluster's own programs, and starts it again.
+    pub(crate) fn restart(&self, program: &str) {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/cluster/rig/restart");
+        let mut command = Command::new(script);
+        // It leaves a program behind that must not hold our pipes.
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        let done = command.env("E2EK_CLUSTER", &self.cluster).arg(program).status().unwrap();
+        assert!(done.success(), "{program} is started anew");
+    }
+
     /// The names of the pods that are not on their way out.
     pub(crate) fn pods(&self) -> Vec<String> {
         let said = self.k(&["get", "pods", "-o", "json"]).ends_with(0);

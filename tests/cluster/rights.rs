@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use crate::pods::deployment;
-use crate::rig::{Rig, Said};
+use crate::rig::{Rig, Said, until};
 
 const TARGET: &str = "deploy/app:/srv/app";
 
@@ -18,6 +18,70 @@ fn allow(rig: &Rig, rules: &[(&str, &str, &str)]) {
     let role = json!({"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "Role",
         "metadata": {"name": "dev"}, "rules": rules});
     rig.apply(&role.to_string());
+}
+
+/// The word after `key: "` in the rig's kubeconfig.
+fn word(rig: &Rig, key: &str) -> String {
+    let own = std::fs::read_to_string(rig.cluster.join("kubeconfig")).unwrap();
+    let after = own.split_once(&format!("{key}: \"")).unwrap().1;
+    after.split('"').next().unwrap().to_owned()
+}
+
+#[test]
+fn a_program_that_signs_in_is_asked_again_when_its_token_ends() {
+    let Some(rig) = Rig::new("plugin") else { return };
+    rig.write("view.py", "one\n");
+    let pod = rig.deploy(&deployment(1)).remove(0);
+    let [plugin, users, clusters, asked] =
+        ["plugin", "users", "clusters", "asked"].map(|name| rig.home.join(name));
+    // Its tokens end in a minute, and are not used in their last minute.
+    let script = format!(
+        "#!/bin/sh\necho asked >> {}\n[ ! -e {} ] || {{ echo no >&2; exit 1; }}\n\
+         ends=$(date -u -d '+62 seconds' +%Y-%m-%dT%H:%M:%SZ)\n\
+         echo '{{\"apiVersion\":\"client.authentication.k8s.io/v1\",\"kind\":\"ExecCredential\",\
+         \"status\":{{\"token\":\"{}\",\"expirationTimestamp\":\"'$ends'\"}}}}'\n",
+        asked.display(),
+        rig.home.join("refuse").display(),
+        word(&rig, "token"),
+    );
+    std::fs::write(&plugin, script).unwrap();
+    let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+    std::fs::set_permissions(&plugin, executable).unwrap();
+    // Two files that make one, and a third that is not there.
+    let user = json!({"apiVersion": "v1", "kind": "Config", "current-context": "two",
+        "contexts": [{"name": "two", "context": {"cluster": "c", "user": "u"}}],
+        "users": [{"name": "u", "user": {"exec": {
+            "apiVersion": "client.authentication.k8s.io/v1", "interactiveMode": "Never",
+            "command": plugin.to_str().unwrap()}}}]});
+    let cluster = json!({"apiVersion": "v1", "kind": "Config", "clusters": [{"name": "c", "cluster": {
+        "server": word(&rig, "server"),
+        "certificate-authority": word(&rig, "certificate-authority")}}]});
+    std::fs::write(&users, user.to_string()).unwrap();
+    std::fs::write(&clusters, cluster.to_string()).unwrap();
+    let list = format!("/not/there:{}:{}", users.display(), clusters.display());
+
+    let mut command = rig.syncing(&["watch"], TARGET, &[]);
+    command.env("KUBECONFIG", &list);
+    let mut watch = rig.start(command);
+    watch.line(&["sync end", "gen=1"]);
+    let count = || std::fs::read_to_string(&asked).unwrap().lines().count();
+    let before = count();
+    // A new pod needs a new stream: by then the token has ended.
+    until("the token is about to end", || {
+        std::fs::metadata(&asked).unwrap().modified().unwrap().elapsed().unwrap().as_secs() > 2
+    });
+    rig.k(&["delete", "pod", &pod, "--wait=false"]).ends_with(0);
+    watch.line(&["pod found"]);
+    watch.line(&["sync end", "targets=1/1"]);
+    assert!(count() > before, "it was asked again");
+    watch.stop();
+
+    std::fs::write(rig.home.join("refuse"), "").unwrap();
+    let mut command = rig.syncing(&["sync", "--once"], TARGET, &[]);
+    command.env("KUBECONFIG", &list);
+    let mut refused = rig.start(command);
+    refused.line(&["kind=forbidden", "signing in to the cluster failed", "kubectl get pods"]);
+    assert_eq!(refused.wait(), Some(4));
 }
 
 fn as_dev(rig: &Rig, words: &[&str]) -> Said {
@@ -53,5 +117,11 @@ fn i6_each_missing_right_is_told_by_its_name() {
         as_dev(&rig, &["watch"]).ends_with(4).says(&[&missing, &rule, "kind=forbidden"]);
     }
     allow(&rig, &steps);
+    // Without the right to read logs it works, and says what is missing.
+    let dev = rig.cluster.join("kubeconfig-dev");
+    let mut watch = rig.watch(TARGET, &["--kubeconfig", dev.to_str().unwrap()]);
+    watch.line(&["degraded", "user dev may not get pods/log", "resources: [pods/log]"]);
+    watch.flush();
+    watch.stop();
     as_dev(&rig, &["sync", "--once"]).ends_with(0);
 }
