@@ -2,9 +2,11 @@
 
 #![no_main]
 
-use e2ek_sidecar::receive::{Receiver, Step};
+use e2ek_sidecar::receive::{Ahead, Receiver, Step};
 use e2ek_sidecar::tree::{Snapshot, Stamp};
-use e2ek_sidecar::wire::{Decoder, FromHub, HelloReader, MAX_FRAME_BYTES, ToHub, unpack, unpack_ops};
+use e2ek_sidecar::wire::{
+    AHEAD_CONTENTS, Decoder, FromHub, HelloReader, MAX_FRAME_BYTES, ToHub, unpack, unpack_ops,
+};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
@@ -29,11 +31,27 @@ fn read(bytes: &[u8]) {
     let mut daemon = Decoder::default();
     daemon.feed(bytes);
     let mut receiver = Receiver::new(Snapshot::empty(), 0, 2);
+    let mut ahead = Ahead::default();
     while let Ok(Some((message, _))) = daemon.message::<ToHub>() {
-        if obey(&mut receiver, message).is_none() {
+        if come_ahead(&mut ahead, &message).is_none() || obey(&mut receiver, message).is_none() {
             return;
         }
     }
+}
+
+/// As a hub does that holds what comes at once.
+fn come_ahead(ahead: &mut Ahead, message: &ToHub) -> Option<()> {
+    match message {
+        ToHub::Ahead { number, op } => ahead.begin(*number, op, 2).ok()?,
+        ToHub::AheadData { number, .. } if ahead.data(*number).ok()? => {
+            ahead.whole(*number);
+        }
+        ToHub::AheadEnd { number } => drop(ahead.end(*number).ok()?),
+        ToHub::Ops { ops, .. } => drop(ahead.let_go(ops)),
+        _ => {}
+    }
+    assert!(ahead.len() <= AHEAD_CONTENTS);
+    Some(())
 }
 
 /// As a hub does whose every step succeeds.

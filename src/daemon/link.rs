@@ -59,6 +59,9 @@ pub(super) struct Progress {
     pub(super) generation: Option<u64>,
     pub(super) files: u64,
     pub(super) bytes: u64,
+    /// Of these, those of the file that is just going ahead: the others are counted with the generations
+    /// that put them in place.
+    pub(super) ahead: u64,
     pub(super) total_files: u64,
     pub(super) total_bytes: u64,
 }
@@ -409,7 +412,8 @@ impl Progress {
         };
         let total_bytes = indices.iter().map(size).sum();
         let total_files = indices.len() as u64;
-        Self { generation: Some(generation), files: 0, bytes: 0, total_files, total_bytes }
+        let generation = Some(generation);
+        Self { generation, files: 0, bytes: 0, ahead: 0, total_files, total_bytes }
     }
 }
 

@@ -135,7 +135,7 @@ impl Syncs {
 
     /// How far what a target is sent has come, as part of the sync it belongs to.
     pub(super) fn progress(&self, target: TargetId, progress: Progress) -> Event {
-        let Progress { generation, files, bytes, total_files, total_bytes } = progress;
+        let Progress { generation, files, bytes, ahead, total_files, total_bytes } = progress;
         let (done, total) =
             (Amount { files, bytes }, Amount { files: total_files, bytes: total_bytes });
         let part = self.open.iter().find_map(|sync| {
@@ -152,6 +152,10 @@ impl Syncs {
                 let before = part.sent.range(..generation.unwrap_or(u64::MAX));
                 let before = before.map(|(_, amount)| *amount);
                 let before = before.fold(part.past, Amount::and);
+                let (done, total) = match generation {
+                    Some(_) => (done, total),
+                    None => (Amount { files: 1, bytes: ahead }, Amount { files: 1, bytes: ahead }),
+                };
                 let (done, total) = (before.and(done), before.and(total));
                 let all = part.all.unwrap_or_default();
                 let files = all.files.max(total.files);
@@ -337,8 +341,14 @@ mod tests {
         syncs.applied(0, &report(at, 1, 20, true));
         // The next link: what was on its way did not arrive.
         assert_eq!(begun(syncs.begin(at, 0, &begin(3, 20, true, Some(30)))), None);
-        let half =
-            Progress { generation: Some(3), files: 5, bytes: 50, total_files: 20, total_bytes: 9 };
+        let half = Progress {
+            generation: Some(3),
+            files: 5,
+            bytes: 50,
+            ahead: 0,
+            total_files: 20,
+            total_bytes: 9,
+        };
         let Event::Progress { generation, files, total_files, total_bytes, .. } =
             syncs.progress(0, half)
         else {

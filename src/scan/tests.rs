@@ -513,3 +513,40 @@ proptest! {
         }
     }
 }
+
+/// A file of zeros that takes no room, longer than what is hashed at once.
+fn sparse(place: &Place, name: &str) {
+    File::create(place.at(name)).unwrap().set_len(9 << 20).unwrap();
+}
+
+#[test]
+fn what_is_small_is_told_without_reading_what_is_large() {
+    let mut place = Place::new();
+    sparse(&place, "known");
+    place.scan_all();
+    let small = |place: &mut Place, names: &[&str]| {
+        let mut hints = Hints::default();
+        names.iter().for_each(|name| hints.look(path(name), Instant::now()));
+        let report = place.scanner.scan_small(&place.tree, &hints).unwrap();
+        place.tree = report.tree.clone();
+        (report.later.iter().map(ToString::to_string).collect::<Vec<_>>(), report.bytes_read)
+    };
+    let before = place.tree.get(&path("known")).cloned();
+    sparse(&place, "new");
+    place.write("small", b"small");
+    // Changed where it stands.
+    let file = fs::OpenOptions::new().write(true).open(place.at("known")).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, b"!", 5 << 20).unwrap();
+    drop(file);
+    let told = small(&mut place, &["new", "small", "known"]);
+    assert_eq!(told, (vec!["known".to_owned(), "new".to_owned()], 5));
+    assert!(place.content_is("small", b"small"));
+    assert!(place.tree.get(&path("new")).is_none(), "not there before it is known");
+    assert_eq!(place.tree.get(&path("known")).map(Node::entry), before.map(|node| node.entry()));
+    // Looked at for itself it is read; so is one that may have been renamed.
+    place.look(&["new", "known"]);
+    fs::rename(place.at("new"), place.at("renamed")).unwrap();
+    let (later, _) = small(&mut place, &["new", "renamed"]);
+    assert_eq!(later, Vec::<String>::new());
+    assert!(place.tree.get(&path("renamed")).is_some() && place.tree.get(&path("new")).is_none());
+}

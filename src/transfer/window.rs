@@ -6,10 +6,13 @@ use std::time::{Duration, Instant};
 
 use e2ek_sidecar::wire::{AHEAD_WINDOW_BYTES, PIECE_BYTES};
 
-/// How long a byte may wait within the link because of those before it.
+/// How long a byte may wait within the link because of those before it; with what is on its way when
+/// that is noticed, some 40 ms. A slow link holds two pieces at the most.
 const QUEUE: Duration = Duration::from_millis(25);
 /// Before anything is known of the link, in bytes.
 const FIRST_BYTES: u64 = 256 << 10;
+/// By so much it goes up in the time of one way and back, in bytes.
+const STEP_BYTES: u64 = PIECE_BYTES as u64;
 /// How long the shortest way of a byte counts: routes change.
 const REMEMBERED: Duration = Duration::from_secs(15);
 
@@ -27,6 +30,8 @@ pub struct Window {
     since: Option<Instant>,
     /// What is sent up to here was sent before the size went down: it says nothing new.
     heeded: u64,
+    /// The size went down once: from then on it goes up step by step.
+    careful: bool,
 }
 
 impl Default for Window {
@@ -39,6 +44,7 @@ impl Default for Window {
             shortest: (None, None),
             since: None,
             heeded: 0,
+            careful: false,
         }
     }
 }
@@ -47,7 +53,7 @@ impl Window {
     /// Whether another piece may go out.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.sent - self.taken < self.size
+        self.sent == self.taken || self.sent + PIECE_BYTES as u64 <= self.taken + self.size
     }
 
     /// So many bytes went out.
@@ -68,7 +74,9 @@ impl Window {
         self.remember(now, took);
         let shortest = self.shortest.0.into_iter().chain(self.shortest.1).min().unwrap_or(took);
         if took <= shortest + QUEUE {
-            self.size = (self.size + self.taken - before).min(AHEAD_WINDOW_BYTES);
+            let taken = self.taken - before;
+            let more = if self.careful { taken * STEP_BYTES / self.size } else { taken };
+            self.size = (self.size + more).min(AHEAD_WINDOW_BYTES);
         } else if end > self.heeded {
             self.shrink();
         }
@@ -86,8 +94,9 @@ impl Window {
     }
 
     fn shrink(&mut self) {
-        self.size = (self.size / 2).max(PIECE_BYTES as u64);
+        self.size = (self.size / 4 * 3).max(PIECE_BYTES as u64);
         self.heeded = self.sent;
+        self.careful = true;
     }
 }
 
@@ -130,10 +139,10 @@ mod tests {
             // As much as can be on its way on such a link.
             let most = most.min(AHEAD_WINDOW_BYTES / way_ms * 10_000);
             assert!(carried > most / 2, "{way_ms} ms, {bytes_per_ms}: {carried} of {most}");
-            assert!(longest <= 80, "{way_ms} ms, {bytes_per_ms}: a queue of {longest} ms");
+            assert!(longest <= 50, "{way_ms} ms, {bytes_per_ms}: a queue of {longest} ms");
         }
         // A slow one: at least one piece is always on its way.
         let (longest, carried) = carry(1, 1000);
-        assert!(carried > 9_000_000 && longest <= 400, "{carried} {longest}");
+        assert!(carried > 9_000_000 && longest <= 300, "{carried} {longest}");
     }
 }

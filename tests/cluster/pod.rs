@@ -146,7 +146,13 @@ impl Rig {
         pod
     }
 
-    /// `sync --once` to a path in the pod's app.
+    /// `sync --once` to a path in this pod's app.
+    pub(crate) fn once_in(&self, pod: &Pod<'_>, path: &str) -> crate::rig::Said {
+        let (source, target) = (self.source.to_str().unwrap(), pod.target(path));
+        self.run(&["sync", "--once", source, &target, "-n", &self.namespace])
+    }
+
+    /// `sync --once` to a path in the app of the pod `pod`.
     pub(crate) fn once(&self, path: &str, more: &[&str]) -> crate::rig::Said {
         let target = format!("pod/pod:{path}");
         let source = self.source.to_str().unwrap();

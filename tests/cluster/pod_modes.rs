@@ -138,6 +138,52 @@ fn i6_more_rights_than_ours_are_refused_and_privileged_enters() {
     i2_synced_to(&rig, &manifest, "/tmp", (0, 0));
 }
 
+/// The rows of the table in docs/how-it-works.md, and with the wrapper all of them.
+#[test]
+fn i6_the_matrix_is_as_documented() {
+    let Some(rig) = Rig::at_level("pod-matrix", "privileged") else { return };
+    rig.write("view.py", "one\n");
+    let user = |user: u32, group: u32| json!({"runAsUser": user, "runAsGroup": group});
+    let apps = [
+        ("root", user(0, 0)),
+        ("user", user(1000, 1000)),
+        ("group", user(1000, 0)),
+        ("admin", json!({"capabilities": {"add": ["SYS_ADMIN"]}})),
+    ];
+    let least = json!({
+        "runAsUser": 1000, "runAsGroup": 1000, "allowPrivilegeEscalation": false,
+        "capabilities": {"drop": ["ALL"]},
+    });
+    let modes = [
+        ("restricted", least, [false, true, false, false]),
+        ("baseline", json!({}), [true, true, true, false]),
+        ("privileged", json!({"capabilities": {"add": ["SYS_PTRACE"]}}), [true; 4]),
+    ];
+    let mut found = Vec::new();
+    let mut expected = Vec::new();
+    for (mode, rights, row) in modes {
+        for ((app, security), plain) in apps.iter().zip(row) {
+            for (kind, entered) in [("plain", plain), ("wrapped", true)] {
+                let mut manifest = match kind {
+                    "plain" => Manifest::new(),
+                    _ => Manifest::wrapped(&["sleep", "1000000"]),
+                };
+                manifest.app["securityContext"] = security.clone();
+                manifest.sidecar["securityContext"] = rights.clone();
+                let name = format!("{mode}-{app}-{kind}");
+                let pod = rig.named_pod(&name, &manifest);
+                let said = rig.once_in(&pod, "/tmp");
+                let there = pod.main("app").exists("/tmp/view.py");
+                assert_eq!(said.code == Some(0), there, "{name}: {said:?}");
+                found.push((name.clone(), there));
+                expected.push((name.clone(), entered));
+                rig.k(&["delete", "pod", &name, "--wait=false"]);
+            }
+        }
+    }
+    assert_eq!(found, expected);
+}
+
 #[test]
 fn an_existing_files_owner_and_mode_stay() {
     let Some(rig) = Rig::at_level("pod-keep", "baseline") else { return };

@@ -226,6 +226,14 @@ pub(super) fn unfold(ops: Vec<Op>, held: &Snapshot) -> Result<Unfolded, WireErro
     if total == ops.len() {
         return Ok(Unfolded::Ops(ops, Vec::new()));
     }
+    // What was skipped of an earlier generation may be less than was to be moved in this one.
+    let is_held = |op: &Op| match &op.how {
+        How::Tree { from, tree, .. } => held.dir(from).is_some_and(|dir| dir.id() == *tree),
+        _ => true,
+    };
+    if !ops.iter().all(is_held) {
+        return Ok(Unfolded::Other(nothing_of(&ops)?));
+    }
     // Each entry moves once.
     if (total - ops.len()) as u64 / 2 > held.count() {
         return Err(WireError::Order("more moves than entries"));

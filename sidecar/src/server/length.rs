@@ -27,7 +27,7 @@ pub(super) fn is_long<'a>(ops: impl Iterator<Item = &'a Op>) -> bool {
             _ => 1,
         };
         if let (
-            How::Ask | How::Copy { .. } | How::Patch | How::Like { .. },
+            How::Ask | How::Copy { .. } | How::Patch | How::Like { .. } | How::Held,
             Some(Entry::File { size, .. }),
         ) = (&op.how, &op.change.new)
         {

@@ -3,7 +3,7 @@
 //! A [`Target`] is a pidfd, the start time, the mount namespace and the root directory of one
 //! process, taken together and compared again by [`Target::check`]. A reused pid, a dead process
 //! and one that entered another root are therefore refused. What is written below its root is
-//! `server::root`'s business; which process is a container's is [`container`]'s question.
+//! `server::root`'s business; which process is a container's is `container`'s question.
 
 mod container;
 
@@ -345,6 +345,47 @@ mod tests {
         let stat = b"7 (a) 1 2 (x\n) S 1 7 7 0 -1 4194560 0 0 0 0 0 0 0 0 20 0 1 0 4242 9 9";
         assert_eq!(start_time(stat), Some(4242));
         assert_eq!(start_time(b""), None);
+    }
+
+    #[test]
+    fn i6_a_root_that_is_handed_over_must_be_where_the_mounts_begin() {
+        let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+        let open = |path: &str| rustix::fs::open(path, flags, Mode::empty()).unwrap();
+        let us = open_proc(rustix::process::getpid()).unwrap();
+        let top = given(us.as_fd(), open("/").as_fd()).unwrap().expect("our own root");
+        assert_eq!(given(us.as_fd(), open("/").as_fd()).unwrap(), Some(top));
+        // A directory of the same mount, another mount's top, and what is no place at all.
+        let below = std::env::current_dir().unwrap();
+        for other in [below.to_str().unwrap(), "/proc", "/proc/self/fd"] {
+            assert_eq!(given(us.as_fd(), open(other).as_fd()).unwrap(), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_signal_that_ends_is_told_from_one_that_is_heeded() {
+        // Says what it catches by doing so before it answers.
+        let script = "trap : USR1; trap '' USR2; echo; read x";
+        let mut child = std::process::Command::new("sh")
+            .args(["-c", script])
+            .stdin(std::process::Stdio::piped())
+            .stdout(std::process::Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0];
+        std::io::Read::read_exact(child.stdout.as_mut().unwrap(), &mut said).unwrap();
+        let target = Target::pin(child.id().cast_signed()).unwrap();
+        for (signal, ends) in [
+            (Signal::USR1, false),
+            (Signal::USR2, false),
+            (Signal::HUP, true),
+            (Signal::TERM, true),
+            (Signal::KILL, true),
+            (Signal::WINCH, false),
+        ] {
+            assert_eq!(target.would_end(signal), ends, "{signal:?}");
+        }
+        drop(child.stdin.take());
+        child.wait().unwrap();
     }
 
     #[test]

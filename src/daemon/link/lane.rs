@@ -176,13 +176,14 @@ impl Sender {
         let mut progress = self.lane.progress;
         progress.files += 1;
         let reading = self.lane.items.front().and_then(|item| item.reading.as_ref());
-        progress.bytes += reading.map_or(0, Reading::progress);
+        progress.ahead = reading.map_or(0, Reading::progress);
+        progress.bytes += progress.ahead;
         self.tell(LinkEvent::Progress(progress)).await;
     }
 }
 
 fn nothing() -> Progress {
-    Progress { generation: None, files: 0, bytes: 0, total_files: 0, total_bytes: 0 }
+    Progress { generation: None, files: 0, bytes: 0, ahead: 0, total_files: 0, total_bytes: 0 }
 }
 
 fn size_of(op: &Op) -> u64 {

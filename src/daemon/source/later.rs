@@ -141,3 +141,39 @@ impl Source {
         self.take_in(index, &hints, report);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn path(text: &str) -> SyncPath {
+        SyncPath::try_from(text).unwrap()
+    }
+
+    #[test]
+    fn i5_what_a_look_has_found_meanwhile_counts() {
+        let mut later = Later::default();
+        let now = Instant::now();
+        let mut hints = Hints::default();
+        hints.look_everywhere(path("d"), now);
+        later.looked_at(0, &hints, vec![path("d/a"), path("d/b")], now);
+        let ticket = |later: &Later, name: &str| {
+            later.due.get(&(0, path(name))).map(|due| (due.ticket, due.seen))
+        };
+        let first = ticket(&later, "d/a").unwrap();
+        // Another pair's path, and another path of this one.
+        later.looked_at(1, &hints, Vec::new(), now);
+        let mut elsewhere = Hints::default();
+        elsewhere.look(path("e"), now);
+        later.looked_at(0, &elsewhere, Vec::new(), now);
+        assert_eq!(ticket(&later, "d/a"), Some(first));
+        // It changed: what is hashed of it by now is not the last word, and it waits since the first.
+        let after = now + std::time::Duration::from_secs(1);
+        later.looked_at(0, &hints, vec![path("d/a")], after);
+        let again = ticket(&later, "d/a").unwrap();
+        assert!(again.0 > first.0 && again.1 == now);
+        assert_eq!(ticket(&later, "d/b"), None, "it is gone, or small now");
+        later.clear();
+        assert!(later.is_empty());
+    }
+}

@@ -17,7 +17,7 @@ use crate::engine::session::{Input, TargetId};
 type Fault = fn(&mut World, TargetId);
 
 /// Weight, name, what happens.
-const SCRIPT: [(u64, &str, Fault); 24] = [
+const SCRIPT: [(u64, &str, Fault); 25] = [
     (40, "files edited", |world, _| world.edit()),
     (2, "the source emptied", |world, _| world.source.empty()),
     (2, "the source reverted", |world, _| world.source.revert()),
@@ -44,6 +44,7 @@ const SCRIPT: [(u64, &str, Fault); 24] = [
     (2, "tried again", |world, _| world.input(Input::Retry)),
     (2, "a restart asked for", |world, _| world.restart()),
     (1, "the clock jumps", |world, _| world.jump()),
+    (2, "the target's container starts anew", World::start_anew),
 ];
 
 /// What a long enough simulation must have met; see also [`SCRIPT`].
@@ -178,6 +179,15 @@ impl World {
         hub.disown();
         hub.crash();
         self.trace.count(what);
+    }
+
+    /// All at the target is gone, and the hub writes it again from what it keeps.
+    fn start_anew(&mut self, target: TargetId) {
+        if self.hubs[target].record.full {
+            return;
+        }
+        self.crash_hub(target);
+        self.hubs[target].replay(&mut self.rng);
     }
 
     fn fill_state(&mut self, target: TargetId) {

@@ -17,7 +17,8 @@ use e2ek_sidecar::wire::{Blob, ChildEvent, FromHub, How, Listed, NotHeld, Op, Wi
 
 use self::record::Record;
 use self::steps::Applying;
-use super::disk::{Disk, stamp_of, upwards};
+use super::disk::{self, Disk, stamp_of, upwards};
+use super::seed::Rng;
 
 pub(super) struct Hub {
     pub(super) disk: Disk,
@@ -95,6 +96,31 @@ impl Hub {
         self.peer = None;
         (self.fuse, self.dead) = (None, false);
         self.end_command();
+    }
+
+    /// The disk is another one, as it was at first; what the record says is written again, as one
+    /// generation that nobody sent, but for contents that are not kept (`server::replay`).
+    pub(super) fn replay(&mut self, rng: &mut Rng) {
+        self.disk = disk::empty();
+        self.ours.clear();
+        self.drift.clear();
+        let mut edits: Vec<Edit> = Vec::new();
+        self.record.held.walk(&mut |path, node| {
+            let entry = node.entry();
+            if matches!(node, Node::File { size: 1.., .. }) && rng.one_in(8) {
+                // Nobody knows before the next open.
+                self.drift.insert(path.clone());
+                self.ever_drifted = true;
+                return;
+            }
+            edits.push((path.clone(), Some(Node::from_entry(&entry, stamp_of(&entry)))));
+            self.disk.insert(path.clone(), entry);
+            self.ours.insert(path.clone());
+        });
+        self.record.held = Snapshot::empty().apply(&edits).expect("parts of a tree are one");
+        self.record.generation += 1;
+        self.record.unfinished.clear();
+        self.crash();
     }
 
     fn end_command(&mut self) {
