@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use super::{check_content, check_place, file_size};
+use super::check::{check_content, check_place, file_size};
 use crate::tree::{Digest, Entry};
 use crate::wire::{AHEAD_BYTES, AHEAD_CONTENTS, How, Op, WireError};
 

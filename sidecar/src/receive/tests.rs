@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::prelude::*;
 
 use super::*;
-use crate::tree::{Change, Digest};
+use crate::tree::{Change, Digest, Entry};
 use crate::wire::Meta;
 
 /// A disk that holds whole entries; content is stood for by its digest.
