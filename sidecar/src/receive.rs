@@ -739,8 +739,7 @@ pub fn leave_out_stayers<T>(
         let stays = gone
             && held.dir(path).is_some_and(|dir| {
                 let below = kept.iter().rev().map(&of).take_while(|(p, _)| p.starts_with(path));
-                let removed = below.filter(|(p, _)| held.get(p).is_some()).count() as u64;
-                removed < dir.count()
+                removed(held, below) < dir.count()
             });
         if !stays {
             kept.push(item);
@@ -748,6 +747,26 @@ pub fn leave_out_stayers<T>(
     }
     kept.reverse();
     *items = kept;
+}
+
+/// How many entries of the record removals take, those in a directory of which nothing is left included:
+/// of one that moved away whole, what it held is not told.
+fn removed<'a>(held: &Snapshot, removals: impl Iterator<Item = (&'a SyncPath, bool)>) -> u64 {
+    let (mut count, mut whole): (u64, Option<&SyncPath>) = (0, None);
+    for (path, may_stay) in removals {
+        if whole.is_some_and(|whole| path.starts_with(whole)) {
+            continue;
+        }
+        match held.get(path) {
+            None => {}
+            Some(Node::Directory(dir)) if !may_stay => {
+                count += 1 + dir.count();
+                whole = Some(path);
+            }
+            Some(_) => count += 1,
+        }
+    }
+    count
 }
 
 /// Applies edits, leaving out those whose parent was not made.

@@ -6,7 +6,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 
-use super::pods::Change;
+use super::groups::Change;
 use crate::cluster::{Cluster, ClusterError};
 use crate::config::Forward;
 use crate::error::Error;

@@ -5,205 +5,26 @@
 //! that could be served is waited for; only what time does not mend ends the daemon, and only as long
 //! as no pod of that workload was ever served.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::wire::{Container, Refusal, ToHub};
-use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
-use super::forward::{self, Forwarded};
+use super::groups::{Change, Group, GroupId, Member};
 use super::link::LinkError;
 use super::target::{Reach, link_words};
 use super::{Daemon, Kind, say, settings};
-use crate::cluster::{Access, Cluster, ClusterError, Following, LookAgain, Place, Pods, Sought};
-use crate::config::{ClusterChoice, Config, Target, TargetSpec};
-use crate::control::{PodPlace, TargetPlace, Wanted};
+use crate::cluster::{ClusterError, Place, Pods};
 use crate::engine::session::{Input, TargetId};
 use crate::error::Error;
 use crate::report::{Event, GroupStatus, Stream, Text, WaitingPod};
 use crate::transport::kube::PodHub;
 use crate::transport::{NotStarted, Transport};
 
-/// Lists that wait for the loop: each is whole.
-const CHANGES: usize = 4;
 /// So many links in a row may lead to nothing before `sync --once` gives up: about half a minute.
 const FAILURES_MAX: u32 = 10;
-
 /// Between two questions to a hub that will not open.
 const REFUSED_AGAIN: Duration = Duration::from_secs(2);
-
-/// Names a workload of the configuration.
-type GroupId = usize;
-
-/// What the tasks tell.
-pub(super) enum Change {
-    /// A workload's pods, as they are from now on.
-    Pods(GroupId, Pods),
-    /// What a container without the wrapper said.
-    Output(TargetId, Vec<u8>),
-    /// That cannot be known.
-    NoOutput(TargetId, ClusterError),
-    /// A connection must not be carried into a pod.
-    NotForwarded(ClusterError),
-}
-
-/// All workloads.
-pub(super) struct Groups {
-    all: Vec<Group>,
-    changes: mpsc::Receiver<Change>,
-    /// For those that are followed.
-    out: mpsc::Sender<Change>,
-    /// Ports that lead to the first of them.
-    forwarded: Vec<Forwarded>,
-    /// That was told once.
-    not_forwarded: bool,
-}
-
-/// One workload.
-struct Group {
-    /// As people know it.
-    name: Text,
-    /// What each of its pods is asked for.
-    wanted: Wanted,
-    cluster: Cluster,
-    /// Taken when it is followed.
-    following: Option<Following>,
-    again: LookAgain,
-    /// As last heard.
-    pods: Pods,
-    /// By uid.
-    targets: BTreeMap<String, Member>,
-    /// A hub of it opened once in this run.
-    ever_opened: bool,
-    /// The names of its pods that are served, for ports that lead there.
-    names: watch::Sender<Vec<String>>,
-}
-
-/// A pod that is served.
-struct Member {
-    target: TargetId,
-    /// Ends the reading of its log.
-    log: Option<AbortHandle>,
-}
-
-impl Groups {
-    /// Finds every workload of the configuration and its pods. Programs for signing in run now.
-    ///
-    /// # Errors
-    /// When one cannot be found, or will never have a pod that could be served.
-    pub(super) async fn open(kind: Kind, config: &Config) -> Result<Self, Error> {
-        let mut all = Vec::new();
-        for target in &config.targets {
-            if let Some(choice) = &target.cluster {
-                all.push(Group::open(kind, config, target, choice).await?);
-            }
-        }
-        let mut forwarded = Vec::new();
-        for forward in &config.forwards {
-            if all.is_empty() {
-                return Err(Error::nothing_to_forward_to());
-            }
-            forwarded.push(forward::listen(*forward).await?);
-        }
-        let (out, changes) = mpsc::channel(CHANGES);
-        Ok(Self { all, changes, out, forwarded, not_forwarded: false })
-    }
-
-    /// For people.
-    pub(super) fn names(&self) -> impl Iterator<Item = Text> + '_ {
-        self.all.iter().map(|group| group.name.clone())
-    }
-
-    /// The next change of a workload's pods; never without a workload. Cancel safe.
-    pub(super) async fn changed(&mut self) -> Change {
-        match self.changes.recv().await {
-            Some(change) => change,
-            // We hold a sender ourselves.
-            None => std::future::pending().await,
-        }
-    }
-
-    /// Whether a workload has no pod that is served.
-    pub(super) fn absent(&self) -> bool {
-        self.all.iter().any(|group| group.targets.is_empty())
-    }
-}
-
-impl Group {
-    async fn open(
-        kind: Kind,
-        config: &Config,
-        target: &Target,
-        choice: &ClusterChoice,
-    ) -> Result<Self, Error> {
-        let TargetSpec::Kube { kind: of, name, .. } = &target.spec.value else {
-            return Err(Error::not_built("a cluster without a workload"));
-        };
-        let word = |value: &Option<crate::config::Value<String>>| {
-            value.as_ref().map(|value| value.value.clone())
-        };
-        let access = Access {
-            kubeconfig: choice.kubeconfig.clone(),
-            context: word(&choice.context),
-            namespace: word(&choice.namespace),
-        };
-        let sought = Sought {
-            kind: of,
-            name: name.clone(),
-            pod: word(&choice.pod),
-            selector: word(&choice.selector),
-            container: word(&choice.container),
-        };
-        if target.command.is_some() {
-            return Err(Error::command_in_pod(&sought.shown()));
-        }
-        let cluster = Cluster::open(access).await?;
-        let selection = cluster.select(&sought).await?;
-        let (following, pods) = Following::begin(&cluster, selection).await?;
-        let group = Self {
-            name: Text::name(target.name.value.as_bytes()),
-            wanted: settings::wanted(kind, config, target)?,
-            cluster,
-            following: Some(following),
-            again: LookAgain::default(),
-            pods,
-            targets: BTreeMap::new(),
-            ever_opened: false,
-            names: watch::Sender::new(Vec::new()),
-        };
-        group.hopeless().map_or(Ok(()), Err)?;
-        Ok(group)
-    }
-
-    /// Why no pod of it will be served unless somebody does something.
-    fn hopeless(&self) -> Option<Error> {
-        if self.ever_opened || !self.pods.serving.is_empty() {
-            return None;
-        }
-        let lasting = self.pods.waiting.iter().find(|(_, obstacle)| !obstacle.passes());
-        lasting.map(|(pod, obstacle)| {
-            let (pod, namespace) = (pod.clone(), self.cluster.namespace().to_owned());
-            ClusterError::Pod { pod, namespace, obstacle: obstacle.clone() }.into()
-        })
-    }
-
-    /// What a pod is asked for.
-    fn wanted_of(&self, place: &Place) -> Wanted {
-        let pod = PodPlace {
-            server: self.cluster.server().to_owned(),
-            namespace: self.cluster.namespace().to_owned(),
-            pod: place.pod.clone(),
-            uid: place.uid.clone(),
-            container: place.container.clone(),
-        };
-        Wanted {
-            name: format!("{}/{}", place.pod, place.container),
-            place: TargetPlace { pod: Some(pod), ..self.wanted.place.clone() },
-            ..self.wanted.clone()
-        }
-    }
-}
 
 impl Daemon {
     /// Takes the pods that there are, and hears of those that come.

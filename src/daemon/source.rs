@@ -365,6 +365,11 @@ impl Source {
                 Err(error) => {
                     tracing::warn!(%error, "the source cannot be looked at");
                     gone = true;
+                    // The watch tells when a root is back that it saw go, and of nothing else.
+                    if !self.pairs[index].gone {
+                        let name = self.pairs[index].name.clone();
+                        self.debounce.look_everywhere(Instant::now() + FAULTY_AGAIN[0], name);
+                    }
                 }
             }
         }

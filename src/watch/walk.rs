@@ -146,7 +146,9 @@ impl Tree {
     pub(super) fn poll(&mut self, tools: &mut Tools<'_>) {
         let mut out_of_watches = false;
         for (path, shortage) in std::mem::take(&mut self.polled) {
-            if !out_of_watches {
+            if path.is_root() {
+                self.list_root(shortage, tools);
+            } else if !out_of_watches {
                 let place = path.parent().and_then(|above| self.find(&above)).zip(path.name());
                 let Some((parent, name)) = place else {
                     continue;
@@ -158,6 +160,17 @@ impl Tree {
             }
             tools.out.everywhere(path);
         }
+    }
+
+    /// Goes on from the root, which could not be listed.
+    fn list_root(&mut self, why: Shortage, tools: &mut Tools<'_>) {
+        let Some(root) = self.open_root(tools.root) else {
+            self.polled.insert(SyncPath::root(), why);
+            return;
+        };
+        let mut todo = Vec::new();
+        self.list(&root, ROOT, None, &mut todo);
+        self.work_off(&root, todo, false, tools);
     }
 
     /// Ends the watches of a directory and all below it. Whether its own was still alive.
@@ -286,8 +299,18 @@ impl Tree {
             return;
         };
         let mut entries = RawDir::new(&**directory, &mut self.list);
-        // A directory removed meanwhile lists nothing (ENOENT); its parent's watch tells of that.
-        while let Some(Ok(entry)) = entries.next() {
+        while let Some(entry) = entries.next() {
+            let entry = match entry {
+                Ok(entry) => entry,
+                Err(error) => {
+                    // What is not listed is not watched. Of a directory removed meanwhile its parent's
+                    // watch tells.
+                    if let Some(shortage) = Shortage::of_directory(error) {
+                        self.polled.insert(path, shortage);
+                    }
+                    return;
+                }
+            };
             let name = entry.file_name().to_bytes();
             if name == b"." || name == b".." {
                 continue;

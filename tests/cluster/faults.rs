@@ -70,6 +70,7 @@ fn i8_a_hub_that_is_killed_comes_back_with_what_it_knew() {
     watch.flush();
     assert_eq!(rig.seen(&pod, "/srv/app/view.py").as_deref(), Some("two\n"));
     assert_eq!(rig.pods(), [pod]);
+    assert!(!watch.said().contains("pod gone"), "the same hub, whose link was made again");
     watch.stop();
 }
 

@@ -92,14 +92,39 @@ fn what_an_app_without_the_wrapper_says_stands_beside_the_sync() {
 }
 
 #[test]
+fn a_pod_whose_place_is_not_there_at_first_is_asked_again() {
+    let Some(rig) = Rig::new("late") else { return };
+    rig.write("view.py", "one\n");
+    let mut deployment = deployment(1);
+    let command = "sleep 6; mkdir -p /opt/deep/app; trap exit TERM; while :; do sleep 1; done";
+    spec(&mut deployment)["containers"][0]["command"] = json!(["sh", "-c", command]);
+    let pod = rig.deploy(&deployment).remove(0);
+    until("the place is there", || {
+        rig.k(&["exec", &pod, "-c", "app", "--", "test", "-d", "/opt/deep/app"]).code == Some(0)
+    });
+    let mut watch = rig.watch("deploy/app:/opt/deep/app", &[]);
+    watch.line(&["sync end", "targets=1/1"]);
+    rig.k(&["delete", "pod", &pod, "--wait=false"]).ends_with(0);
+    watch.line(&["error", "is not there in the container"]);
+    watch.line(&["sync end", "targets=1/1"]);
+    let next = rig.pods().remove(0);
+    assert_eq!(rig.seen(&next, "/opt/deep/app/view.py").as_deref(), Some("one\n"));
+    watch.stop();
+}
+
+#[test]
 fn all_replicas_get_it_and_status_counts_them() {
     let Some(rig) = Rig::new("replicas") else { return };
     rig.write("view.py", "one\n");
     let pods = rig.deploy(&deployment(3));
     let mut watch = rig.watch(TARGET, &[]);
-    watch.line(&["sync end", "targets=3/3"]);
-    rig.write("view.py", "two\n");
+    for _ in &pods {
+        // They need not be there at the same moment: then their first syncs are several.
+        watch.line(&["connected"]);
+    }
     watch.flush();
+    rig.write("view.py", "two\n");
+    watch.line(&["sync end", "targets=3/3"]);
     for pod in &pods {
         assert_eq!(rig.seen(pod, "/srv/app/view.py").as_deref(), Some("two\n"), "{pod}");
     }

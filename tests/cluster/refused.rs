@@ -124,6 +124,20 @@ fn pods_that_cannot_be_used_are_told_with_the_reason() {
 }
 
 #[test]
+fn places_that_cannot_be_are_told_by_their_path() {
+    let Some(rig) = Rig::new("places") else { return };
+    rig.write("view.py", "one\n");
+    rig.deploy(&deployment(1));
+    once_here(&rig, "deploy/app:/opt/not/there", &[])
+        .ends_with(3)
+        .says(&["/opt/not/there is not there in the container", "mount a volume there"]);
+    once_here(&rig, "deploy/app:/etc/passwd", &[])
+        .ends_with(1)
+        .says(&["/etc/passwd is not a directory"]);
+    once_here(&rig, "deploy/app", &[]).ends_with(2).says(&["the target has no path"]);
+}
+
+#[test]
 fn a_command_for_a_pod_is_refused_by_name() {
     let Some(rig) = Rig::new("command") else { return };
     rig.deploy(&deployment(1));

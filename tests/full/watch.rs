@@ -125,8 +125,11 @@ fn follow(place: &Place, child: &mut Child, new: Side, what: &str) -> Option<Str
         }
         assert!(Instant::now() < deadline, "i3: {what}: never in sync:\n{}", said());
     }
-    let there = crate::tree::of(&place.target);
-    assert!(there == new.tree(), "i12: {what}: flushed, but differs:\n{}", said());
+    let (there, wanted) = (crate::tree::of(&place.target), new.tree());
+    let more = there.iter().filter(|(path, entry)| wanted.get(*path) != Some(entry));
+    let less = wanted.keys().filter(|path| !there.contains_key(*path));
+    let differ: Vec<_> = more.map(|(path, _)| path).chain(less).collect();
+    assert!(differ.is_empty(), "i12: {what}: flushed, but these differ: {differ:?}\n{}", said());
     place.control(&["stop"]);
     let mut status = None;
     until("it stops", || {

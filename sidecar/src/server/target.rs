@@ -3,7 +3,7 @@
 //! A [`Target`] is a pidfd, the start time, the mount namespace and the root directory of one
 //! process, taken together and compared again by [`Target::check`]. A reused pid, a dead process
 //! and one that entered another root are therefore refused. What is written below its root is
-//! `server::root`'s business; which process is a container's is [`container`]'s question.
+//! `server::root`'s business; which process is a container's is `container`'s question.
 
 mod container;
 

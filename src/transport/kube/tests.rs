@@ -80,7 +80,7 @@ async fn what_is_sent_comes_back_whole_in_large_messages() {
     );
     written.unwrap();
     assert!(read.unwrap() == sent, "the same bytes in the same order");
-    assert_eq!(echo.await.unwrap(), CONTENT_BYTES / MESSAGE_BYTES, "messages of 64 KiB");
+    assert_eq!(echo.await.unwrap(), CONTENT_BYTES / (64 << 10), "messages of 64 KiB");
 }
 
 #[tokio::test]
