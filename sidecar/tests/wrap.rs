@@ -102,6 +102,45 @@ fn the_start_waits_and_then_does_not() {
     assert_eq!(&*free.stdout, b"up\n");
 }
 
+/// The first message of a wrapper: its protocol, the command's process, whether it was started.
+fn hello(hub: &std::os::unix::net::UnixListener) -> (Vec<u8>, std::os::unix::net::UnixStream) {
+    let (mut stream, _) = hub.accept().unwrap();
+    let mut frame = [0; 1];
+    stream.read_exact(&mut frame).unwrap();
+    let mut body = vec![0; frame[0].into()];
+    stream.read_exact(&mut body).unwrap();
+    (body, stream)
+}
+
+#[test]
+fn i9_nothing_is_started_while_nobody_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("run.sock");
+    let hub = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_e2ek-sidecar"));
+    command.args(["run", "--hold", "forever", "--wrappers"]).arg(&socket);
+    command.args(["--", "sleep", "1000000"]).stdout(Stdio::null()).stderr(Stdio::null());
+    let mut child = Ended(command.spawn().unwrap());
+    // It calls again and again, and each time it says that it waits.
+    for _ in 0..3 {
+        let (body, stream) = hello(&hub);
+        assert_eq!(body, [0, 1, 0, 0], "Hello of protocol 1, no process, not started");
+        drop(stream);
+    }
+    signal(&child.0, Signal::TERM);
+    assert_eq!(child.0.wait().unwrap().code(), Some(143));
+}
+
+/// Whatever becomes of the test.
+struct Ended(Child);
+
+impl Drop for Ended {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[test]
 fn its_input_is_at_its_end() {
     let ended = run(&["--hold", "0", "--exit"], "cat; echo up").output().unwrap();

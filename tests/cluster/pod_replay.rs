@@ -90,7 +90,7 @@ fn i8_a_killed_hub_goes_on_where_it_was() {
     fill(&rig);
     let pod = rig.pod(&Manifest::wrapped(&["sh", "-c", APP]));
     let mut watch = rig.watch(&pod.target("/tmp"), &[]);
-    watch.line(&["sync end", "gen=1"]);
+    watch.line(&["sync end", "status=ok"]);
     until("it started", || pod.log("app").contains("started with one two"));
     let (main, hub) = (pod.main("app"), pod.main("e2ek-sync"));
     pod.kill(hub);
@@ -128,7 +128,7 @@ fn i12_what_does_not_fit_the_store_is_listed() {
     manifest.sidecar["args"] = serde_json::json!(["serve", "--contents", "2"]);
     let pod = rig.pod(&manifest);
     let mut watch = rig.watch(&pod.target("/tmp"), &[]);
-    watch.line(&["sync end", "gen=1"]);
+    watch.line(&["sync end", "status=ok"]);
     let degraded = || watch.status()["degraded"].to_string();
     until("it is listed", || degraded().contains("not-replayable"));
     assert!(degraded().contains("1 files") && degraded().contains("big"), "{}", degraded());
