@@ -129,7 +129,7 @@ impl Client {
         let mut decoder = Decoder::default();
         loop {
             let mut byte = [0; 256];
-            let len = stream.read(&mut byte).unwrap();
+            let len = read(&mut stream, &mut byte).unwrap();
             assert!(len > 0, "no hello");
             if let Some((_, rest)) = reader.feed(&byte[..len]).unwrap() {
                 decoder.feed(&rest);
@@ -160,7 +160,7 @@ impl Client {
                 None => {}
             }
             let mut buffer = [0; 65536];
-            match self.stream.read(&mut buffer) {
+            match read(&mut self.stream, &mut buffer) {
                 Ok(0) => return None,
                 Err(error) if error.kind() == std::io::ErrorKind::ConnectionReset => return None,
                 Err(error) => panic!("nothing came: {error}"),
@@ -359,4 +359,15 @@ pub(crate) fn texts(files: &[(&str, &str)]) -> Vec<(String, String)> {
         files.iter().map(|(name, content)| (name.to_string(), content.to_string())).collect();
     texts.sort();
     texts
+}
+
+/// Reads once. A read with a time limit is interrupted also when the whole process is frozen for a
+/// moment.
+fn read(stream: &mut UnixStream, buffer: &mut [u8]) -> std::io::Result<usize> {
+    loop {
+        match stream.read(buffer) {
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            done => return done,
+        }
+    }
 }
