@@ -103,7 +103,9 @@ impl Hub {
     pub(super) fn replay(&mut self, rng: &mut Rng) {
         self.disk = disk::empty();
         self.ours.clear();
-        self.drift.clear();
+        // What the replay before left out is still not there, and nobody was told.
+        let held = &self.record.held;
+        self.drift.retain(|path| held.get(path).is_none());
         let mut edits: Vec<Edit> = Vec::new();
         self.record.held.walk(&mut |path, node| {
             let entry = node.entry();
