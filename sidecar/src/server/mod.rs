@@ -263,29 +263,7 @@ impl Hub {
             message => message,
         };
         let Some(at) = self.sites.iter().position(|serving| serving.peer == Some(id)) else {
-            return match message {
-                ToHub::Ping => Ok(()),
-                // Refused, or never opened.
-                ToHub::Bye if !self.is_leaving(id) => {
-                    self.links.send(id, &FromHub::Bye { reason: String::new() });
-                    self.unlink(id);
-                    Ok(())
-                }
-                ToHub::Bye => Ok(()),
-                // The command of a session that said good-bye still has the last word.
-                ToHub::Credit { bytes } if self.is_leaving(id) => {
-                    self.command.credit(bytes);
-                    Ok(())
-                }
-                ToHub::StopCommand if self.is_leaving(id) => {
-                    self.command.stop();
-                    Ok(())
-                }
-                ToHub::Stdin(_) | ToHub::StdinEnd | ToHub::Act { .. } if self.is_leaving(id) => {
-                    Ok(())
-                }
-                _ => Err(WireError::Order("a message before the session is open")),
-            };
+            return self.without_session(id, message);
         };
         let serving = &mut self.sites[at];
         if !serving.leases.touch(Instant::now(), serving.epoch) {
@@ -341,6 +319,31 @@ impl Hub {
                 self.for_command(at, message);
                 Ok(())
             }
+        }
+    }
+
+    /// A message on a link that has no session, or none any more.
+    fn without_session(&mut self, id: PeerId, message: ToHub) -> Result<(), WireError> {
+        match message {
+            ToHub::Ping => Ok(()),
+            // Refused, or never opened.
+            ToHub::Bye if !self.is_leaving(id) => {
+                self.links.send(id, &FromHub::Bye { reason: String::new() });
+                self.unlink(id);
+                Ok(())
+            }
+            ToHub::Bye => Ok(()),
+            // The command of a session that said good-bye still has the last word.
+            ToHub::Credit { bytes } if self.is_leaving(id) => {
+                self.command.credit(bytes);
+                Ok(())
+            }
+            ToHub::StopCommand if self.is_leaving(id) => {
+                self.command.stop();
+                Ok(())
+            }
+            ToHub::Stdin(_) | ToHub::StdinEnd | ToHub::Act { .. } if self.is_leaving(id) => Ok(()),
+            _ => Err(WireError::Order("a message before the session is open")),
         }
     }
 

@@ -111,7 +111,7 @@ impl Target {
         self.command.settle(now, number, fresh, settings);
         let count = ops.len();
         let ops: Arc<[Op]> = ops.into();
-        let asking = ops.iter().any(|op| matches!(op.how, How::Ask | How::Copy { .. }));
+        let asking = ops.iter().any(|op| op.how.asks());
         // Until it is applied the target has not all of this generation, whatever it had before.
         self.reached = self.reached.min(number.saturating_sub(1));
         self.begun = true;
