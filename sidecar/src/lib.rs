@@ -4,6 +4,7 @@
 //! pure: no clock, no files, no sockets; time and events are handed in, effects come out. The Linux
 //! half ([`server`], feature `server`) performs those effects.
 
+pub mod crew;
 pub mod delta;
 pub mod lease;
 pub mod path;

@@ -6,8 +6,9 @@ use std::ffi::{CStr, CString};
 use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
+use e2ek_sidecar::crew::Crew;
 use e2ek_sidecar::delta::Blocks;
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::tree::{Digest, Dir, Node, Problem, Reason, Snapshot, Stamp};
@@ -30,8 +31,6 @@ const LATER_FROM_BYTES: u64 = 8 << 20;
 const MAX_DEPARTED: usize = 64;
 /// Names by which one is recognized.
 const COMPARED: usize = 8;
-/// Jobs done before threads are started: fewer are over sooner than a thread has started.
-const INLINE_JOBS: usize = 16;
 /// About what the report's table takes for a content: small ones are many.
 const ENTRY_BYTES: usize = 96;
 const LIST_BYTES: usize = 32 * 1024;
@@ -70,16 +69,10 @@ enum Job {
 
 /// What the threads share.
 struct Shared {
-    /// Taken from the end, so that few directories are open at a time.
-    jobs: Vec<Job>,
     /// One for each directory.
     slots: Vec<Slot>,
     /// All of the tree, once it is known.
     root: Option<Arc<Dir>>,
-    /// Jobs being done.
-    running: usize,
-    /// Threads that wait for a job: nobody else is to be woken, which costs a system call.
-    waiting: usize,
 }
 
 /// What one thread brings along and gathers.
@@ -128,8 +121,8 @@ pub(super) struct Scan<'a> {
     /// Directories that were hinted at, as they were: one that is new may be one of them, moved.
     departed: Vec<Arc<Dir>>,
     shared: Mutex<Shared>,
-    /// A job was added, or the last one done.
-    changed: Condvar,
+    /// The last one first, so that few directories are open at a time.
+    jobs: Crew<Job>,
     /// Bytes of content that may still be kept.
     contents_left: AtomicUsize,
     /// And of blocks.
@@ -148,8 +141,7 @@ impl<'a> Scan<'a> {
         (grains, known): (&'a Grains, &'a Known),
         leave: bool,
     ) -> Self {
-        let shared =
-            Shared { jobs: Vec::new(), slots: Vec::new(), root: None, running: 0, waiting: 0 };
+        let shared = Shared { slots: Vec::new(), root: None };
         Self {
             root: Arc::new(root),
             previous,
@@ -158,7 +150,7 @@ impl<'a> Scan<'a> {
             known,
             departed: Vec::new(),
             shared: Mutex::new(shared),
-            changed: Condvar::new(),
+            jobs: Crew::default(),
             contents_left: AtomicUsize::new(MAX_CONTENTS_BYTES),
             blocks_left: AtomicUsize::new(MAX_BLOCKS_BYTES),
             leave,
@@ -197,7 +189,7 @@ impl<'a> Scan<'a> {
         let (directory, rules) = (Arc::clone(&self.root), self.rules.clone());
         let mut shared = self.lock();
         shared.slots.push(Slot::listed(place, None));
-        shared.jobs.push(Job::ListOpen { slot: 0, directory, rules });
+        self.jobs.add([Job::ListOpen { slot: 0, directory, rules }]);
     }
 
     /// Adds names that were hinted at in one directory.
@@ -222,7 +214,7 @@ impl<'a> Scan<'a> {
                     let names = names.by_ref().take(CHUNK).collect();
                     let (directory, rules) = (Arc::clone(&directory), rules.clone());
                     slot.open += 1;
-                    shared.jobs.push(Job::Look { slot: index, directory, names, rules });
+                    self.jobs.add([Job::Look { slot: index, directory, names, rules }]);
                 }
             }
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
@@ -236,51 +228,9 @@ impl<'a> Scan<'a> {
     }
 
     fn work_off(&self, worker: &mut Worker) {
-        for _ in 0..INLINE_JOBS {
-            let Some(job) = self.lock().jobs.pop() else { return };
-            self.perform(job, worker);
-        }
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        // More threads than cores: cold disks gain, warm caches lose nothing.
-        let others = (2 * cores).max(4) - 1;
-        std::thread::scope(|scope| {
-            let handles: Vec<_> = (0..others)
-                .map(|_| {
-                    scope.spawn(|| {
-                        let mut worker = Worker::new();
-                        self.take_part(&mut worker);
-                        worker.report
-                    })
-                })
-                .collect();
-            self.take_part(worker);
-            for handle in handles {
-                match handle.join() {
-                    Ok(report) => worker.absorb(report),
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-        });
-    }
-
-    /// Does jobs until none is left and none can come.
-    fn take_part(&self, worker: &mut Worker) {
-        let mut shared = self.lock();
-        loop {
-            if let Some(job) = shared.jobs.pop() {
-                shared.running += 1;
-                drop(shared);
-                let done = Running(self);
-                self.perform(job, worker);
-                drop(done);
-                shared = self.lock();
-            } else if shared.running == 0 {
-                return;
-            } else {
-                shared.waiting += 1;
-                shared = self.changed.wait(shared).unwrap_or_else(PoisonError::into_inner);
-                shared.waiting -= 1;
-            }
+        let perform = |job, worker: &mut Worker| self.perform(job, worker);
+        for other in self.jobs.work_off(usize::MAX, worker, Worker::new, perform) {
+            worker.absorb(other.report);
         }
     }
 
@@ -366,7 +316,7 @@ impl<'a> Scan<'a> {
             let job = Job::Look { slot, directory, names, rules: rules.clone() };
             let mut shared = self.lock();
             shared.slots[slot].open += 1;
-            self.add(&mut shared, job);
+            self.jobs.add([job]);
         }
         self.look_at(slot, directory, names, &rules, worker);
     }
@@ -407,14 +357,6 @@ impl<'a> Scan<'a> {
         self.done(slot);
     }
 
-    /// Adds a job, and wakes somebody who waits for one.
-    fn add(&self, shared: &mut Shared, job: Job) {
-        shared.jobs.push(job);
-        if shared.waiting > 0 {
-            self.changed.notify_one();
-        }
-    }
-
     /// Enters what was found, and makes a job of each directory among it.
     fn enter(
         &self,
@@ -440,7 +382,7 @@ impl<'a> Scan<'a> {
                     shared.slots.push(Slot::listed(place, Some(above)));
                     shared.slots[slot].open += 1;
                     let (inside, above) = (Arc::clone(directory), rules.clone());
-                    self.add(shared, Job::List { slot: below, inside, name, above });
+                    self.jobs.add([Job::List { slot: below, inside, name, above }]);
                     (bytes, Found::Below)
                 }
             };
@@ -591,19 +533,6 @@ impl<'a> Scan<'a> {
     fn lock(&self) -> MutexGuard<'_, Shared> {
         // A panic in a worker is raised again when it is joined; until then the rest goes on.
         self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
-/// Counts a job as done, however it ends, so that nobody waits for it for ever.
-struct Running<'a, 'b>(&'a Scan<'b>);
-
-impl Drop for Running<'_, '_> {
-    fn drop(&mut self) {
-        let mut shared = self.0.lock();
-        shared.running -= 1;
-        if shared.running == 0 && shared.jobs.is_empty() {
-            self.0.changed.notify_all();
-        }
     }
 }
 

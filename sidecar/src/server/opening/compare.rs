@@ -3,17 +3,15 @@
 //! One `statx` a name, and a directory is one when it can be opened as one. Several threads take part
 //! when there is much to look at: of 100,000 files it is the kernel's work of 0.2 s on one.
 
-use std::num::NonZero;
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 
 use super::super::root::{Found, FoundKind, NamesIn, RootErrorKind, TargetRoot};
+use crate::crew::Crew;
 use crate::path::SyncPath;
 use crate::receive::root_index;
 use crate::tree::{Dir, Edit, Node, Stamp};
 
-/// Directories looked at before threads are started: fewer are over sooner than a thread has started.
-const ALONE: usize = 16;
-/// Most threads, this one included. More than cores: cold disks gain, warm caches lose nothing.
+/// Most threads, this one included.
 const MAX_THREADS: usize = 8;
 
 /// Where the disk differs from the record.
@@ -40,84 +38,27 @@ pub(super) enum Seen {
 /// One such look.
 pub(super) struct Compare<'a> {
     roots: &'a [Option<Arc<TargetRoot>>],
-    shared: Mutex<Shared<'a>>,
-    /// A directory was added, or the last one done.
-    changed: Condvar,
-}
-
-/// What the threads share.
-#[derive(Default)]
-struct Shared<'a> {
     /// Directories to look at, each with its path.
-    todo: Vec<(SyncPath, &'a Dir)>,
-    /// Threads at work on one.
-    running: usize,
-    /// Threads that wait for one.
-    waiting: usize,
+    left: Crew<(SyncPath, &'a Dir)>,
 }
 
 impl<'a> Compare<'a> {
     pub(super) fn new(roots: &'a [Option<Arc<TargetRoot>>]) -> Self {
-        Self { roots, shared: Mutex::default(), changed: Condvar::new() }
+        Self { roots, left: Crew::default() }
     }
 
     /// Looks at all that is below the session's tree's top, where only the roots have names.
     pub(super) fn all(&self, top: &'a Dir) -> Differences {
         let mut all = Differences::default();
-        self.shared().todo.push((SyncPath::root(), top));
-        for _ in 0..ALONE {
-            let Some((path, dir)) = self.shared().todo.pop() else { return all.in_order() };
-            self.directory(&path, dir, &mut all);
+        self.left.add([(SyncPath::root(), top)]);
+        let look = |(path, dir): (SyncPath, &'a Dir), found: &mut Differences| {
+            self.directory(&path, dir, found);
+        };
+        for found in self.left.work_off(MAX_THREADS, &mut all, Differences::default, look) {
+            all.edits.extend(found.edits);
+            all.drifted.extend(found.drifted);
         }
-        let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
-        let others = (2 * cores).clamp(4, MAX_THREADS) - 1;
-        std::thread::scope(|scope| {
-            let others: Vec<_> = (0..others)
-                .map(|_| {
-                    scope.spawn(|| {
-                        let mut found = Differences::default();
-                        self.take_part(&mut found);
-                        found
-                    })
-                })
-                .collect();
-            self.take_part(&mut all);
-            for other in others {
-                match other.join() {
-                    Ok(found) => {
-                        all.edits.extend(found.edits);
-                        all.drifted.extend(found.drifted);
-                    }
-                    Err(panic) => std::panic::resume_unwind(panic),
-                }
-            }
-        });
         all.in_order()
-    }
-
-    fn shared(&self) -> MutexGuard<'_, Shared<'a>> {
-        self.shared.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Looks at directories until none is left and none can come.
-    fn take_part(&self, found: &mut Differences) {
-        let mut shared = self.shared();
-        loop {
-            if let Some((path, dir)) = shared.todo.pop() {
-                shared.running += 1;
-                drop(shared);
-                let done = Running(self);
-                self.directory(&path, dir, found);
-                drop(done);
-                shared = self.shared();
-            } else if shared.running == 0 {
-                return;
-            } else {
-                shared.waiting += 1;
-                shared = self.changed.wait(shared).unwrap_or_else(PoisonError::into_inner);
-                shared.waiting -= 1;
-            }
-        }
     }
 
     /// Looks at the names of one directory, and hands on the directories in it.
@@ -138,17 +79,8 @@ impl<'a> Compare<'a> {
             let stat = names.as_ref().map_or(Ok(None), |names| names.stat(name));
             found.enter(self.seen(|| inside(name), stat, node), || inside(name));
         }
-        if below.is_empty() {
-            return;
-        }
-        let mut shared = self.shared();
-        let more = below.len() > 1;
-        shared.todo.append(&mut below);
-        match shared.waiting {
-            0 => {}
-            1 => self.changed.notify_one(),
-            _ if more => self.changed.notify_all(),
-            _ => self.changed.notify_one(),
+        if !below.is_empty() {
+            self.left.add(below);
         }
     }
 
@@ -195,19 +127,6 @@ impl<'a> Compare<'a> {
                 }
             }
             _ => Seen::Other,
-        }
-    }
-}
-
-/// Counts a directory as done, however that ends, so that nobody waits for it for ever.
-struct Running<'a, 'b>(&'a Compare<'b>);
-
-impl Drop for Running<'_, '_> {
-    fn drop(&mut self) {
-        let mut shared = self.0.shared();
-        shared.running -= 1;
-        if shared.running == 0 && shared.todo.is_empty() {
-            self.0.changed.notify_all();
         }
     }
 }
