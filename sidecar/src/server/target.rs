@@ -377,7 +377,7 @@ mod tests {
         for (signal, ends) in [
             (Signal::USR1, false),
             (Signal::USR2, false),
-            (Signal::HUP, true),
+            (Signal::ALARM, true),
             (Signal::TERM, true),
             (Signal::KILL, true),
             (Signal::WINCH, false),
