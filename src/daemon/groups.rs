@@ -15,7 +15,7 @@ use crate::cluster::{
     Access, Cluster, ClusterError, Following, LookAgain, Place, Pods, Proxies, Sought,
 };
 use crate::config::{Config, Forward};
-use crate::control::{Call, PodPlace, TargetPlace, Wanted, WantedWorkload};
+use crate::control::{Call, PodPlace, TargetPlace, Wanted, WantedWorkload, Word};
 use crate::engine::session::TargetId;
 use crate::error::Error;
 use crate::report::Text;
@@ -176,8 +176,9 @@ impl Group {
     async fn open(wanted: Wanted, workload: WantedWorkload) -> Result<Self, Error> {
         let WantedWorkload { kind, name, pod, selector, container, .. } = workload;
         let sought = Sought { kind, name, pod, selector, container };
-        if wanted.command.is_some() {
-            return Err(Error::command_in_pod(&sought.shown()));
+        if let Some(command) = &wanted.command {
+            let argv = command.argv.iter().map(Word::as_bytes).collect::<Vec<_>>();
+            return Err(Error::command_in_pod(&sought.shown(), &argv));
         }
         let [https, http, no] = workload.proxies;
         let access = Access {
