@@ -178,10 +178,12 @@ fn i9_in_the_container_itself_it_is_the_same() {
 fn i2_acknowledged_is_visible_however_often_the_container_is_killed() {
     let Some(rig) = Rig::at_level("pod-kills", "baseline") else { return };
     let kills = std::env::var("E2EK_KILL_ROUNDS").ok().and_then(|n| n.parse().ok());
-    let kills: usize = kills.unwrap_or(20);
+    let kills: usize = kills.unwrap_or(200);
     let manifest = Manifest::new().app_user(1000, 1000);
-    let pods: Vec<Pod<'_>> =
-        ["a", "b", "c", "d"].iter().map(|name| rig.named_pod(name, &manifest)).collect();
+    let pods: Vec<Pod<'_>> = ["a", "b", "c", "d", "e", "f", "g", "h"]
+        .iter()
+        .map(|name| rig.named_pod(name, &manifest))
+        .collect();
     let mut before: Vec<Main> = pods.iter().map(|pod| pod.main("app")).collect();
     let mut acked = 0;
     for round in 0..kills.div_ceil(pods.len()) {
