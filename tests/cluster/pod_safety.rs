@@ -190,7 +190,7 @@ fn i6_a_flipper_in_the_app_moves_no_write_outside() {
 fn i6_what_calls_at_the_wrappers_socket_speaks_for_its_own_container_only() {
     let Some(rig) = Rig::at_level("pod-caller", "baseline") else { return };
     rig.write("view.py", "one");
-    let mut manifest = Manifest::wrapped(&["sh", "-c", "cat /tmp/view.py; exec sleep 1000000"]);
+    let mut manifest = Manifest::wrapped(&["sh", "-c", "echo found $(cat /tmp/view.py); exec sleep 1000000"]);
     let mut other = python(Manifest::new()).app;
     other["name"] = json!("other");
     manifest.more["containers"] = json!([other]);
@@ -211,7 +211,7 @@ fn i6_what_calls_at_the_wrappers_socket_speaks_for_its_own_container_only() {
     until("it is known", || pod.log("e2ek-sync").contains(other));
     // The app's own is the one that is started and told.
     rig.once("/tmp", &["-c", "app"]).ends_with(0);
-    until("it started", || pod.log("app").contains("one"));
+    until("it started", || pod.log("app").contains("found one"));
     // Nor is what it handed over taken for its root: its real one is written to.
     rig.once("/srv", &["-c", "other"]).ends_with(0);
     assert_eq!(pod.main("other").file("/srv/view.py").as_deref(), Some("one"));

@@ -10,7 +10,7 @@ import os
 import signal
 
 libc = ctypes.CDLL(None, use_errno=True)
-PTRACE_ATTACH, PTRACE_DETACH, PTRACE_SEIZE = 16, 17, 0x4206
+PTRACE_ATTACH, PTRACE_DETACH, PTRACE_SEIZE, PTRACE_INTERRUPT = 16, 17, 0x4206, 0x4207
 PROCESS_VM_READV, PROCESS_VM_WRITEV, PIDFD_GETFD = 310, 311, 438
 CLONE_NEWNS = 0x20000
 
@@ -27,11 +27,10 @@ def syscall(*words):
 
 def trace(request, pid):
     call(libc.ptrace, ctypes.c_long(request), pid, None, None)
-    os.waitpid(pid, os.WNOHANG)
-    os.kill(pid, signal.SIGSTOP)
+    if request == PTRACE_SEIZE:
+        call(libc.ptrace, ctypes.c_long(PTRACE_INTERRUPT), pid, None, None)
     os.waitpid(pid, 0)
-    libc.ptrace(ctypes.c_long(PTRACE_DETACH), pid, None, None)
-    os.kill(pid, signal.SIGCONT)
+    call(libc.ptrace, ctypes.c_long(PTRACE_DETACH), pid, None, None)
 
 
 def memory(number, pid):
@@ -52,7 +51,8 @@ def tries(pid):
     yield "cwd", lambda: os.listdir(at + "cwd/")
     yield "exe", lambda: os.readlink(at + "exe")
     yield "program", lambda: os.close(os.open(at + "exe", os.O_RDONLY))
-    yield "fd", lambda: os.listdir(at + "fd")
+    yield "fd", lambda: os.readlink(at + "fd/0")
+    yield "fdinfo", lambda: open(at + "fdinfo/0").read()
     yield "ns", lambda: os.readlink(at + "ns/mnt")
     yield "environ", lambda: open(at + "environ", "rb").read()
     yield "maps", lambda: open(at + "maps", "rb").read(1)
