@@ -190,7 +190,8 @@ fn i6_a_flipper_in_the_app_moves_no_write_outside() {
 fn i6_what_calls_at_the_wrappers_socket_speaks_for_its_own_container_only() {
     let Some(rig) = Rig::at_level("pod-caller", "baseline") else { return };
     rig.write("view.py", "one");
-    let mut manifest = Manifest::wrapped(&["sh", "-c", "echo found $(cat /tmp/view.py); exec sleep 1000000"]);
+    let mut manifest =
+        Manifest::wrapped(&["sh", "-c", "echo found $(cat /tmp/view.py); exec sleep 1000000"]);
     let mut other = python(Manifest::new()).app;
     other["name"] = json!("other");
     manifest.more["containers"] = json!([other]);

@@ -296,8 +296,8 @@ impl Site {
             }
             let start = frame.body.len();
             let step = left.min((PIECE_BYTES - start) as u64);
-            let read = source.by_ref().take(step).read_to_end(&mut frame.body);
-            if !read.is_ok_and(|read| read as u64 == step) {
+            frame.body.resize(start + step as usize, 0);
+            if source.read_exact(&mut frame.body[start..]).is_err() {
                 frame.body.truncate(start);
                 return Ok(false);
             }
