@@ -14,6 +14,10 @@ fn fill(rig: &Rig) {
     rig.write("deep/er/data", "two");
     rig.write("big", &"x".repeat(3 << 20));
     rig.write("empty", "");
+    // More than is kept before it is acknowledged.
+    for n in 0..200 {
+        rig.write(&format!("many/{n}"), &format!("{n}"));
+    }
     std::os::unix::fs::symlink("view.py", rig.source.join("link")).unwrap();
 }
 
@@ -22,6 +26,9 @@ fn i3_all_there(main: Main, view: &str) {
     assert_eq!(main.file("/tmp/deep/er/data").as_deref(), Some("two"));
     assert_eq!(main.file("/tmp/big").map(|big| big.len()), Some(3 << 20));
     assert_eq!(main.file("/tmp/empty").as_deref(), Some(""));
+    for n in 0..200 {
+        assert_eq!(main.file(&format!("/tmp/many/{n}")), Some(format!("{n}")));
+    }
     assert_eq!(std::fs::read_link(main.path("/tmp/link")).unwrap().to_str(), Some("view.py"));
 }
 

@@ -42,12 +42,14 @@ impl Site {
     pub(in super::super) fn remember(&mut self, edits: &[Edit]) {
         let Some(mut inside) = self.inside.take() else { return };
         if inside.contents.is_some() {
-            let at_once = edits.len() <= KEEP_FIRST;
+            // At once, as long as that takes no more than a step.
+            let mut room = if edits.len() <= KEEP_FIRST { STEP_BYTES } else { 0 };
             for (path, node) in edits {
                 inside.later.remove(path);
                 match node {
                     &Some(Node::File { digest, size: size @ 1.., .. }) => {
-                        if at_once && size < LARGE_BYTES {
+                        if size < LARGE_BYTES.min(room) {
+                            room -= size;
                             self.keep_content(&mut inside, path, digest, size);
                         } else {
                             inside.later.insert(path.clone(), (digest, size));
@@ -323,4 +325,131 @@ fn perform(mut job: Job, stop: &AtomicBool) -> Done {
         .inspect_err(|error| debug!(path = %job.path, %error, "its content is not kept"));
     let Job { slot, path, content, .. } = job;
     Done { slot, path, content, whole: filled.is_ok() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::super::super::ahead::Lane;
+    use super::super::super::apply::{Applying, Parts};
+    use super::super::super::target::Identity;
+    use super::*;
+    use crate::receive::Receiver;
+    use crate::tree::{Entry, Stamp};
+
+    /// Files in a directory, as edits of an empty tree.
+    fn files(top: &Path, of: &[(String, Vec<u8>)]) -> Vec<Edit> {
+        let mut edits = vec![(SyncPath::try_from("0").unwrap(), Some(Node::directory()))];
+        for (name, bytes) in of {
+            std::fs::write(top.join(name), bytes).unwrap();
+            let (digest, size) = (Digest::of(bytes), bytes.len() as u64);
+            let entry = Entry::File { digest, size, executable: false };
+            let path = SyncPath::try_from(format!("0/{name}").as_str()).unwrap();
+            edits.push((path, Some(Node::from_entry(&entry, Stamp::default()))));
+        }
+        edits.sort_by(|a, b| a.0.cmp(&b.0));
+        edits
+    }
+
+    fn site(top: &Path, store: &Path, held: &[Edit]) -> Site {
+        let [pod, name, start] = ["pod", "app", "1"].map(str::to_owned);
+        let mut inside = Inside::of(Identity { pod, name, start, id: None });
+        inside.contents = Some(Contents::open(store, 64 << 20).unwrap());
+        let held = Snapshot::empty().apply(held).unwrap();
+        Site {
+            roots: vec![Some(Arc::new(TargetRoot::open_directory(top, false).unwrap()))],
+            process: None,
+            inside: Some(inside),
+            store: None,
+            receiver: Receiver::new(held, 1, 1),
+            applying: Applying::default(),
+            ahead: Lane::default(),
+            in_place: true,
+            parts: Parts::default(),
+            directory: top.to_owned(),
+            epoch: 1,
+            populated: false,
+            drifted: Vec::new(),
+            claims: Vec::new(),
+        }
+    }
+
+    fn kept(site: &Site, edits: &[Edit]) -> usize {
+        let contents = site.inside.as_ref().unwrap().contents.as_ref().unwrap();
+        let is_kept = |edit: &&Edit| {
+            matches!(&edit.1, Some(Node::File { digest, .. })
+            if contents.read(digest).is_some())
+        };
+        edits.iter().filter(is_kept).count()
+    }
+
+    fn small(count: usize) -> Vec<(String, Vec<u8>)> {
+        (0..count).map(|n| (format!("f{n:03}"), format!("text {n}").into_bytes())).collect()
+    }
+
+    #[test]
+    fn a_save_is_kept_at_once_and_what_is_more_or_large_bit_by_bit() {
+        let home = tempfile::tempdir().unwrap();
+        let [top, store] = ["top", "store"].map(|name| home.path().join(name));
+        [&top, &store].into_iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+        let mut all = small(3);
+        all.push(("large".to_owned(), vec![7; 2 << 20]));
+        let save = files(&top, &all);
+        let mut here = site(&top, &store, &save);
+        here.remember(&save);
+        assert_eq!(kept(&here, &save), 3, "the large one is put off");
+        assert!(here.has_more_to_keep() && here.not_replayable().is_none(), "nobody knows yet");
+        here.finish_keeping();
+        assert_eq!(kept(&here, &save), 4);
+        assert!(!here.is_keeping() && here.not_replayable().is_none());
+        drop(here);
+
+        let many = files(&top, &small(STEP_FILES * 2 + 10));
+        let mut here = site(&top, &store, &many);
+        here.remember(&many);
+        assert_eq!(kept(&here, &many), 3, "as before");
+        let mut steps = 0;
+        while here.has_more_to_keep() {
+            let before = kept(&here, &many);
+            here.keep_more();
+            assert!(kept(&here, &many) <= before + STEP_FILES);
+            steps += 1;
+        }
+        assert!(steps >= 2 && kept(&here, &many) == STEP_FILES * 2 + 10);
+    }
+
+    #[test]
+    fn i12_what_cannot_be_kept_is_told_when_all_is_known() {
+        let home = tempfile::tempdir().unwrap();
+        let [top, store] = ["top", "store"].map(|name| home.path().join(name));
+        [&top, &store].into_iter().for_each(|dir| std::fs::create_dir(dir).unwrap());
+        let mut all = small(100);
+        all.push(("large".to_owned(), vec![7; 2 << 20]));
+        all.push(("larger".to_owned(), vec![8; 33 << 20]));
+        let edits = files(&top, &all);
+        let mut here = site(&top, &store, &edits);
+        // Somebody changes two of them meanwhile.
+        std::fs::write(top.join("f050"), "others'").unwrap();
+        std::fs::write(top.join("large"), vec![9; 2 << 20]).unwrap();
+        here.remember(&edits);
+        here.finish_keeping();
+        assert_eq!(kept(&here, &edits), 99);
+        let Some(FromHub::NotReplayable { paths, count }) = here.not_replayable() else {
+            panic!("not told");
+        };
+        let names: Vec<String> = paths.iter().map(ToString::to_string).collect();
+        assert_eq!(
+            (names, count),
+            (["0/f050", "0/large", "0/larger"].map(str::to_owned).to_vec(), 3)
+        );
+        assert!(here.not_replayable().is_none(), "once");
+        // A path that moved before it was kept makes it look at all of them again.
+        let moved = SyncPath::try_from("0/moved").unwrap();
+        here.inside.as_mut().unwrap().later.insert(moved, (Digest::of(b"text 1"), 6));
+        std::fs::write(top.join("f050"), "text 50").unwrap();
+        here.finish_keeping();
+        assert_eq!(kept(&here, &edits), 100);
+        assert!(matches!(here.not_replayable(), Some(FromHub::NotReplayable { count: 2, .. })));
+    }
 }
