@@ -9,6 +9,7 @@
 mod example;
 mod faults;
 mod follow;
+mod join;
 mod pod;
 mod pod_ends;
 mod pod_files;
@@ -18,8 +19,10 @@ mod pod_replay;
 mod pod_safety;
 mod pod_wrapper;
 mod pods;
+mod proxy;
 mod refused;
 mod relay;
 mod rig;
 mod rights;
+mod signin;
 mod watch;
