@@ -52,6 +52,7 @@ pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let size = format!("{} files, {:.1} MB", settings.files, megabytes(source.bytes));
     let row = Row::new(format!("bulk: {size} into an empty directory (best / median / max)"));
     let row = row.ours(ours.range()).peer(Peer::Tar, tar.range()).peer(Peer::Cp, cp.range());
+    let row = row.peer(Peer::DevSpace, "absent");
     let both = ours.min().zip(tar.min());
     let met = both.map(|(ours, tar)| millis(ours) <= REACH_FILES * millis(tar));
     let row = row.ratio(ratio(ours.min(), tar.min()));
@@ -142,7 +143,8 @@ fn large(settings: &Settings, pod: &Pod, place: &Path, rows: &mut Vec<Row>) -> R
                     span()
                 }
             });
-            let there = rig.container(pod, "app")?.directory(&target)?.path().join("big.bin");
+            let directory = rig.container(pod, "app")?.directory(&target)?;
+            let there = directory.path().join("big.bin");
             let is_there = fs::metadata(&there).map(|meta| meta.len()).ok();
             if !matches!(all[index], By::Channel | By::Pipe) {
                 if is_there != Some((BIG_MIB * MIB) as u64) {

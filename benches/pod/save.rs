@@ -124,6 +124,7 @@ fn rows_of(
         let met = both.map(|(least, got)| got <= times * least);
         let row = row.peer(Peer::Tar, ms(beside.tar.percentile(percent)));
         let row = row.peer(Peer::Cp, ms(beside.cp.percentile(percent)));
+        let row = row.peer(Peer::DevSpace, "absent");
         row.reach(format!("<= {times}x (echo + floor)"), met)
     };
     let p50 = judged(50, "visible, p50", REACH[0]);
