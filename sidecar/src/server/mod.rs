@@ -31,7 +31,7 @@ pub mod wrap;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -91,6 +91,8 @@ struct Serving {
     credit: u64,
     /// Bytes that it was not sent.
     left_out: u64,
+    /// Held, its container's end is watched for.
+    _end: Option<oneshot::Sender<()>>,
 }
 
 /// Whose command the command is: there is one at a time.
