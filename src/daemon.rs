@@ -50,6 +50,7 @@ use crate::engine::session::{Effect, Input, Notice, Session, TargetId};
 use crate::error::Error;
 use crate::report::{Desk, Event, Record, Reporter, Text};
 use crate::transfer::{Contents, Origin};
+use crate::transport::network::{Changed, Network};
 
 /// Link events that wait for the loop.
 const EVENTS: usize = 256;
@@ -76,6 +77,8 @@ struct Daemon {
     members: Members,
     /// Workloads whose pods are targets.
     groups: Groups,
+    /// Listened to from the first target on that may be on another machine.
+    network: Option<Network>,
     /// This program, to start hubs of it.
     program: PathBuf,
     teller: Teller,
@@ -161,6 +164,14 @@ pub async fn run(kind: Kind, config: Config, reporter: Reporter) -> Result<u8, E
     }
 }
 
+/// The next change of the network; never where nobody listens. Cancel safe.
+async fn network_changed(network: &mut Option<Network>) -> Changed {
+    match network {
+        Some(network) => network.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Daemon {
     fn open(
         kind: Kind,
@@ -215,6 +226,7 @@ impl Daemon {
             next_target: 0,
             members: Members::default(),
             groups,
+            network: None,
             program,
             desk,
             config,
@@ -241,6 +253,7 @@ impl Daemon {
                 call = next_call(&mut self.control) => self.call(call),
                 member = self.members.left() => self.member_left(member),
                 change = self.groups.changed() => self.cluster_change(change),
+                what = network_changed(&mut self.network) => self.network_changed(what),
                 bytes = self.stdin.next() => self.input(bytes),
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
                 () = tokio::task::yield_now(), if self.is_worth_saying() => self.say_all(),
@@ -263,7 +276,7 @@ impl Daemon {
         for (target, command) in own {
             self.input_to_session(Input::Join { target, command });
         }
-        self.follow_pods();
+        self.follow_own_pods();
         if self.kind == Kind::Watch {
             // Before they are asked for: the first save is not to wait for that.
             let contents = self.origin.contents().clone();

@@ -23,7 +23,7 @@ use crate::engine::debounce::{Debounce, Hints, Seen};
 use crate::filter::{Filter, FilterError, FilterOptions};
 use crate::scan::{ScanError, ScanReport, Scanner, Traced};
 use crate::transfer::Contents;
-use crate::watch::{Observed, Watch};
+use crate::watch::{Observed, Wants, Watch};
 
 /// Paths that are looked at on the spot.
 const AT_ONCE: usize = 64;
@@ -247,11 +247,11 @@ impl Source {
     /// A file of ignore rules changed: what is watched and what is sent are decided anew.
     fn rules_changed(&mut self, index: usize, path: &SyncPath, at: Instant) {
         let pair = &self.pairs[index];
-        pair.filter.reload();
+        let parent = path.parent().unwrap_or_default();
+        pair.filter.forget(&parent);
         if let Some(watch) = &pair.watch {
             watch.rewalk(wanted(&pair.filter));
         }
-        let parent = path.parent().unwrap_or_default();
         if let Ok(full) = pair.name.append(&parent) {
             self.debounce.look_everywhere(at, full);
         }
@@ -612,9 +612,21 @@ fn tree_of(index: usize, all: &Snapshot) -> Snapshot {
     all.dir(&name_of(index)).cloned().map(Snapshot::from_root).unwrap_or_default()
 }
 
+/// What the filter keeps is watched.
+struct Kept(Arc<Filter>);
+
+impl Wants for Kept {
+    fn wants(&self, directory: &SyncPath) -> bool {
+        directory.is_root() || self.0.verdict_of(directory, true).is_kept()
+    }
+
+    fn forget(&self, subtree: &SyncPath) {
+        self.0.forget(subtree);
+    }
+}
+
 fn wanted(filter: &Arc<Filter>) -> crate::watch::Wanted {
-    let filter = filter.clone();
-    Arc::new(move |path: &SyncPath| path.is_root() || filter.verdict_of(path, true).is_kept())
+    Arc::new(Kept(filter.clone()))
 }
 
 /// Paths that could not be read, for a reason that may pass without an event of the path.

@@ -95,6 +95,9 @@ pub enum Input {
     },
     /// Try again what was refused, and look for unmanaged paths again.
     Retry,
+    /// The way to the targets may be another by now (a route changed, the machine woke up): lost links
+    /// are made again at once.
+    Reconnect,
     /// Restart every command now, whatever changed.
     Restart,
     /// Restart the command of this target now.
@@ -385,6 +388,10 @@ impl Session {
             Input::Pause => self.paused = true,
             Input::Resume { accept } => self.resume(accept),
             Input::Retry => self.targets.values_mut().for_each(|t| t.retry(&mut effects)),
+            Input::Reconnect if self.ending => {}
+            Input::Reconnect => {
+                self.targets.values_mut().for_each(|t| t.reconnect(&mut effects));
+            }
             Input::Restart => self.restart(now, |_| true),
             Input::RestartOne(target) => self.restart(now, |id| id == target),
             Input::Tick { .. } if self.ending => {}

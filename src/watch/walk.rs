@@ -133,6 +133,9 @@ impl Tree {
         let (Some(root), Some(path)) = (self.open_root(tools.root), self.dirs.path(parent)) else {
             return false;
         };
+        if let Ok(path) = path.join(name) {
+            tools.wanted.forget(&path);
+        }
         // The parent's own watch, or its parent's, tells when it is not there any more.
         let Ok(inside) = open_beneath(&root, &path) else {
             return false;
@@ -168,6 +171,7 @@ impl Tree {
             self.polled.insert(SyncPath::root(), why);
             return;
         };
+        tools.wanted.forget(&SyncPath::root());
         let mut todo = Vec::new();
         self.list(&root, ROOT, None, &mut todo);
         self.work_off(&root, todo, false, tools);
@@ -231,7 +235,7 @@ impl Tree {
     ) -> Option<(OwnedFd, Id)> {
         let path = self.dirs.path(todo.parent)?.join(&todo.name).ok()?;
         let known = self.dirs.child(todo.parent, &todo.name);
-        if !(tools.wanted)(&path) {
+        if !tools.wanted.wants(&path) {
             if let Some(id) = known {
                 self.forget(id, tools.queue);
             }

@@ -9,14 +9,17 @@
 mod example;
 mod faults;
 mod follow;
+mod join;
 mod pod;
 mod pod_modes;
 mod pod_replay;
 mod pod_safety;
 mod pod_wrapper;
 mod pods;
+mod proxy;
 mod refused;
 mod relay;
 mod rig;
 mod rights;
+mod signin;
 mod watch;

@@ -98,6 +98,12 @@ impl Watch<'_> {
         assert_eq!(self.wait(), Some(0), "{}", self.said());
     }
 
+    /// Ctrl-C.
+    pub(crate) fn interrupt(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    }
+
     /// Its exit code, once it has ended.
     pub(crate) fn wait(&mut self) -> Option<i32> {
         let mut status = None;

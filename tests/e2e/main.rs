@@ -36,6 +36,7 @@ mod place;
 mod processes;
 mod refused;
 mod restart;
+mod rules;
 mod storm;
 mod tree;
 mod watch;

@@ -77,6 +77,9 @@ impl Table {
     /// Watches and lists a directory that is not watched, and all wanted ones below it. The caller
     /// says "look everywhere" there afterwards.
     pub(super) fn walk(&mut self, top: &Path, shared: &Shared) {
+        if let Some(top) = below(&self.root, top) {
+            self.wanted.forget(&top);
+        }
         let mut todo = vec![top.to_owned()];
         while let Some(directory) = todo.pop() {
             if shared.stopping() {
@@ -99,7 +102,7 @@ impl Table {
         let (Some(watcher), Some(path)) = (&mut self.watcher, below(&self.root, directory)) else {
             return false;
         };
-        if !path.is_root() && !(self.wanted)(&path) {
+        if !path.is_root() && !self.wanted.wants(&path) {
             return false;
         }
         let config = WatchPathConfig::new(RecursiveMode::NonRecursive)
