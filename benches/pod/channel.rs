@@ -60,8 +60,8 @@ impl Far {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let access = Access {
             kubeconfig: vec![rig.kubeconfig()],
-            context: None,
             namespace: Some(rig.namespace().to_owned()),
+            ..Access::default()
         };
         let cluster = runtime.block_on(Cluster::open(access));
         let cluster = cluster.map_err(|error| error.to_string())?;
