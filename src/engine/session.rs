@@ -149,11 +149,11 @@ pub enum Effect {
         target: TargetId,
         /// Names it on this link.
         number: u64,
-        /// What it is for.
+        /// What it is for; of a [`How::Copy`](e2ek_sidecar::wire::How::Copy) the hub has the content.
         op: Op,
         /// What the target holds by then.
         base: Snapshot,
-        /// Not as a patch.
+        /// Not as a patch or copy.
         whole: bool,
     },
     /// End a content that is sent ahead or held.
@@ -371,6 +371,11 @@ impl Session {
             ending: false,
             targets: BTreeMap::new(),
         }
+    }
+
+    /// Goes on with other settings: what is planned and restarted from now on follows them.
+    pub fn follow(&mut self, settings: Settings) {
+        self.settings = settings;
     }
 
     /// Takes one input. Called with the same inputs it has the same effects.

@@ -263,7 +263,8 @@ impl Error {
     pub fn command_in_pod(target: &str, argv: &[&[u8]]) -> Self {
         let target = escaped(target);
         let words = argv.iter().map(|word| Escaped(word).to_string()).collect::<Vec<_>>();
-        let quoted = words.iter().map(|word| format!(", \"{}\"", word.replace('"', "\\\"")));
+        // As YAML takes it, and as lines show it unescaped.
+        let quoted = words.iter().map(|word| format!(", '{}'", word.replace('\'', "''")));
         let quoted = quoted.collect::<String>();
         let what = "pods run the command that their manifest names, not one that is typed";
         Self::new(Kind::Usage, format!("a command for {target}: {what}"))
@@ -273,8 +274,8 @@ impl Error {
                 words.join(" ")
             ))
             .hint(format!(
-                "or let the container run it: command: [\"/e2ek/e2ek-sidecar\", \"run\", \
-                 \"--\"{quoted}], as in {EXAMPLE}"
+                "or let the container run it: command: ['/e2ek/e2ek-sidecar', 'run', '--'{quoted}], \
+                 as in {EXAMPLE}"
             ))
     }
 }
@@ -285,10 +286,10 @@ mod tests {
 
     #[test]
     fn a_command_for_a_pod_is_shown_where_it_belongs() {
-        let error = Error::command_in_pod("deploy/api", &[b"sh", b"-c", b"echo \"$A\""]);
+        let error = Error::command_in_pod("deploy/api", &[b"sh", b"-c", b"echo 'a'"]);
         assert_eq!(error.kind.exit_code(), 2);
-        assert!(error.hints[0].starts_with("leave out `-- sh -c echo \"$A\"`"), "{error:?}");
-        let command = r#"["/e2ek/e2ek-sidecar", "run", "--", "sh", "-c", "echo \"$A\""]"#;
+        assert!(error.hints[0].starts_with("leave out `-- sh -c echo 'a'`"), "{error:?}");
+        let command = "['/e2ek/e2ek-sidecar', 'run', '--', 'sh', '-c', 'echo ''a''']";
         assert!(error.hints[1].contains(command), "{error:?}");
     }
 

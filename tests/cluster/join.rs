@@ -103,14 +103,12 @@ fn what_cannot_join_says_why_and_disturbs_nobody() {
     ] {
         let command = rig.syncing(&["watch"], target, &more);
         let mut second = rig.start(command);
-        second.line(&["error", words]);
-        assert_eq!(second.wait(), Some(code), "{target} {more:?}");
+        second.fails(code, words);
     }
     // The same pod by another name is no second target.
     let by_name = format!("pod/{pod}:/srv/app");
     let mut second = rig.start(rig.syncing(&["watch"], &by_name, &[]));
-    second.line(&["error", "is being watched already, as one of deploy/app:/srv/app"]);
-    assert_eq!(second.wait(), Some(5));
+    second.fails(5, "is being watched already, as one of deploy/app:/srv/app");
     rig.write("view.py", "two\n");
     first.flush();
     assert_eq!(rig.seen(&pod, "/srv/app/view.py").as_deref(), Some("two\n"));
@@ -149,8 +147,7 @@ fn ports_of_a_second_watch_lead_to_its_own_workload() {
     // A port that is taken is told to whoever asked for it.
     let mut third =
         rig.start(rig.syncing(&["watch"], "deploy/web:/srv/app", &["--forward", &ports]));
-    third.line(&["error", "cannot be had"]);
-    assert_eq!(third.wait(), Some(1));
+    third.fails(1, "cannot be had");
     second.interrupt();
     assert_eq!(second.wait(), Some(130));
     assert!(ask().is_none(), "nobody listens there any more");

@@ -126,7 +126,7 @@ fn i6_each_missing_right_is_told_by_its_name() {
     let port = free_port();
     let more = ["--kubeconfig", dev.to_str().unwrap(), "--forward", &format!("{port}:80")];
     let mut watch = rig.watch(TARGET, &more);
-    watch.line(&["sync end"]);
+    watch.line(&["connected"]);
     drop(std::net::TcpStream::connect(("127.0.0.1", port)).unwrap());
     watch.line(&[
         "degraded",
