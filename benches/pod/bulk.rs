@@ -16,6 +16,7 @@ use crate::{Result, Settings, clock, peers, progress};
 const NAME: &str = "bulk";
 const MIB: usize = 1 << 20;
 const BIG_MIB: usize = 256;
+const BIG: &str = "big.bin";
 /// Ours by tar over exec.
 const REACH_FILES: f64 = 0.7;
 /// Our rate by the pipe's.
@@ -57,7 +58,6 @@ pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let met = both.map(|(ours, tar)| millis(ours) <= REACH_FILES * millis(tar));
     let row = row.ratio(ratio(ours.min(), tar.min()));
     rows.push(row.reach(format!("<= {REACH_FILES}x tar over exec"), met));
-    large(settings, &pod, &place, rows)?;
     settings.rig.remove(NAME)
 }
 
@@ -108,64 +108,73 @@ fn once(settings: &Settings, world: &Path, source: &Path, target: &str) -> Resul
 }
 
 /// One file of random bytes, by each way in turn, and the bare channels.
-fn large(settings: &Settings, pod: &Pod, place: &Path, rows: &mut Vec<Row>) -> Result<()> {
-    let rig = &settings.rig;
-    let far = Far::start(rig)?;
-    let source = place.join("large");
+pub(crate) fn large(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
+    let place = settings.place.join("large");
+    fs::create_dir(&place)?;
+    let pod = settings.rig.deploy(NAME, 1)?.pop().ok_or("no pod")?;
+    let far = Far::start(&settings.rig)?;
+    let source = place.join("source");
     fs::create_dir(&source)?;
-    let file = source.join("big.bin");
-    fill(&file, BIG_MIB * MIB)?;
+    fill(&source.join(BIG), BIG_MIB * MIB)?;
     let rounds = if settings.short { 1 } else { 3 };
-    let all = [By::Ours, By::Channel, By::Tar, By::Cp, By::Pipe];
+    let all = [By::Channel, By::Ours, By::Tar, By::Cp, By::Pipe];
     let mut took: [Samples; 5] = Default::default();
     for round in 0..rounds {
-        progress(format_args!("bulk: {BIG_MIB} MiB, {} of {rounds}", round + 1));
+        progress(format_args!("large: {BIG_MIB} MiB, {} of {rounds}", round + 1));
         for turn in 0..all.len() {
             let index = (round + turn) % all.len();
-            let target = format!("/srv/large-{:?}{round}", all[index]).to_lowercase();
-            rig.make_directory(pod, &target)?;
-            rustix::fs::sync();
-            let began = clock::now();
-            let span = || between(began, clock::now());
-            took[index].push(match all[index] {
-                By::Ours => once(settings, &place.join(format!("big{round}")), &source, &target)?,
-                By::Channel => far.pour(BIG_MIB * MIB)?,
-                By::Tar => {
-                    peers::tar(rig, pod, &source, Path::new("big.bin"), &target)?;
-                    span()
-                }
-                By::Cp => {
-                    peers::cp(rig, pod, &file, &Path::new(&target).join("big.bin"))?;
-                    span()
-                }
-                By::Pipe => {
-                    peers::pipe(rig, &Far::pod(), "e2ek-sync", &file)?;
-                    span()
-                }
-            });
-            let directory = rig.container(pod, "app")?.directory(&target)?;
-            let there = directory.path().join("big.bin");
-            let is_there = fs::metadata(&there).map(|meta| meta.len()).ok();
-            if !matches!(all[index], By::Channel | By::Pipe) {
-                if is_there != Some((BIG_MIB * MIB) as u64) {
-                    return Err(format!("{:?}: the file is not there", all[index]).into());
-                }
-                fs::remove_file(there)?;
-            }
+            let world = place.join(format!("world{round}"));
+            took[index].push(bring_large(settings, (&pod, &far), &source, &world, all[index])?);
         }
     }
-    let [ours, channel, tar, cp, pipe] = took;
-    let row =
-        Row::new(format!("bulk: one file of {BIG_MIB} MiB, best (the bare channel as floor)"));
+    let [channel, ours, tar, cp, pipe] = took;
+    let row = Row::new(format!("one file of {BIG_MIB} MiB, best (floor: the bare channel)"));
     let row = row.floor(rate(channel.min())).ours(rate(ours.min()));
     let row = row.peer(Peer::Tar, rate(tar.min())).peer(Peer::Cp, rate(cp.min()));
+    let row = row.peer(Peer::DevSpace, "absent");
     let both = ours.min().zip(channel.min());
     let met = both.map(|(ours, channel)| millis(channel) >= REACH_PIPE * millis(ours));
     let row = row.ratio(ratio(channel.min(), ours.min()));
     rows.push(row.reach(format!(">= {REACH_PIPE}x the bare channel's rate"), met));
-    let row = Row::new("bulk: the same bytes by `kubectl exec -i -- cat`, for information");
+    let row = Row::new("the same bytes by `kubectl exec -i -- cat`, for information");
     rows.push(row.floor(rate(pipe.min())));
-    far.remove(rig)
+    far.remove(&settings.rig)?;
+    settings.rig.remove(NAME)
+}
+
+/// From the start of the program to its end; of the bare channel, from its first byte.
+fn bring_large(
+    settings: &Settings,
+    (pod, far): (&Pod, &Far),
+    source: &Path,
+    world: &Path,
+    by: By,
+) -> Result<i64> {
+    let rig = &settings.rig;
+    let target = format!("/srv/large-{by:?}").to_lowercase();
+    rig.make_directory(pod, &target)?;
+    rustix::fs::sync();
+    let file = source.join(BIG);
+    let began = clock::now();
+    let took = match by {
+        By::Ours => Some(once(settings, world, source, &target)?),
+        By::Channel => return far.pour(BIG_MIB * MIB),
+        By::Tar => peers::tar(rig, pod, source, Path::new(BIG), &target).map(|()| None)?,
+        By::Cp => peers::cp(rig, pod, &file, &Path::new(&target).join(BIG)).map(|()| None)?,
+        By::Pipe => peers::pipe(rig, &Far::pod(), "e2ek-sync", &file).map(|()| None)?,
+    };
+    let took = took.unwrap_or_else(|| between(began, clock::now()));
+    if by == By::Pipe {
+        return Ok(took);
+    }
+    let directory = rig.container(pod, "app")?.directory(&target)?;
+    let there = directory.path().join(BIG);
+    let length = fs::metadata(&there).map(|meta| meta.len()).ok();
+    if length != Some((BIG_MIB * MIB) as u64) {
+        return Err(format!("{by:?}: the file is not there, {length:?}").into());
+    }
+    fs::remove_file(there)?;
+    Ok(took)
 }
 
 fn rate(nanos: Option<i64>) -> String {

@@ -71,7 +71,7 @@ const HELP: &str = "\
 Usage: benches/pod/run [--short] [--only NAME] [--dir DIR]
 
   --short      Fewer rounds and smaller trees: the figures are coarse
-  --only NAME  One job [repeatable]: save, bulk, reconnect, in-a-row, replicas, sidecar, replay
+  --only NAME  One job [repeatable]: save, bulk, large, reconnect, in-a-row, replicas, sidecar, replay
   --dir DIR    Where the sources are made [default: a directory below cargo's target directory]
 
 It wants the cluster of tests/cluster/rig in $E2EK_CLUSTER [default: /var/tmp/e2ek-cluster], which
@@ -113,9 +113,10 @@ struct Arguments {
 /// Adds its rows as they are known: those before a failure are shown all the same.
 type Job = fn(&Settings, &mut Vec<Row>) -> Result<()>;
 
-const JOBS: [(&str, Job); 7] = [
+const JOBS: [(&str, Job); 8] = [
     ("save", save::run),
     ("bulk", bulk::run),
+    ("large", bulk::large),
     ("reconnect", reconnect::large),
     ("in-a-row", reconnect::in_a_row),
     ("replicas", replicas::run),

@@ -33,10 +33,21 @@ pub(crate) fn cp(rig: &Rig, pod: &Pod, what: &Path, target: &Path) -> Result<()>
     Err(format!("kubectl cp: {}", String::from_utf8_lossy(&output.stderr)).into())
 }
 
-/// `kubectl exec -i -- cat >/dev/null` of a file; for those who would know the pipe without us.
+/// `kubectl exec -i -- cat >/dev/null` of a file; for those who would know the pipe without us. The shell
+/// keeps standard output open (see `channel`).
 pub(crate) fn pipe(rig: &Rig, pod: &Pod, container: &str, file: &Path) -> Result<()> {
     let mut kubectl = rig.kubectl_command();
-    kubectl.args(["exec", "-i", &pod.name, "-c", container, "--", "sh", "-c", "cat >/dev/null"]);
+    kubectl.args([
+        "exec",
+        "-i",
+        &pod.name,
+        "-c",
+        container,
+        "--",
+        "sh",
+        "-c",
+        "cat >/dev/null; true",
+    ]);
     let output = kubectl.stdin(std::fs::File::open(file)?).output()?;
     if output.status.success() {
         return Ok(());
