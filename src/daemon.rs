@@ -8,6 +8,7 @@ mod answers;
 mod calls;
 mod ending;
 mod forward;
+mod git;
 mod groups;
 mod join;
 mod link;
@@ -345,10 +346,10 @@ impl Daemon {
         })
     }
 
-    /// Whether a git command is at work in one of the source's repositories.
+    /// Whether a git command is at work in one of the source's repositories, or in a submodule there.
     fn git_is_busy(&self) -> bool {
         let git = |root: &PathBuf| crate::filter::git_directory_of(root);
-        self.origin.roots().iter().filter_map(git).any(|git| git.join("index.lock").exists())
+        self.origin.roots().iter().filter_map(git).any(|git| git::is_busy(&git))
     }
 
     fn source_event(&mut self, next: Next) {
