@@ -227,7 +227,7 @@ impl Site {
         let done = std::mem::take(&mut self.applying);
         let micros = done.began.map_or(0, |began| began.elapsed().as_micros() as u64);
         let (count, skips, in_place) = (edits.len(), skipped.len(), done.in_place);
-        self.remember(edits);
+        self.remember(&edits);
         if count >= memory::WORTH_FROM {
             memory::give_back();
         }

@@ -166,7 +166,8 @@ impl Hub {
         }
     }
 
-    fn admit(&mut self, id: Option<PeerId>, open: Request, site: Site, now: Instant) {
+    fn admit(&mut self, id: Option<PeerId>, open: Request, mut site: Site, now: Instant) {
+        site.tell_kept(&self.kept);
         let mut leases = Leases::new(site.epoch().saturating_sub(1));
         let Ok(epoch) = leases.acquire(now, open.workspace, &open.writer, false) else { return };
         self.serial += 1;

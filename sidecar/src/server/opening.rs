@@ -298,7 +298,8 @@ fn enter(
     };
     let given = given.filter(|(identity, _)| *identity == main.identity);
     let pinned = match given {
-        Some((_, root)) => Target::pin_given(&main, root),
+        // Whoever has the container's rights may hand over anything: that is no reason to stay out.
+        Some((_, root)) => Target::pin_given(&main, root).or_else(|_| Target::pin_main(&main)),
         None => Target::pin_main(&main),
     };
     match pinned {
