@@ -18,6 +18,7 @@ mod reread;
 mod restarts;
 mod say;
 mod settings;
+mod shortage;
 mod source;
 mod stdin;
 mod syncs;
@@ -109,6 +110,8 @@ struct Daemon {
     traces_at: Option<Instant>,
     /// How long they waited last.
     traces_wait: Duration,
+    /// Why directories are polled, as far as it was said.
+    shortages: std::collections::BTreeSet<crate::watch::Shortage>,
 }
 
 /// Signals that end the daemon.
@@ -233,6 +236,7 @@ impl Daemon {
             first_look: true,
             traces_at: None,
             traces_wait: KEEP_TRACES[0],
+            shortages: std::collections::BTreeSet::new(),
             targets: BTreeMap::new(),
             next_target: 0,
             members: Members::default(),
@@ -394,6 +398,7 @@ impl Daemon {
             }
             Next::Looked(looked) => self.looked(looked),
         }
+        self.tell_shortages();
     }
 
     fn looked(&mut self, looked: Looked) {
