@@ -8,6 +8,7 @@ mod answers;
 mod calls;
 mod ending;
 mod forward;
+mod git;
 mod groups;
 mod join;
 mod link;
@@ -17,6 +18,7 @@ mod reread;
 mod restarts;
 mod say;
 mod settings;
+mod shortage;
 mod source;
 mod stdin;
 mod syncs;
@@ -108,6 +110,8 @@ struct Daemon {
     traces_at: Option<Instant>,
     /// How long they waited last.
     traces_wait: Duration,
+    /// Why directories are polled, as far as it was said.
+    shortages: std::collections::BTreeSet<crate::watch::Shortage>,
 }
 
 /// Signals that end the daemon.
@@ -232,6 +236,7 @@ impl Daemon {
             first_look: true,
             traces_at: None,
             traces_wait: KEEP_TRACES[0],
+            shortages: std::collections::BTreeSet::new(),
             targets: BTreeMap::new(),
             next_target: 0,
             members: Members::default(),
@@ -371,10 +376,10 @@ impl Daemon {
         })
     }
 
-    /// Whether a git command is at work in one of the source's repositories.
+    /// Whether a git command is at work in one of the source's repositories, or in a submodule there.
     fn git_is_busy(&self) -> bool {
         let git = |root: &PathBuf| crate::filter::git_directory_of(root);
-        self.origin.roots().iter().filter_map(git).any(|git| git.join("index.lock").exists())
+        self.origin.roots().iter().filter_map(git).any(|git| git::is_busy(&git))
     }
 
     fn source_event(&mut self, next: Next) {
@@ -393,6 +398,7 @@ impl Daemon {
             }
             Next::Looked(looked) => self.looked(looked),
         }
+        self.tell_shortages();
     }
 
     fn looked(&mut self, looked: Looked) {

@@ -26,6 +26,7 @@ macro_rules! over_each_link {
 
 mod bytes;
 mod daemon;
+mod drift;
 mod faults;
 mod git;
 mod join;
@@ -38,6 +39,8 @@ mod processes;
 mod refused;
 mod restart;
 mod rules;
+mod shortage;
 mod storm;
+mod storm_unlocked;
 mod tree;
 mod watch;
