@@ -13,6 +13,7 @@ mod join;
 mod link;
 mod members;
 mod pods;
+mod reread;
 mod restarts;
 mod say;
 mod settings;
@@ -21,7 +22,7 @@ mod stdin;
 mod syncs;
 mod target;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +41,7 @@ use self::groups::Groups;
 use self::join::Joined;
 use self::link::{LinkEvent, Outgoing};
 use self::members::Members;
+pub use self::reread::Reread;
 use self::say::Teller;
 pub use self::settings::Kind;
 use self::source::{Looked, Next, Source};
@@ -65,6 +67,9 @@ const KEEP_TRACES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(
 struct Daemon {
     kind: Kind,
     config: Config,
+    reread: Reread,
+    /// Settings of which was said that they count from the next start on.
+    told_later: BTreeSet<String>,
     desk: Desk,
     control: Option<ControlServer>,
     session: Session,
@@ -135,7 +140,12 @@ impl Signals {
 ///
 /// # Errors
 /// What ended it, with its exit code and hints.
-pub async fn run(kind: Kind, config: Config, reporter: Reporter) -> Result<u8, Error> {
+pub async fn run(
+    kind: Kind,
+    config: Config,
+    reread: Reread,
+    reporter: Reporter,
+) -> Result<u8, Error> {
     // Taken before anything is started: a signal from here on ends well.
     let mut signals = Signals::new().map_err(|error| Error::failure(&error))?;
     let desk = Desk::open(reporter).map_err(|error| Error::failure(&error))?;
@@ -148,7 +158,7 @@ pub async fn run(kind: Kind, config: Config, reporter: Reporter) -> Result<u8, E
                     groups = Groups::open(kind, &config) => groups?,
                     why = signals.next() => return Err(why),
                 };
-                let daemon = Daemon::open(kind, config, desk, lock, groups)?.run(signals);
+                let daemon = Daemon::open(kind, (config, reread), desk, lock, groups)?.run(signals);
                 return tokio::spawn(daemon).await.map_err(|error| Error::failure(&error))?;
             }
             Err(LockError::Busy { pid }) => pid,
@@ -175,7 +185,7 @@ async fn network_changed(network: &mut Option<Network>) -> Changed {
 impl Daemon {
     fn open(
         kind: Kind,
-        config: Config,
+        (config, reread): (Config, Reread),
         desk: Desk,
         lock: Lock,
         groups: Groups,
@@ -230,6 +240,8 @@ impl Daemon {
             program,
             desk,
             config,
+            reread,
+            told_later: BTreeSet::new(),
             control,
             source,
         };
@@ -282,8 +294,9 @@ impl Daemon {
             let contents = self.origin.contents().clone();
             self.tasks.spawn_blocking(move || contents.read_traces());
             let cookies = self.index.with_file_name("cookies");
-            let watching =
-                std::fs::create_dir_all(&cookies).and_then(|()| self.source.watch(&cookies));
+            let settings = self.config.workspace.file.as_deref();
+            let watching = std::fs::create_dir_all(&cookies)
+                .and_then(|()| self.source.watch(&cookies, settings));
             if let Err(error) = watching {
                 self.fail(Error::io("watch", &self.config.workspace.folder, &error));
             }
@@ -370,6 +383,9 @@ impl Daemon {
                 let point = matches!(told, source::Told::Point);
                 if self.source.take(told) {
                     self.input_to_session(Input::RootGone);
+                }
+                if self.source.take_settings_changed() {
+                    self.follow_settings();
                 }
                 if point && self.answers.point() {
                     self.source.release();

@@ -80,6 +80,8 @@ pub(super) enum LinkError {
     Wire(WireError),
     /// Nothing came for fifteen seconds.
     Silent,
+    /// Nothing came since the network changed, although something should have.
+    SilentSince,
     /// It was closed; how its carrier ended.
     Closed(Ended),
 }
@@ -117,6 +119,12 @@ pub(super) struct Connection {
     pub(super) serial: u64,
     /// Unbounded, because the session bounds it: generations in flight, and small messages.
     pub(super) outgoing: mpsc::UnboundedSender<Outgoing>,
+    pub(super) shared: Shared,
+}
+
+/// What the daemon shares with a link's tasks.
+#[derive(Clone)]
+pub(super) struct Shared {
     pub(super) credit: Credit,
     /// What the hub took of contents sent ahead.
     pub(super) taken: Arc<Taken>,
@@ -124,12 +132,10 @@ pub(super) struct Connection {
     pub(super) probe: Arc<Notify>,
 }
 
-/// What the daemon shares with a link's tasks.
-#[derive(Clone)]
-pub(super) struct Shared {
-    pub(super) credit: Credit,
-    pub(super) taken: Arc<Taken>,
-    pub(super) probe: Arc<Notify>,
+impl Shared {
+    pub(super) fn new() -> Self {
+        Self { credit: new_credit(), taken: Arc::default(), probe: Arc::default() }
+    }
 }
 
 /// Events carry the target and the serial of the connection.
@@ -236,16 +242,20 @@ async fn heard(
     probe: &Notify,
 ) -> Result<usize, LinkError> {
     let mut patience = tokio::time::Instant::now() + DEAD_AFTER;
+    let mut silent = LinkError::Silent;
     loop {
         tokio::select! {
             biased;
             read = tokio::time::timeout_at(patience, reader.read(buffer)) => return match read {
                 Ok(Ok(0) | Err(_)) => Err(LinkError::Closed(Ended::default())),
-                Err(_) => Err(LinkError::Silent),
+                Err(_) => Err(silent),
                 Ok(Ok(len)) => Ok(len),
             },
             () = probe.notified() => {
-                patience = patience.min(tokio::time::Instant::now() + PROBED_WITHIN);
+                let sooner = tokio::time::Instant::now() + PROBED_WITHIN;
+                if sooner < patience {
+                    (patience, silent) = (sooner, LinkError::SilentSince);
+                }
             }
         }
     }

@@ -40,6 +40,8 @@ pub(super) enum Told {
     Observed(usize, Vec<Observed>),
     /// Everything that happened in a pair before a flush was observed.
     Point,
+    /// The file of settings, which lies in no pair's root, may have changed.
+    Settings,
 }
 
 /// What [`Source::next`] brings.
@@ -113,6 +115,10 @@ pub(super) struct Source {
     changed: bool,
     /// The tree of the last run, until the first look has ended.
     previous: Option<Arc<Previous>>,
+    /// The file of settings that is followed.
+    settings: Option<PathBuf>,
+    /// It may have changed.
+    settings_changed: bool,
 }
 
 impl Source {
@@ -149,14 +155,21 @@ impl Source {
             looks: 0,
             changed: false,
             previous: Some(Arc::new(LazyLock::new(Box::new(previous)))),
+            settings: None,
+            settings_changed: false,
         })
     }
 
-    /// Starts to watch; "look everywhere" follows from the watches themselves.
+    /// Starts to watch, the file of `settings` too; "look everywhere" follows from the watches
+    /// themselves.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub(super) fn watch(&mut self, cookies: &std::path::Path) -> std::io::Result<()> {
+    pub(super) fn watch(
+        &mut self,
+        cookies: &std::path::Path,
+        settings: Option<&std::path::Path>,
+    ) -> std::io::Result<()> {
         for (index, pair) in self.pairs.iter_mut().enumerate() {
             let root = pair.filter.root().to_owned();
             let watch = Arc::new(Watch::start(root, cookies.to_owned(), wanted(&pair.filter))?);
@@ -165,7 +178,33 @@ impl Source {
             pair.reached = Some(reached);
             self.tasks.spawn(tell(index, watch, reaches, self.told.clone()));
         }
+        self.settings = settings.map(std::path::Path::to_owned);
+        let Some((file, folder)) = settings.and_then(|file| Some((file, file.parent()?))) else {
+            return Ok(());
+        };
+        if !self.pairs.iter().any(|pair| pair.filter.root() == folder) {
+            let nothing_below = Arc::new(|_: &SyncPath| false);
+            let watch = Watch::start(folder.to_owned(), cookies.to_owned(), nothing_below)?;
+            let name = file.file_name().unwrap_or_default().as_encoded_bytes().to_vec();
+            self.tasks.spawn(tell_of_file(watch, name, self.told.clone()));
+        }
         Ok(())
+    }
+
+    /// Whether the file of settings may have changed since this was asked last.
+    pub(super) fn take_settings_changed(&mut self) -> bool {
+        std::mem::take(&mut self.settings_changed)
+    }
+
+    /// Follows other rules from now on.
+    pub(super) fn follow(&mut self, now: Instant, options: &FilterOptions) {
+        for pair in &self.pairs {
+            pair.filter.follow(options);
+            if let Some(watch) = &pair.watch {
+                watch.rewalk(wanted(&pair.filter));
+            }
+        }
+        self.everything(now, false);
     }
 
     /// The next thing that the watches tell, or the end of a look on a thread. Cancel safe.
@@ -205,7 +244,14 @@ impl Source {
 
     /// Takes in what was told. Returns whether a root is gone now.
     pub(super) fn take(&mut self, told: Told) -> bool {
-        let Told::Observed(index, observed) = told else { return false };
+        let (index, observed) = match told {
+            Told::Observed(index, observed) => (index, observed),
+            Told::Point => return false,
+            Told::Settings => {
+                self.settings_changed = true;
+                return false;
+            }
+        };
         let mut gone = false;
         for observed in observed {
             gone |= self.observe(index, observed);
@@ -218,6 +264,9 @@ impl Source {
         match observed {
             Observed::Path { path, seen, at } => {
                 let rules = path.name().is_some_and(Filter::is_rule_file);
+                self.settings_changed |= is_complete(seen)
+                    && (self.settings.as_ref())
+                        .is_some_and(|file| is_in(file, pair.filter.root(), &path));
                 let Ok(full) = pair.name.append(&path) else { return false };
                 self.debounce.observe(at, full, seen);
                 if rules && !matches!(seen, Seen::Modified) {
@@ -226,6 +275,7 @@ impl Source {
                 false
             }
             Observed::Everywhere { subtree, at } => {
+                self.settings_changed |= subtree.is_root();
                 if let Ok(full) = pair.name.append(&subtree) {
                     self.debounce.look_everywhere(at, full);
                 }
@@ -576,6 +626,19 @@ async fn tell(
     }
 }
 
+/// Tells of one file of a watched directory, and when events of it may have been lost.
+async fn tell_of_file(watch: Watch, name: Vec<u8>, told: mpsc::Sender<Told>) {
+    while let Some(observed) = watch.next().await {
+        let of_it = observed.iter().any(|observed| match observed {
+            Observed::Path { path, seen, .. } => is_complete(*seen) && path.as_bytes() == name,
+            _ => true,
+        });
+        if of_it && told.send(Told::Settings).await.is_err() {
+            return;
+        }
+    }
+}
+
 impl Pair {
     fn open(
         index: usize,
@@ -600,6 +663,18 @@ impl Pair {
             gone: false,
         })
     }
+}
+
+/// Whether a file may be there as a whole now. One that went away may be on its way back: that is how
+/// editors save.
+fn is_complete(seen: Seen) -> bool {
+    !matches!(seen, Seen::Modified | Seen::Created { open: true } | Seen::Removed | Seen::MovedOut)
+}
+
+/// Whether a path in `root` is that very file of its first level.
+fn is_in(file: &std::path::Path, root: &std::path::Path, path: &SyncPath) -> bool {
+    file.file_name().is_some_and(|name| name.as_encoded_bytes() == path.as_bytes())
+        && file.parent() == Some(root)
 }
 
 /// The name of a pair's directory.

@@ -3,15 +3,14 @@
 //! What a link brings is the session's to judge, but for what only passes through: credit, output,
 //! input taken, and the listing of unmanaged paths, which is collected and filtered here.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::wire::{CommandSpec, FromHub, Listed, Refusal, ToHub, WireError};
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::mpsc;
 
 use super::ending::HUB_ENDS_WITHIN;
-use super::link::{self, Connection, LinkError, LinkEvent, Outgoing, Taken};
+use super::link::{self, Connection, LinkError, LinkEvent, Outgoing};
 use super::{Daemon, Kind, say, settings};
 use crate::control::Wanted;
 use crate::engine::session::{Input, TargetId};
@@ -133,18 +132,16 @@ impl Daemon {
         self.serial += 1;
         let Some(one) = self.targets.get_mut(&target) else { return };
         let (outgoing, queue) = mpsc::unbounded_channel();
-        let credit = link::new_credit();
+        let shared = link::Shared::new();
         // Said with the Hello, unasked.
         let _ = outgoing.send(Outgoing::Message(one.open.clone()));
         let transport = one.transport.clone();
         let (origin, events) = (self.origin.clone(), self.events.0.clone());
-        let (taken, probe) = (Arc::new(Taken::default()), Arc::new(Notify::new()));
-        let shared = link::Shared { credit, taken, probe };
-        let link::Shared { credit, taken, probe } = shared.clone();
-        let serving = link::serve(target, self.serial, transport, origin, queue, shared, events);
+        let theirs = shared.clone();
+        let serving = link::serve(target, self.serial, transport, origin, queue, theirs, events);
         self.tasks.spawn(serving);
         one.foreign.clear();
-        one.connection = Some(Connection { serial: self.serial, outgoing, credit, taken, probe });
+        one.connection = Some(Connection { serial: self.serial, outgoing, shared });
     }
 
     /// The way to other machines may be another by now: lost links are made again at once, and those
@@ -153,7 +150,7 @@ impl Daemon {
         tracing::info!(?what, "the network changed: links are tried at once");
         let far = self.targets.values().filter(|target| target.transport.is_far());
         for connection in far.filter_map(|target| target.connection.as_ref()) {
-            connection.probe.notify_one();
+            connection.shared.probe.notify_one();
             let _ = connection.outgoing.send(Outgoing::Message(ToHub::Ping));
         }
         for group in self.groups.all.values() {
@@ -175,9 +172,9 @@ impl Daemon {
             LinkEvent::Changed(path) => self.source.hint(Instant::now(), path),
             LinkEvent::Down(error) => self.link_down(target, &error),
             LinkEvent::Message(FromHub::Credit { bytes }) => {
-                connection.credit.add_permits(usize::try_from(bytes).unwrap_or(0));
+                connection.shared.credit.add_permits(usize::try_from(bytes).unwrap_or(0));
             }
-            LinkEvent::Message(FromHub::AheadTaken { bytes }) => connection.taken.add(bytes),
+            LinkEvent::Message(FromHub::AheadTaken { bytes }) => connection.shared.taken.add(bytes),
             LinkEvent::Message(FromHub::Output { stream, bytes }) => {
                 self.output(target, stream, bytes.0);
             }
@@ -289,6 +286,7 @@ pub(super) fn link_words(error: &LinkError) -> String {
         LinkError::NotStarted(NotStarted::Cluster(error)) => error.to_string(),
         LinkError::Wire(error) => error.to_string(),
         LinkError::Silent => "nothing was heard for 15 seconds".to_owned(),
+        LinkError::SilentSince => "nothing was heard since the network changed".to_owned(),
         LinkError::Closed(Ended { code: Some(0) | None, said: None }) => {
             "the link was closed".to_owned()
         }

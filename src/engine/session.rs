@@ -373,6 +373,11 @@ impl Session {
         }
     }
 
+    /// Goes on with other settings: what is planned and restarted from now on follows them.
+    pub fn follow(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// Takes one input. Called with the same inputs it has the same effects.
     pub fn handle(&mut self, now: Instant, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();

@@ -43,7 +43,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use e2ek_sidecar::path::SyncPath;
 
@@ -132,7 +132,7 @@ impl Verdict {
 /// The rules of one root. Shared by threads (`&self` everywhere, meant for an `Arc`).
 pub struct Filter {
     root: PathBuf,
-    options: FilterOptions,
+    options: Mutex<FilterOptions>,
     state: RwLock<Arc<State>>,
 }
 
@@ -161,7 +161,7 @@ impl Filter {
             .canonicalize()
             .map_err(|source| FilterError::Root { path: root.to_path_buf(), source })?;
         let state = RwLock::new(State::read(&root, options));
-        Ok(Self { root, options: options.clone(), state })
+        Ok(Self { root, options: Mutex::new(options.clone()), state })
     }
 
     /// The root, resolved.
@@ -254,8 +254,15 @@ impl Filter {
 
     /// Forgets everything read, that above the root too: as [`forget`](Self::forget) of the root.
     pub fn reload(&self) {
-        let state = State::read(&self.root, &self.options);
+        let options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = State::read(&self.root, &options);
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// Decides by other options from now on, with everything read anew.
+    pub fn follow(&self, options: &FilterOptions) {
+        *self.options.lock().unwrap_or_else(PoisonError::into_inner) = options.clone();
+        self.reload();
     }
 
     /// The files of rules that were met since the last reload and could not be read.

@@ -259,6 +259,8 @@ impl Watcher {
         let here = self.watch_root();
         let at = self.out.now;
         if here {
+            // It may be another directory; and what was known was read before it was watched.
+            self.wanted.forget(&SyncPath::root());
             if std::mem::take(&mut self.root_gone) {
                 self.out.observed.push(Observed::RootBack { at });
             }
@@ -459,8 +461,6 @@ impl Watcher {
         if !std::mem::replace(&mut self.root_gone, true) {
             self.out.observed.push(Observed::RootGone { at: self.out.now });
         }
-        // Another directory may stand there.
-        self.wanted.forget(&SyncPath::root());
         self.establish();
     }
 

@@ -133,9 +133,6 @@ impl Tree {
         let (Some(root), Some(path)) = (self.open_root(tools.root), self.dirs.path(parent)) else {
             return false;
         };
-        if let Ok(path) = path.join(name) {
-            tools.wanted.forget(&path);
-        }
         // The parent's own watch, or its parent's, tells when it is not there any more.
         let Ok(inside) = open_beneath(&root, &path) else {
             return false;
@@ -243,6 +240,11 @@ impl Tree {
         }
         let opened = rustix::fs::openat(&*todo.inside, &*todo.name, OPEN, Mode::empty())
             .and_then(|directory| Ok((tools.queue.watch_tree(&directory)?, directory)));
+        // From here on a change is told, unless it was before.
+        let before = known.map(|id| self.dirs.watch(id));
+        if before.is_none() || opened.as_ref().ok().map(|(watch, _)| *watch) != before {
+            tools.wanted.forget(&path);
+        }
         let (watch, directory) = match opened {
             Ok(opened) => opened,
             Err(error) => {

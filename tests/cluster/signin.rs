@@ -167,13 +167,21 @@ fn files_that_are_replaced_are_read_again() {
         assert_eq!(watch.wait(), Some(4));
     }
     drop(watch);
-    // A context that becomes current meanwhile is another cluster: it is not gone to.
+    // A context that becomes current meanwhile is another place, or another user's: nobody's here.
     let mut watch = rig.watch(TARGET, &["--kubeconfig", &config]);
     watch.line(&["sync end"]);
     let text = fs::read_to_string(&config).unwrap();
-    let other = text.replace("\"current-context\":\"one\"", "\"current-context\":\"two\"");
-    assert_ne!(text, other);
-    fs::write(&config, other).unwrap();
+    let [certificate, key] = certificate(&rig, "nobody", "none");
+    let mut other: Value = serde_json::from_str(&text).unwrap();
+    let list = |other: &mut Value, name: &str, one: Value| {
+        other[name].as_array_mut().unwrap().push(one);
+    };
+    let two = json!({"name": "two", "context": {"cluster": "c", "user": "v"}});
+    list(&mut other, "contexts", two);
+    let files = json!({"client-certificate": certificate, "client-key": key});
+    list(&mut other, "users", json!({"name": "v", "user": files}));
+    other["current-context"] = json!("two");
+    fs::write(&config, other.to_string()).unwrap();
     let pod = rig.pods().remove(0);
     rig.k(&["delete", "pod", &pod, "--wait=false"]).ends_with(0);
     watch.line(&["pod gone", &pod]);

@@ -31,6 +31,7 @@ mod git;
 mod join;
 mod kill;
 mod large;
+mod network;
 mod once;
 mod place;
 mod processes;

@@ -1,12 +1,15 @@
 //! Ignore rules that change while they are followed, however they change.
 
 use std::fs;
+use std::path::Path;
 
 use crate::place::Place;
 
 over_each_link! {
     a_directory_that_takes_the_place_of_another_brings_its_own_rules,
     what_is_ignored_from_now_on_is_told_and_left_alone,
+    the_settings_are_followed_where_they_lie,
+    settings_above_the_source_are_followed,
 }
 
 fn a_directory_that_takes_the_place_of_another_brings_its_own_rules(place: &Place) {
@@ -94,5 +97,57 @@ fn what_is_ignored_from_now_on_is_told_and_left_alone(place: &Place) {
     fs::remove_file(place.source.join(".e2ekignore")).unwrap();
     daemon.flush();
     assert_eq!(place.read("sub/b.log").unwrap(), "2", "wanted again");
+    daemon.stop();
+}
+
+fn the_settings_are_followed_where_they_lie(place: &Place) {
+    place.write("e2ek.toml", "[workspace]\nexclude = ['*.log']\n");
+    settings_are_followed(place, &place.source.join("e2ek.toml"));
+}
+
+fn settings_above_the_source_are_followed(place: &Place) {
+    fs::write(place.top.join("e2ek.toml"), "[workspace]\nexclude = ['*.log']\n").unwrap();
+    settings_are_followed(place, &place.top.join("e2ek.toml"));
+}
+
+/// Of the file that excludes `*.log`.
+fn settings_are_followed(place: &Place, file: &Path) {
+    let save = |text: &str| {
+        // As editors do.
+        let new = place.top.join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(&new, file).unwrap();
+    };
+    for name in ["a.log", "sub/b.log", "a.txt", "big/c"] {
+        place.write(name, "1");
+    }
+    let mut daemon = place.watch(&["--", "sh", "-c", "echo up; exec sleep 1000"]).synced();
+    daemon.line(&["up"]);
+    assert_eq!(place.read("sub/b.log"), None);
+    let rule = "[[restart.rule]]\npaths = ['*.txt']\naction = 'nothing'\n";
+    save(&format!("[workspace]\nexclude = ['big/']\nmode = 'mirror'\n{rule}"));
+    daemon.event("setting key=restart.rule");
+    daemon.event("setting key=workspace.exclude value=\"big/\"");
+    daemon.line(&["workspace.mode", "started again"]);
+    daemon.line(&["1 file ignored from now on"]);
+    crate::place::until("what is wanted now", || place.read("sub/b.log").is_some());
+    place.write("big/c", "2");
+    place.write("sub/b.log", "2");
+    place.write("a.txt", "2");
+    daemon.flush();
+    assert_eq!(place.read("big/c").unwrap(), "1");
+    assert_eq!(place.read("sub/b.log").unwrap(), "2");
+    // A fault changes nothing, and the mended file is followed again.
+    let mut connection = daemon.connection();
+    save("[workspace]\nexclude = [");
+    daemon.line(&["e2ek.toml", "stays"]);
+    place.write("big/c", "3");
+    connection.flush();
+    assert_eq!(place.read("big/c").unwrap(), "1");
+    fs::write(file, "").unwrap();
+    daemon.event("setting key=workspace.exclude value=\"none\"");
+    crate::place::until("what no rule leaves out", || {
+        place.read("big/c").is_some_and(|text| text == "3")
+    });
     daemon.stop();
 }

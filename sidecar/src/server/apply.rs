@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
-pub(super) use self::overlay::Parts;
+pub(super) use self::overlay::{Parts, Torn};
 pub(super) use self::patch::{Fault, Made, Patching};
 use super::ahead::Lane;
 use super::hands::{AHEAD, Hands, Job, NewFile};
@@ -302,6 +302,9 @@ impl Site {
     }
 
     fn report(&mut self, index: u32, outcome: Outcome) {
+        if matches!(outcome, Outcome::Done(_) | Outcome::InPlace(..) | Outcome::Gone) {
+            self.torn.whole(&self.receiver.op(index).change.path);
+        }
         match outcome {
             Outcome::Done(stamp) => self.receiver.done(index, stamp),
             Outcome::Gone => self.receiver.gone(index),

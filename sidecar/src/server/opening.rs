@@ -18,7 +18,7 @@ use tracing::warn;
 use self::compare::{Compare, Differences, Seen};
 use super::Settings as HubSettings;
 use super::ahead::Lane;
-use super::apply::{Applying, Parts};
+use super::apply::{Applying, Parts, Torn};
 use super::entry::Request;
 use super::replay::Inside;
 use super::root::{Found, RootErrorKind, Settings, TargetRoot, WriteMode};
@@ -77,6 +77,7 @@ impl Site {
             ahead: Lane::default(),
             in_place: open.write != wire::WriteMode::Rename,
             parts: Parts::default(),
+            torn: Torn::default(),
             epoch: 0,
             populated: false,
             drifted: Vec::new(),

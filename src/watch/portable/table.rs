@@ -77,9 +77,6 @@ impl Table {
     /// Watches and lists a directory that is not watched, and all wanted ones below it. The caller
     /// says "look everywhere" there afterwards.
     pub(super) fn walk(&mut self, top: &Path, shared: &Shared) {
-        if let Some(top) = below(&self.root, top) {
-            self.wanted.forget(&top);
-        }
         let mut todo = vec![top.to_owned()];
         while let Some(directory) = todo.pop() {
             if shared.stopping() {
@@ -108,11 +105,14 @@ impl Table {
         let config = WatchPathConfig::new(RecursiveMode::NonRecursive)
             .with_dereference_symlinks(path.is_root());
         if let Err(error) = watcher.watch_with(directory, config) {
+            self.wanted.forget(&path);
             if let Some(shortage) = Shortage::of_directory(errno(&error)) {
                 self.polled.insert(directory.to_owned(), shortage);
             }
             return false;
         }
+        // From here on a change is told.
+        self.wanted.forget(&path);
         self.polled.remove(directory);
         self.watched.insert(directory.to_owned());
         if path.is_root() || is_directory(directory) {
