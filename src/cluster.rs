@@ -14,10 +14,12 @@ mod follow;
 mod forward;
 mod log;
 mod object;
+mod pass;
+mod plugin;
 mod pod;
+mod proxy;
 
 use std::sync::Arc;
-use std::sync::Mutex;
 use std::time::Duration;
 
 use kube::Client;
@@ -29,6 +31,10 @@ pub use exec::{Exec, Finish, Receiver, Sender};
 pub use find::{Selection, Sought};
 pub use follow::{Following, LookAgain, Pods};
 pub use pod::Place;
+pub use proxy::Proxies;
+
+use access::Entry;
+use pass::{Due, Pass};
 
 /// The container that the hub runs in.
 pub const SIDECAR: &str = "e2ek-sync";
@@ -44,10 +50,18 @@ pub struct Cluster {
 }
 
 struct Shared {
+    /// Names its context: what is current may be changed while we run, and we stay where we are.
     access: Access,
     namespace: String,
     server: String,
-    client: Mutex<Client>,
+    /// Held while signing in, so that one does it for all.
+    pass: tokio::sync::Mutex<Pass>,
+}
+
+/// A client that serves now.
+struct Ready {
+    client: Client,
+    serial: u64,
 }
 
 /// A question to the API server, with the words for an answer of "no".
@@ -64,11 +78,13 @@ impl Cluster {
     ///
     /// # Errors
     /// When the kubeconfig does not lead to a cluster.
-    pub async fn open(access: Access) -> Result<Self, ClusterError> {
-        let (client, server, namespace) = access.client().await?;
+    pub async fn open(mut access: Access) -> Result<Self, ClusterError> {
+        let entry = access.enter().await?;
+        let pass = tokio::sync::Mutex::new(Pass::new(0, &entry));
+        let Entry { server, namespace, context, .. } = entry;
         object::check_name("namespace", &namespace)?;
-        let client = Mutex::new(client);
-        Ok(Self { shared: Arc::new(Shared { access, namespace, server, client }) })
+        access.context = Some(context);
+        Ok(Self { shared: Arc::new(Shared { access, namespace, server, pass }) })
     }
 
     /// The namespace that is meant.
@@ -83,23 +99,52 @@ impl Cluster {
         &self.shared.server
     }
 
-    fn client(&self) -> Client {
-        let held = self.shared.client.lock();
-        held.map_or_else(|poisoned| poisoned.into_inner().clone(), |client| client.clone())
+    /// A client whose credentials are good by now; signs in anew where they are not. That takes as
+    /// long as it takes: somebody may have to type.
+    async fn ready(&self) -> Result<Ready, ClusterError> {
+        let mut pass = self.shared.pass.lock().await;
+        let due = pass.due();
+        if due != Due::No {
+            match self.enter_again(&mut pass).await {
+                Err(error) if due == Due::Over => return Err(error),
+                Err(error) => {
+                    tracing::warn!(%error, "going on with the credentials that there are");
+                    pass.put_off();
+                }
+                Ok(()) => {}
+            }
+        }
+        Ok(Ready { client: pass.client.clone(), serial: pass.serial })
     }
 
-    /// Reads the kubeconfig again: tokens and certificates there are replaced while we run.
-    async fn renew(&self) -> Result<Client, ClusterError> {
-        let (client, ..) = self.shared.access.client().await?;
-        if let Ok(mut held) = self.shared.client.lock() {
-            *held = client.clone();
+    /// Who we are was refused: signs in anew, unless somebody did since.
+    async fn renew(&self, refused: &Ready) -> Result<Ready, ClusterError> {
+        let mut pass = self.shared.pass.lock().await;
+        if pass.serial == refused.serial {
+            self.enter_again(&mut pass).await?;
         }
-        Ok(client)
+        Ok(Ready { client: pass.client.clone(), serial: pass.serial })
+    }
+
+    async fn enter_again(&self, pass: &mut Pass) -> Result<(), ClusterError> {
+        let access = &self.shared.access;
+        let entry = access.enter().await?;
+        if entry.server != self.shared.server {
+            let (context, server) = (entry.context, entry.server);
+            return Err(access.unusable(format!(
+                "its context `{context}` leads to another server by now, {server}"
+            )));
+        }
+        *pass = Pass::new(pass.serial + 1, &entry);
+        Ok(())
     }
 
     async fn get<T: DeserializeOwned>(&self, ask: &Ask) -> Result<T, ClusterError> {
-        let answer = match self.ask(&self.client(), ask).await {
-            Err(ClusterError::Unauthorized { .. }) => self.ask(&self.renew().await?, ask).await,
+        let ready = self.ready().await?;
+        let answer = match self.ask(&ready.client, ask).await {
+            Err(ClusterError::Unauthorized { .. }) => {
+                self.ask(&self.renew(&ready).await?.client, ask).await
+            }
             answer => answer,
         }?;
         serde_json::from_str(&answer)
@@ -108,11 +153,13 @@ impl Cluster {
 
     async fn ask(&self, client: &Client, ask: &Ask) -> Result<String, ClusterError> {
         let asked = client.request_text(ask.request()?);
-        match tokio::time::timeout(ANSWERED_WITHIN, asked).await {
-            Ok(Ok(text)) => Ok(text),
-            Ok(Err(error)) => Err(self.failed(ask, error)),
-            Err(_) => Err(self.unreachable(format!("no answer within {ANSWERED_WITHIN:?}"))),
-        }
+        self.in_time(asked).await?.map_err(|error| self.failed(ask, error))
+    }
+
+    /// What is asked for, unless it takes too long.
+    async fn in_time<T>(&self, asked: impl Future<Output = T>) -> Result<T, ClusterError> {
+        let answered = tokio::time::timeout(ANSWERED_WITHIN, asked).await;
+        answered.map_err(|_| self.unreachable(format!("no answer within {ANSWERED_WITHIN:?}")))
     }
 
     fn failed(&self, ask: &Ask, error: kube::Error) -> ClusterError {

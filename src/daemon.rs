@@ -8,20 +8,23 @@ mod answers;
 mod calls;
 mod ending;
 mod forward;
+mod git;
 mod groups;
 mod join;
 mod link;
 mod members;
 mod pods;
+mod reread;
 mod restarts;
 mod say;
 mod settings;
+mod shortage;
 mod source;
 mod stdin;
 mod syncs;
 mod target;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -40,6 +43,7 @@ use self::groups::Groups;
 use self::join::Joined;
 use self::link::{LinkEvent, Outgoing};
 use self::members::Members;
+pub use self::reread::Reread;
 use self::say::Teller;
 pub use self::settings::Kind;
 use self::source::{Looked, Next, Source};
@@ -50,6 +54,7 @@ use crate::engine::session::{Effect, Input, Notice, Session, TargetId};
 use crate::error::Error;
 use crate::report::{Desk, Event, Record, Reporter, Text};
 use crate::transfer::{Contents, Origin};
+use crate::transport::network::{Changed, Network};
 
 /// Link events that wait for the loop.
 const EVENTS: usize = 256;
@@ -64,6 +69,9 @@ const KEEP_TRACES: [Duration; 2] = [Duration::from_secs(2), Duration::from_secs(
 struct Daemon {
     kind: Kind,
     config: Config,
+    reread: Reread,
+    /// Settings of which was said that they count from the next start on.
+    told_later: BTreeSet<String>,
     desk: Desk,
     control: Option<ControlServer>,
     session: Session,
@@ -76,6 +84,8 @@ struct Daemon {
     members: Members,
     /// Workloads whose pods are targets.
     groups: Groups,
+    /// Listened to from the first target on that may be on another machine.
+    network: Option<Network>,
     /// This program, to start hubs of it.
     program: PathBuf,
     teller: Teller,
@@ -100,6 +110,8 @@ struct Daemon {
     traces_at: Option<Instant>,
     /// How long they waited last.
     traces_wait: Duration,
+    /// Why directories are polled, as far as it was said.
+    shortages: std::collections::BTreeSet<crate::watch::Shortage>,
 }
 
 /// Signals that end the daemon.
@@ -132,7 +144,12 @@ impl Signals {
 ///
 /// # Errors
 /// What ended it, with its exit code and hints.
-pub async fn run(kind: Kind, config: Config, reporter: Reporter) -> Result<u8, Error> {
+pub async fn run(
+    kind: Kind,
+    config: Config,
+    reread: Reread,
+    reporter: Reporter,
+) -> Result<u8, Error> {
     // Taken before anything is started: a signal from here on ends well.
     let mut signals = Signals::new().map_err(|error| Error::failure(&error))?;
     let desk = Desk::open(reporter).map_err(|error| Error::failure(&error))?;
@@ -145,7 +162,7 @@ pub async fn run(kind: Kind, config: Config, reporter: Reporter) -> Result<u8, E
                     groups = Groups::open(kind, &config) => groups?,
                     why = signals.next() => return Err(why),
                 };
-                let daemon = Daemon::open(kind, config, desk, lock, groups)?.run(signals);
+                let daemon = Daemon::open(kind, (config, reread), desk, lock, groups)?.run(signals);
                 return tokio::spawn(daemon).await.map_err(|error| Error::failure(&error))?;
             }
             Err(LockError::Busy { pid }) => pid,
@@ -161,10 +178,18 @@ pub async fn run(kind: Kind, config: Config, reporter: Reporter) -> Result<u8, E
     }
 }
 
+/// The next change of the network; never where nobody listens. Cancel safe.
+async fn network_changed(network: &mut Option<Network>) -> Changed {
+    match network {
+        Some(network) => network.changed().await,
+        None => std::future::pending().await,
+    }
+}
+
 impl Daemon {
     fn open(
         kind: Kind,
-        config: Config,
+        (config, reread): (Config, Reread),
         desk: Desk,
         lock: Lock,
         groups: Groups,
@@ -211,13 +236,17 @@ impl Daemon {
             first_look: true,
             traces_at: None,
             traces_wait: KEEP_TRACES[0],
+            shortages: std::collections::BTreeSet::new(),
             targets: BTreeMap::new(),
             next_target: 0,
             members: Members::default(),
             groups,
+            network: None,
             program,
             desk,
             config,
+            reread,
+            told_later: BTreeSet::new(),
             control,
             source,
         };
@@ -241,6 +270,7 @@ impl Daemon {
                 call = next_call(&mut self.control) => self.call(call),
                 member = self.members.left() => self.member_left(member),
                 change = self.groups.changed() => self.cluster_change(change),
+                what = network_changed(&mut self.network) => self.network_changed(what),
                 bytes = self.stdin.next() => self.input(bytes),
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
                 () = tokio::task::yield_now(), if self.is_worth_saying() => self.say_all(),
@@ -263,14 +293,15 @@ impl Daemon {
         for (target, command) in own {
             self.input_to_session(Input::Join { target, command });
         }
-        self.follow_pods();
+        self.follow_own_pods();
         if self.kind == Kind::Watch {
             // Before they are asked for: the first save is not to wait for that.
             let contents = self.origin.contents().clone();
             self.tasks.spawn_blocking(move || contents.read_traces());
             let cookies = self.index.with_file_name("cookies");
-            let watching =
-                std::fs::create_dir_all(&cookies).and_then(|()| self.source.watch(&cookies));
+            let settings = self.config.workspace.file.as_deref();
+            let watching = std::fs::create_dir_all(&cookies)
+                .and_then(|()| self.source.watch(&cookies, settings));
             if let Err(error) = watching {
                 self.fail(Error::io("watch", &self.config.workspace.folder, &error));
             }
@@ -345,10 +376,10 @@ impl Daemon {
         })
     }
 
-    /// Whether a git command is at work in one of the source's repositories.
+    /// Whether a git command is at work in one of the source's repositories, or in a submodule there.
     fn git_is_busy(&self) -> bool {
         let git = |root: &PathBuf| crate::filter::git_directory_of(root);
-        self.origin.roots().iter().filter_map(git).any(|git| git.join("index.lock").exists())
+        self.origin.roots().iter().filter_map(git).any(|git| git::is_busy(&git))
     }
 
     fn source_event(&mut self, next: Next) {
@@ -358,12 +389,16 @@ impl Daemon {
                 if self.source.take(told) {
                     self.input_to_session(Input::RootGone);
                 }
+                if self.source.take_settings_changed() {
+                    self.follow_settings();
+                }
                 if point && self.answers.point() {
                     self.source.release();
                 }
             }
             Next::Looked(looked) => self.looked(looked),
         }
+        self.tell_shortages();
     }
 
     fn looked(&mut self, looked: Looked) {

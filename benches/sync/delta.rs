@@ -36,6 +36,9 @@ const BIG_REACH_MEMORY: u64 = 40_000_000;
 const FRONT_REACH: u64 = 1024;
 const CODE_REACH: [i64; 2] = [250, 120];
 
+/// How rsync is to work. It takes equal sizes and whole seconds for no change, and would miss a round.
+const DELTA: [&str; 3] = ["--no-whole-file", "--ignore-times", "--stats"];
+
 /// The session, what it keeps equal, and rsync's copy.
 struct World {
     place: PathBuf,
@@ -129,7 +132,7 @@ fn one_byte(world: &mut World, size: usize, rounds: usize, rows: &mut Vec<Row>) 
         }
         if let Some(copy) = &world.by_rsync {
             let mut command = Command::new("rsync");
-            command.args(["-a", "--inplace", "--no-whole-file", "--stats"]).args([&from, copy]);
+            command.args(["-a", "--inplace"]).args(DELTA).args([&from, copy]);
             let began = clock::now();
             rsync_bytes = Some(stats(&mut command)?);
             rsync.push(between(began, clock::now()));
@@ -191,7 +194,7 @@ fn replace(world: &mut World, name: &str, content: &Path) -> Result<(Carried, Op
     let carried = world.session.carried()?.since(before);
     let Some(copy) = &world.by_rsync else { return Ok((carried, None)) };
     let mut command = Command::new("rsync");
-    command.args(["-a", "--no-whole-file", "--stats"]).args([&from, copy]);
+    command.arg("-a").args(DELTA).args([&from, copy]);
     Ok((carried, Some(stats(&mut command)?)))
 }
 

@@ -7,13 +7,18 @@
 //! most 4 KiB, and stops reading while it writes (measured; transports.md 1).
 
 use std::pin::Pin;
+use std::time::Duration;
 
 use futures_util::{Sink, Stream, StreamExt};
+use kube::client::Connection;
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::error::Status;
 use super::object::query;
-use super::{Ask, BRIDGE, Cluster, ClusterError, SIDECAR};
+use super::{Ask, BRIDGE, Cluster, ClusterError, Ready, SIDECAR};
+
+/// How long a stream may take to be there.
+const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 /// What comes of a connection.
 pub type Receiver = Pin<Box<dyn Stream<Item = Result<Message, tungstenite::Error>> + Send>>;
@@ -75,9 +80,11 @@ impl Cluster {
             self.namespace()
         );
         let ask = Ask { path, verb: "get", resource: "pods/exec" };
-        let connection = match self.client().connect(ask.request()?).await {
+        // Signing in takes as long as it takes.
+        let ready = self.ready().await?;
+        let connection = match self.connect(&ready, &ask).await? {
             Err(kube::Error::Api(status)) if status.code == 401 => {
-                self.renew().await?.connect(ask.request()?).await
+                self.connect(&self.renew(&ready).await?, &ask).await?
             }
             connection => connection,
         };
@@ -85,6 +92,16 @@ impl Cluster {
         let closes = connection.supports_stream_close();
         let (sender, receiver) = connection.into_stream().split();
         Ok(Exec { receiver: Box::pin(receiver), sender: Box::pin(sender), closes })
+    }
+
+    async fn connect(
+        &self,
+        ready: &Ready,
+        ask: &Ask,
+    ) -> Result<kube::Result<Connection>, ClusterError> {
+        let connecting = ready.client.connect(ask.request()?);
+        let connected = tokio::time::timeout(CONNECT_WITHIN, connecting).await;
+        connected.map_err(|_| self.unreachable(format!("no stream within {CONNECT_WITHIN:?}")))
     }
 
     fn no_exec(&self, pod: &str, ask: &Ask, error: kube::Error) -> ClusterError {

@@ -7,7 +7,7 @@ use super::{Ask, Cluster, ClusterError};
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Sought {
     /// The short kind: `deploy`, `sts`, `ds`, `rs`, `job`, `pod`.
-    pub kind: &'static str,
+    pub kind: String,
     /// Its name.
     pub name: String,
     /// Only this one of its pods.
@@ -77,7 +77,7 @@ impl Cluster {
         }
         if let Some(pod) = &sought.pod {
             check_name("pod", pod)?;
-            asked = match sought.kind {
+            asked = match sought.kind.as_str() {
                 "pod" if *pod == sought.name => asked,
                 _ => format!("{asked}&fieldSelector={}", query(&format!("metadata.name={pod}"))),
             };

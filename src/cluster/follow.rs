@@ -124,8 +124,10 @@ impl Following {
             if !tell(unknown, &mut last, &out).await {
                 return;
             }
-            tokio::time::sleep(wait).await;
-            wait = (wait * 2).min(AGAIN_LAST);
+            tokio::select! {
+                () = tokio::time::sleep(wait) => wait = (wait * 2).min(AGAIN_LAST),
+                () = again.0.notified() => wait = AGAIN_FIRST,
+            }
             if self.list().await.is_ok() && !tell(self.now(), &mut last, &out).await {
                 return;
             }
@@ -152,17 +154,18 @@ impl Following {
              &resourceVersion={version}&timeoutSeconds={WATCH_SECONDS}"
         );
         let ask = Ask { path, verb: "watch", resource: "pods" };
-        let client = self.cluster.client();
+        let ready = self.cluster.ready().await?;
         let failed = |cluster: &Cluster, error| match error {
             kube::Error::Api(status) if status.code == 410 => Ok(Ended::LookAgain),
             error => Err(cluster.failed(&ask, error)),
         };
-        let stream = match client.request_events::<Pod>(ask.request()?).await {
+        let begun = ready.client.request_events::<Pod>(ask.request()?);
+        let stream = match self.cluster.in_time(begun).await? {
             Ok(stream) => stream,
             Err(error) => {
                 let ended = failed(&self.cluster, error);
                 if matches!(ended, Err(ClusterError::Unauthorized { .. })) {
-                    self.cluster.renew().await?;
+                    self.cluster.renew(&ready).await?;
                 }
                 return ended;
             }

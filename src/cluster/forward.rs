@@ -86,7 +86,7 @@ impl Cluster {
         let path =
             format!("/api/v1/namespaces/{}/pods/{pod}/portforward?ports={port}", self.namespace());
         let ask = Ask { path, verb: "get", resource: "pods/portforward" };
-        let connection = self.client().connect(ask.request()?).await;
+        let connection = self.ready().await?.client.connect(ask.request()?).await;
         let connection = connection.map_err(|error| self.failed(&ask, error))?;
         let (mut sender, mut receiver) = connection.into_stream().split();
         let mut headers = [false; 2];

@@ -69,7 +69,8 @@ impl Cluster {
             query(container)
         );
         let ask = Ask { path, verb: "get", resource: "pods/log" };
-        let stream = self.client().request_stream(ask.request()?).await;
+        let asked = self.ready().await?;
+        let stream = self.in_time(asked.client.request_stream(ask.request()?)).await?;
         let mut stream = pin!(stream.map_err(|error| self.failed(&ask, error))?);
         mark.begun = true;
         let (mut line, mut whole) = (Vec::new(), true);

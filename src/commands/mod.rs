@@ -18,7 +18,7 @@ use std::io::{self, IsTerminal};
 use e2ek_sidecar::wire::PROTOCOL;
 
 use crate::cli::{Cli, Command, VersionArgs};
-use crate::config::{Config, ConfigError, Environment, Output, Say};
+use crate::config::{Config, ConfigError, Environment, Flags, Output, Say};
 use crate::daemon;
 use crate::error::{Error, Kind};
 use crate::log::{self, LogError};
@@ -101,7 +101,8 @@ fn start(cli: &Cli, options: &mut report::Options) -> Result<u8, Error> {
             let config = Config::resolve(&flags, &environment)?;
             let state = syncs(command).then_some(&config);
             let (reporter, _log) = reporter(*options, &say, state)?;
-            runtime.block_on(settled_command(command, &flags.targets, config, reporter))
+            let reread = reread(flags.clone(), environment);
+            runtime.block_on(settled_command(command, &flags.targets, config, reread, reporter))
         }
     };
     // A thread that still reads a file must not keep the process from its end.
@@ -109,15 +110,21 @@ fn start(cli: &Cli, options: &mut report::Options) -> Result<u8, Error> {
     done
 }
 
+/// The way to the same settings again, for whoever follows their file.
+fn reread(flags: Flags, environment: Environment) -> daemon::Reread {
+    Box::new(move || Config::resolve(&flags, &environment).map_err(Error::from))
+}
+
 /// Who does it, of those that need the settings.
 async fn settled_command(
     command: &Command,
     targets: &[String],
     config: Config,
+    reread: daemon::Reread,
     mut reporter: Reporter,
 ) -> Result<u8, Error> {
     match command {
-        command if syncs(command) => sync_command(command, config, reporter).await,
+        command if syncs(command) => sync_command(command, config, reread, reporter).await,
         Command::CheckIgnore(args) => ignore::run(args, &config, &mut reporter),
         command => control::run(command, targets, &config, &mut reporter).await,
     }
@@ -132,6 +139,7 @@ fn syncs(command: &Command) -> bool {
 async fn sync_command(
     command: &Command,
     config: Config,
+    reread: daemon::Reread,
     mut reporter: Reporter,
 ) -> Result<u8, Error> {
     let name = command.name();
@@ -152,7 +160,7 @@ async fn sync_command(
         Command::Plan(_) => daemon::Kind::Plan,
         _ => daemon::Kind::Once,
     };
-    daemon::run(kind, config, reporter).await
+    daemon::run(kind, config, reread, reporter).await
 }
 
 fn version(args: &VersionArgs, options: report::Options) -> Result<u8, Error> {

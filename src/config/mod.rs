@@ -33,7 +33,7 @@ pub use cluster::{ClusterChoice, Forward};
 pub use error::ConfigError;
 pub use explain::{FileCommand, Setting};
 pub use flags::Flags;
-pub use places::{Environment, GitVariables, Places, WorkspaceId, make_private};
+pub use places::{Environment, GitVariables, Places, ProxyVariables, WorkspaceId, make_private};
 pub use quantity::{
     DeleteBudget, QuantityError, parse_command, parse_duration, parse_seconds, show_duration,
 };

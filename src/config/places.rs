@@ -22,21 +22,27 @@ use super::error::ConfigError;
 use super::value::{Source, Value};
 
 /// Every variable that is ever looked at.
-const VARIABLES: [&str; 14] = [
+const VARIABLES: [&str; 20] = [
     "E2EK_LOG",
     "E2EK_STATE_DIR",
     "GIT_CONFIG_GLOBAL",
     "GIT_CONFIG_NOSYSTEM",
     "GIT_CONFIG_SYSTEM",
     "HOME",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
     "KUBECONFIG",
     "LOGNAME",
     "NO_COLOR",
+    "NO_PROXY",
     "TERM",
     "USER",
     "XDG_CONFIG_HOME",
     "XDG_RUNTIME_DIR",
     "XDG_STATE_HOME",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
 ];
 
 /// `sockaddr_un.sun_path`, less its NUL.
@@ -115,6 +121,32 @@ impl GitVariables {
     }
 }
 
+/// The variables that name proxies, as they are: the large spelling before the small one, empty where
+/// neither is set.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ProxyVariables {
+    /// For servers spoken to over TLS.
+    pub https: String,
+    /// For others.
+    pub http: String,
+    /// The servers that are reached without.
+    pub no: String,
+}
+
+impl ProxyVariables {
+    fn of(environment: &Environment) -> Self {
+        let either = |large, small| {
+            let value = environment.variable(large).or_else(|| environment.variable(small));
+            value.map_or_else(String::new, |value| value.to_string_lossy().into_owned())
+        };
+        Self {
+            https: either("HTTPS_PROXY", "https_proxy"),
+            http: either("HTTP_PROXY", "http_proxy"),
+            no: either("NO_PROXY", "no_proxy"),
+        }
+    }
+}
+
 /// The directories on this machine. Resolved, not made.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Places {
@@ -122,6 +154,8 @@ pub struct Places {
     pub home: Option<PathBuf>,
     /// What git's own configuration is found by.
     pub git: GitVariables,
+    /// On the way to a cluster.
+    pub proxies: ProxyVariables,
     /// Holds one directory a workspace.
     pub state: Value<PathBuf>,
     /// Holds the control sockets.
@@ -151,7 +185,8 @@ impl Places {
             .or(from_home)
             .ok_or(ConfigError::NoHome)?;
         let runtime = runtime(&state, environment);
-        Ok(Self { home, git: GitVariables::of(environment), state, runtime })
+        let (git, proxies) = (GitVariables::of(environment), ProxyVariables::of(environment));
+        Ok(Self { home, git, proxies, state, runtime })
     }
 }
 
@@ -249,6 +284,15 @@ mod tests {
         assert_eq!(state(None, 2), expected("/home/me/.local/state/e2ek-sync", "default"));
         let nowhere = Places::resolve(None, &environment(&[("XDG_STATE_HOME", "relative")]));
         assert!(matches!(nowhere, Err(ConfigError::NoHome)));
+    }
+
+    #[test]
+    fn proxies_are_named_in_large_letters_or_small() {
+        let all = [("HTTPS_PROXY", "a"), ("https_proxy", "b"), ("no_proxy", "c")];
+        let places = Places::resolve(Some("/s".into()), &environment(&all)).unwrap();
+        let expected =
+            ProxyVariables { https: "a".into(), http: String::new(), no: "c".to_owned() };
+        assert_eq!(places.proxies, expected);
     }
 
     #[test]

@@ -16,6 +16,9 @@ pub struct Joining {
     pub settings: Vec<(String, String)>,
     /// What it wants; never empty.
     pub targets: Vec<Wanted>,
+    /// Ports of this machine, and the ports of the first workload's pods that they lead to.
+    #[serde(default)]
+    pub forwards: Vec<(u16, u16)>,
 }
 
 /// A target as a `watch` wants it.
@@ -36,6 +39,33 @@ pub struct Wanted {
     pub take_over: bool,
     /// What runs there.
     pub command: Option<WantedCommand>,
+    /// The workload in whose pods it is, as they come and go.
+    #[serde(default)]
+    pub workload: Option<WantedWorkload>,
+}
+
+/// A workload in a cluster, as it was typed. What was not typed is what kubectl would take.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WantedWorkload {
+    /// The short kind: `deploy`, `pod`.
+    pub kind: String,
+    /// Its name.
+    pub name: String,
+    /// The files that lead to the cluster, absolute.
+    pub kubeconfig: Vec<Word>,
+    /// One of their contexts.
+    pub context: Option<String>,
+    /// The namespace.
+    pub namespace: Option<String>,
+    /// Only this one of its pods.
+    pub pod: Option<String>,
+    /// Only pods with these labels.
+    pub selector: Option<String>,
+    /// The app's container.
+    pub container: Option<String>,
+    /// What the environment says of proxies: for TLS, for others, for which hosts none.
+    #[serde(default)]
+    pub proxies: [String; 3],
 }
 
 /// Where a target is. Two that are equal are the same target.

@@ -20,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use crate::report::{Failure, Status};
 
 pub use client::{ClientError, ControlClient, Events, Followed, Membership};
-pub use joining::{Joining, PodPlace, TargetPlace, Wanted, WantedCommand, Word};
+pub use joining::{Joining, PodPlace, TargetPlace, Wanted, WantedCommand, WantedWorkload, Word};
 pub use lock::{Lock, LockError};
 pub use server::{BindError, Call, ControlServer, LastWord, Member};
 

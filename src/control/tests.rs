@@ -510,6 +510,17 @@ fn joining() -> Joining {
         signal: 2,
         kill_after_ms: 10_000,
     };
+    let workload = WantedWorkload {
+        kind: "deploy".into(),
+        name: "api".into(),
+        kubeconfig: vec![Word::from(Path::new("/k"))],
+        context: None,
+        namespace: Some("web".into()),
+        pod: None,
+        selector: None,
+        container: None,
+        proxies: ["p:1".into(), String::new(), String::new()],
+    };
     Joining {
         sources: vec![Word::from(Path::new("/w"))],
         settings: vec![("workspace.exclude".into(), "*.log".into())],
@@ -521,7 +532,9 @@ fn joining() -> Joining {
             write: "auto".into(),
             take_over: false,
             command: Some(command),
+            workload: Some(workload),
         }],
+        forwards: vec![(8080, 80)],
     }
 }
 

@@ -383,7 +383,7 @@ fn child_status(event: &ChildEvent) -> ChildStatus {
 /// Paths of one kind that are told by name.
 const SHOWN: usize = 3;
 
-fn degraded_words(degraded: &crate::watch::Degraded) -> String {
+pub(super) fn degraded_words(degraded: &crate::watch::Degraded) -> String {
     let count = degraded.directories;
     match degraded.shortage.setting() {
         Some((name, value)) => format!("polling: {count} directories ({name} = {value})"),

@@ -1,5 +1,8 @@
 //! The workloads of a `watch`: what was asked for, what their pods are by now, which targets they
 //! became. What is done about it stands in `pods`.
+//!
+//! A workload is there like a target: the daemon's own for as long as it lives, others for as long as
+//! somebody who asked for them takes part.
 
 use std::collections::BTreeMap;
 
@@ -8,9 +11,11 @@ use tokio::task::AbortHandle;
 
 use super::forward::{self, Forwarded};
 use super::{Kind, settings};
-use crate::cluster::{Access, Cluster, ClusterError, Following, LookAgain, Place, Pods, Sought};
-use crate::config::{ClusterChoice, Config, Target, TargetSpec};
-use crate::control::{PodPlace, TargetPlace, Wanted};
+use crate::cluster::{
+    Access, Cluster, ClusterError, Following, LookAgain, Place, Pods, Proxies, Sought,
+};
+use crate::config::{Config, Forward};
+use crate::control::{Call, PodPlace, TargetPlace, Wanted, WantedWorkload, Word};
 use crate::engine::session::TargetId;
 use crate::error::Error;
 use crate::report::Text;
@@ -18,7 +23,7 @@ use crate::report::Text;
 /// Lists that wait for the loop: each is whole.
 const CHANGES: usize = 4;
 
-/// Names a workload of the configuration.
+/// Names a workload; not used twice.
 pub(super) type GroupId = usize;
 
 /// What the tasks tell.
@@ -31,11 +36,21 @@ pub(super) enum Change {
     NoOutput(TargetId, ClusterError),
     /// A connection must not be carried into a pod.
     NotForwarded(ClusterError),
+    /// The workloads of somebody who asks to join were looked for.
+    Opened(Call, Result<Opened, Error>),
+}
+
+/// What somebody who joins brings.
+#[derive(Default)]
+pub(super) struct Opened {
+    pub(super) groups: Vec<Group>,
+    pub(super) forwarded: Vec<Forwarded>,
 }
 
 /// All workloads.
 pub(super) struct Groups {
-    pub(super) all: Vec<Group>,
+    pub(super) all: BTreeMap<GroupId, Group>,
+    next: GroupId,
     pub(super) changes: mpsc::Receiver<Change>,
     /// For those that are followed.
     pub(super) out: mpsc::Sender<Change>,
@@ -49,11 +64,16 @@ pub(super) struct Groups {
 pub(super) struct Group {
     /// As people know it.
     pub(super) name: Text,
+    /// Asked for by this process itself, so that it stays as long as that.
+    pub(super) own: bool,
+    sought: Sought,
     /// What each of its pods is asked for.
     pub(super) wanted: Wanted,
     pub(super) cluster: Cluster,
     /// Taken when it is followed.
     pub(super) following: Option<Following>,
+    /// Ends that.
+    pub(super) task: Option<AbortHandle>,
     pub(super) again: LookAgain,
     /// As last heard.
     pub(super) pods: Pods,
@@ -78,26 +98,41 @@ impl Groups {
     /// # Errors
     /// When one cannot be found, or will never have a pod that could be served.
     pub(super) async fn open(kind: Kind, config: &Config) -> Result<Self, Error> {
-        let mut all = Vec::new();
-        for target in &config.targets {
-            if let Some(choice) = &target.cluster {
-                all.push(Group::open(kind, config, target, choice).await?);
-            }
-        }
-        let mut forwarded = Vec::new();
-        for forward in &config.forwards {
-            if all.is_empty() {
-                return Err(Error::nothing_to_forward_to());
-            }
-            forwarded.push(forward::listen(*forward).await?);
-        }
+        let own = config.targets.iter().filter(|target| target.cluster.is_some());
+        let own = own.map(|target| settings::wanted(kind, config, target));
+        let own = own.collect::<Result<Vec<_>, Error>>()?;
+        let Opened { groups, forwarded } = Opened::open(own, &config.forwards).await?;
         let (out, changes) = mpsc::channel(CHANGES);
-        Ok(Self { all, changes, out, forwarded, not_forwarded: false })
+        let mut this =
+            Self { all: BTreeMap::new(), next: 0, changes, out, forwarded, not_forwarded: false };
+        for group in groups {
+            this.add(Group { own: true, ..group });
+        }
+        Ok(this)
+    }
+
+    /// One more.
+    pub(super) fn add(&mut self, group: Group) -> GroupId {
+        let id = self.next;
+        self.next += 1;
+        self.all.insert(id, group);
+        id
+    }
+
+    /// One that is the same workload, at the same place in its pods.
+    pub(super) fn same(&self, other: &Group) -> Option<(GroupId, &Group)> {
+        let mut all = self.all.iter().map(|(id, group)| (*id, group));
+        all.find(|(_, group)| {
+            group.sought == other.sought
+                && group.cluster.server() == other.cluster.server()
+                && group.cluster.namespace() == other.cluster.namespace()
+                && group.wanted.place == other.wanted.place
+        })
     }
 
     /// For people.
     pub(super) fn names(&self) -> impl Iterator<Item = Text> + '_ {
-        self.all.iter().map(|group| group.name.clone())
+        self.all.values().map(|group| group.name.clone())
     }
 
     /// The next change of a workload's pods; never without a workload. Cancel safe.
@@ -111,46 +146,58 @@ impl Groups {
 
     /// Whether a workload has no pod that is served.
     pub(super) fn absent(&self) -> bool {
-        self.all.iter().any(|group| group.targets.is_empty())
+        self.all.values().any(|group| group.targets.is_empty())
+    }
+}
+
+impl Opened {
+    /// Finds workloads and their pods, and takes ports that lead to the first of them.
+    ///
+    /// # Errors
+    /// When one cannot be had.
+    pub(super) async fn open(wanted: Vec<Wanted>, forwards: &[Forward]) -> Result<Self, Error> {
+        let (mut groups, mut forwarded) = (Vec::new(), Vec::new());
+        for wanted in wanted {
+            if let Some(workload) = wanted.workload.clone() {
+                groups.push(Group::open(wanted, workload).await?);
+            }
+        }
+        if !forwards.is_empty() && groups.is_empty() {
+            return Err(Error::nothing_to_forward_to());
+        }
+        for forward in forwards {
+            forwarded.push(forward::listen(*forward).await?);
+        }
+        Ok(Self { groups, forwarded })
     }
 }
 
 impl Group {
-    async fn open(
-        kind: Kind,
-        config: &Config,
-        target: &Target,
-        choice: &ClusterChoice,
-    ) -> Result<Self, Error> {
-        let TargetSpec::Kube { kind: of, name, .. } = &target.spec.value else {
-            return Err(Error::not_built("a cluster without a workload"));
-        };
-        let word = |value: &Option<crate::config::Value<String>>| {
-            value.as_ref().map(|value| value.value.clone())
-        };
-        let access = Access {
-            kubeconfig: choice.kubeconfig.clone(),
-            context: word(&choice.context),
-            namespace: word(&choice.namespace),
-        };
-        let sought = Sought {
-            kind: of,
-            name: name.clone(),
-            pod: word(&choice.pod),
-            selector: word(&choice.selector),
-            container: word(&choice.container),
-        };
-        if target.command.is_some() {
-            return Err(Error::command_in_pod(&sought.shown()));
+    async fn open(wanted: Wanted, workload: WantedWorkload) -> Result<Self, Error> {
+        let WantedWorkload { kind, name, pod, selector, container, .. } = workload;
+        let sought = Sought { kind, name, pod, selector, container };
+        if let Some(command) = &wanted.command {
+            let argv = command.argv.iter().map(Word::as_bytes).collect::<Vec<_>>();
+            return Err(Error::command_in_pod(&sought.shown(), &argv));
         }
+        let [https, http, no] = workload.proxies;
+        let access = Access {
+            kubeconfig: workload.kubeconfig.iter().map(|word| word.as_path().into()).collect(),
+            context: workload.context,
+            namespace: workload.namespace,
+            proxies: Proxies { https, http, no },
+        };
         let cluster = Cluster::open(access).await?;
         let selection = cluster.select(&sought).await?;
         let (following, pods) = Following::begin(&cluster, selection).await?;
         let group = Self {
-            name: Text::name(target.name.value.as_bytes()),
-            wanted: settings::wanted(kind, config, target)?,
+            name: Text::name(wanted.name.as_bytes()),
+            own: false,
+            sought,
+            wanted,
             cluster,
             following: Some(following),
+            task: None,
             again: LookAgain::default(),
             pods,
             targets: BTreeMap::new(),
@@ -185,6 +232,7 @@ impl Group {
         Wanted {
             name: format!("{}/{}", place.pod, place.container),
             place: TargetPlace { pod: Some(pod), ..self.wanted.place.clone() },
+            workload: None,
             ..self.wanted.clone()
         }
     }

@@ -4,6 +4,8 @@
 //! after a generation arrives after it. Content is read only when the hub has room for it.
 
 mod lane;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::sync::Arc;
@@ -18,13 +20,13 @@ use e2ek_sidecar::wire::{
     WireError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::sync::{Semaphore, mpsc};
+use tokio::sync::{Notify, Semaphore, mpsc};
 
 use self::lane::Lane;
 pub(super) use self::lane::Taken;
 use crate::engine::session::TargetId;
 use crate::transfer::{Changed, Distance, Folder, Kin, Likened, Origin, Pace, Patches};
-use crate::transport::{Ended, Link, NotStarted, Transport, process};
+use crate::transport::{Ended, Link, NotStarted, Transport};
 
 /// Read at once.
 const READ_BYTES: usize = 64 << 10;
@@ -35,6 +37,11 @@ const PACK_FROM: usize = 4;
 const PACK_LEVEL: i32 = 6;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
+/// How soon something must be heard after the network changed: the other end says something every five
+/// seconds.
+const PROBED_WITHIN: Duration = HEARTBEAT.saturating_add(Duration::from_secs(2));
+/// A try to connect that has come so far without an end is begun anew when the network changed.
+const TRIED_FOR: Duration = Duration::from_secs(1);
 /// How long a carrier may take to end by itself after its streams were closed.
 const CARRIER_ENDS_WITHIN: Duration = Duration::from_secs(2);
 
@@ -75,6 +82,8 @@ pub(super) enum LinkError {
     Wire(WireError),
     /// Nothing came for fifteen seconds.
     Silent,
+    /// Nothing came since the network changed, although something should have.
+    SilentSince,
     /// It was closed; how its carrier ended.
     Closed(Ended),
 }
@@ -112,9 +121,23 @@ pub(super) struct Connection {
     pub(super) serial: u64,
     /// Unbounded, because the session bounds it: generations in flight, and small messages.
     pub(super) outgoing: mpsc::UnboundedSender<Outgoing>,
+    pub(super) shared: Shared,
+}
+
+/// What the daemon shares with a link's tasks.
+#[derive(Clone)]
+pub(super) struct Shared {
     pub(super) credit: Credit,
     /// What the hub took of contents sent ahead.
     pub(super) taken: Arc<Taken>,
+    /// Says that the network changed.
+    pub(super) probe: Arc<Notify>,
+}
+
+impl Shared {
+    pub(super) fn new() -> Self {
+        Self { credit: new_credit(), taken: Arc::default(), probe: Arc::default() }
+    }
 }
 
 /// Events carry the target and the serial of the connection.
@@ -127,14 +150,11 @@ pub(super) async fn serve(
     transport: Transport,
     origin: Arc<Origin>,
     mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
-    (credit, taken): (Credit, Arc<Taken>),
+    Shared { credit, taken, probe }: Shared,
     events: Events,
 ) {
-    let distance = match transport {
-        Transport::Process(process::Transport::Embedded { .. }) => Distance::Here,
-        Transport::Process(process::Transport::Program { .. }) | Transport::Pod(_) => Distance::Far,
-    };
-    let down = match transport.connect().await {
+    let distance = if transport.is_far() { Distance::Far } else { Distance::Here };
+    let down = match connect(&transport, &probe).await {
         Err(error) => LinkError::NotStarted(error),
         Ok(Link { reader, writer, carrier }) => {
             let mut sender = Sender {
@@ -152,7 +172,7 @@ pub(super) async fn serve(
                 lane: Lane::new(taken),
             };
             let result = tokio::select! {
-                result = read(target, serial, reader, &events) => result,
+                result = read((target, serial), reader, &events, &probe) => result,
                 result = sender.run(&mut outgoing) => {
                     result.map_err(|_| LinkError::Closed(Ended::default()))
                 }
@@ -169,11 +189,29 @@ pub(super) async fn serve(
     let _ = events.send((target, serial, LinkEvent::Down(down))).await;
 }
 
+/// Makes the carrier; begins anew when the network changed while it was long about it.
+async fn connect(transport: &Transport, probe: &Notify) -> Result<Link, NotStarted> {
+    loop {
+        let began = Instant::now();
+        let connecting = transport.connect();
+        tokio::pin!(connecting);
+        loop {
+            tokio::select! {
+                link = &mut connecting => return link,
+                () = probe.notified() => {}
+            }
+            if began.elapsed() >= TRIED_FOR {
+                break;
+            }
+        }
+    }
+}
+
 async fn read(
-    target: TargetId,
-    serial: u64,
+    (target, serial): (TargetId, u64),
     mut reader: Box<dyn tokio::io::AsyncRead + Send + Unpin>,
     events: &Events,
+    probe: &Notify,
 ) -> Result<(), LinkError> {
     let mut buffer = vec![0; READ_BYTES];
     let greeting = tokio::time::timeout(HELLO_WITHIN, hello(&mut reader, &mut buffer)).await;
@@ -194,10 +232,33 @@ async fn read(
         while let Some((message, _)) = decoder.message::<FromHub>().map_err(LinkError::Wire)? {
             tell(LinkEvent::Message(message)).await?;
         }
-        match tokio::time::timeout(DEAD_AFTER, reader.read(&mut buffer)).await {
-            Ok(Ok(0) | Err(_)) => return Err(LinkError::Closed(Ended::default())),
-            Err(_) => return Err(LinkError::Silent),
-            Ok(Ok(len)) => decoder.feed(&buffer[..len]),
+        let len = heard(&mut reader, &mut buffer, probe).await?;
+        decoder.feed(&buffer[..len]);
+    }
+}
+
+/// What comes next, in time.
+async fn heard(
+    reader: &mut (dyn tokio::io::AsyncRead + Send + Unpin),
+    buffer: &mut [u8],
+    probe: &Notify,
+) -> Result<usize, LinkError> {
+    let mut patience = tokio::time::Instant::now() + DEAD_AFTER;
+    let mut silent = LinkError::Silent;
+    loop {
+        tokio::select! {
+            biased;
+            read = tokio::time::timeout_at(patience, reader.read(buffer)) => return match read {
+                Ok(Ok(0) | Err(_)) => Err(LinkError::Closed(Ended::default())),
+                Err(_) => Err(silent),
+                Ok(Ok(len)) => Ok(len),
+            },
+            () = probe.notified() => {
+                let sooner = tokio::time::Instant::now() + PROBED_WITHIN;
+                if sooner < patience {
+                    (patience, silent) = (sooner, LinkError::SilentSince);
+                }
+            }
         }
     }
 }
@@ -301,9 +362,8 @@ impl Sender {
             Ok(permit) => permit,
             Err(_) => {
                 self.flush().await?;
-                let began = Instant::now();
+                // What the hub takes its time for, its disk say, tells nothing of the link.
                 let waited = self.credit.clone().acquire_many_owned(permits).await;
-                self.pace.observe(0, began.elapsed());
                 waited.map_err(io::Error::other)?
             }
         };

@@ -11,15 +11,17 @@ use std::path::Path;
 use std::time::Instant;
 
 use e2ek_sidecar::wire::ToHub;
-use tokio::task::JoinSet;
+use tokio::task::{AbortHandle, JoinSet};
 
+use super::groups::{Change, Group, GroupId, Opened};
 use super::link::Outgoing;
 use super::target::Target;
 use super::{Daemon, settings};
+use crate::config::Forward;
 use crate::control::{Call, Joining, LastWord, Reply, Request, Wanted};
 use crate::engine::session::{Input, TargetId};
 use crate::error::Error;
-use crate::report::Event;
+use crate::report::{Event, Text};
 
 /// Who takes part beside the daemon itself.
 #[derive(Default)]
@@ -37,6 +39,9 @@ pub(super) struct Members {
 
 struct Member {
     targets: Vec<TargetId>,
+    groups: Vec<GroupId>,
+    /// End the carrying of connections into pods.
+    forwards: Vec<AbortHandle>,
     last: LastWord,
     /// It waits until its targets are let go of.
     left: bool,
@@ -55,10 +60,14 @@ impl Members {
     fn want(&self, target: TargetId) -> bool {
         self.all.values().any(|member| !member.left && member.targets.contains(&target))
     }
+
+    fn want_group(&self, group: GroupId) -> bool {
+        self.all.values().any(|member| !member.left && member.groups.contains(&group))
+    }
 }
 
 /// What becomes of somebody who asks to join.
-enum Answer {
+pub(super) enum Answer {
     Yes,
     /// When a hub has let go.
     Later,
@@ -77,20 +86,106 @@ impl Daemon {
             Answer::No(error) => call.answer(Reply::Failed((&error).into())),
             Answer::Later => self.members.waiting.push(call),
             Answer::Yes => {
-                let wanted = joining.targets.clone();
-                let reply = Reply::Joined { pid: std::process::id() };
-                let Some(member) = call.admit(reply) else { return };
-                let (leaves, last) = member.split();
-                let targets = wanted.into_iter().map(|wanted| self.bring(wanted)).collect();
-                let id = self.members.next;
-                self.members.next += 1;
-                self.members.all.insert(id, Member { targets, last, left: false });
-                self.members.leaving.spawn(async move {
-                    leaves.await;
-                    id
+                let forwards = joining.forwards.iter();
+                let forwards: Vec<Forward> =
+                    forwards.map(|&(local, remote)| Forward { local, remote }).collect();
+                let wanted = joining.targets.iter().filter(|wanted| wanted.workload.is_some());
+                let wanted: Vec<Wanted> = wanted.cloned().collect();
+                if wanted.is_empty() && forwards.is_empty() {
+                    return self.admit(call, Opened::default());
+                }
+                // Clusters take their time to answer.
+                let out = self.groups.out.clone();
+                self.tasks.spawn(async move {
+                    let opened = Opened::open(wanted, &forwards).await;
+                    let _ = out.send(Change::Opened(call, opened)).await;
                 });
             }
         }
+    }
+
+    /// The workloads of somebody who asks to join were found, or were not.
+    pub(super) fn join_opened(&mut self, call: Call, opened: Result<Opened, Error>) {
+        let Request::Join(joining) = &call.request else { return };
+        if self.ending.is_some() || call.is_gone() {
+            return;
+        }
+        // Much may have happened meanwhile.
+        let answer = self.may_join(joining);
+        let opened = opened.and_then(|opened| match self.stands_apart(&opened.groups) {
+            Some(error) => Err(error),
+            None => Ok(opened),
+        });
+        match (answer, opened) {
+            (Answer::No(error), _) | (_, Err(error)) => {
+                call.answer(Reply::Failed((&error).into()));
+            }
+            (Answer::Later, _) => self.members.waiting.push(call),
+            (Answer::Yes, Ok(opened)) => self.admit(call, opened),
+        }
+    }
+
+    /// Why workloads cannot be had beside those that there are.
+    fn stands_apart(&self, groups: &[Group]) -> Option<Error> {
+        groups.iter().find_map(|group| {
+            if let Some((_, there)) = self.groups.same(group) {
+                let (theirs, ours) = (&there.wanted.write, &group.wanted.write);
+                return (theirs != ours).then(|| Error::differing_settings("write", theirs, ours));
+            }
+            group.pods.serving.iter().find_map(|place| {
+                let wanted = group.wanted_of(place);
+                self.targets.values().find_map(|target| match beside(target, &wanted)? {
+                    Answer::No(error) => Some(error),
+                    Answer::Yes => {
+                        let (pod, of) = (&target.name, self.group_name(target));
+                        Some(Error::pod_of_another(pod.as_str(), &of))
+                    }
+                    Answer::Later => None,
+                })
+            })
+        })
+    }
+
+    fn group_name(&self, target: &Target) -> String {
+        let group = target.group.and_then(|group| self.groups.all.get(&group));
+        group.map_or(String::new(), |group| group.name.to_string())
+    }
+
+    /// Somebody takes part from now on.
+    fn admit(&mut self, call: Call, opened: Opened) {
+        let Request::Join(joining) = &call.request else { return };
+        let plain = joining.targets.iter().filter(|wanted| wanted.workload.is_none());
+        let plain: Vec<Wanted> = plain.cloned().collect();
+        let reply = Reply::Joined { pid: std::process::id() };
+        let Some(member) = call.admit(reply) else { return };
+        let (leaves, last) = member.split();
+        let targets = plain.into_iter().map(|wanted| self.bring(wanted)).collect();
+        let Opened { groups, forwarded } = opened;
+        let groups: Vec<GroupId> =
+            groups.into_iter().map(|group| self.bring_group(group)).collect();
+        let forwards = groups.first().map(|&first| self.forward(first, forwarded));
+        let forwards = forwards.unwrap_or_default();
+        let id = self.members.next;
+        self.members.next += 1;
+        let member = Member { targets, groups: groups.clone(), forwards, last, left: false };
+        self.members.all.insert(id, member);
+        self.members.leaving.spawn(async move {
+            leaves.await;
+            id
+        });
+        // Now that somebody can be told what is wrong with them.
+        for group in groups {
+            self.follow_pods(group);
+        }
+    }
+
+    /// The workload of somebody who joins: one that is there, or a new one.
+    fn bring_group(&mut self, group: Group) -> GroupId {
+        if let Some((id, _)) = self.groups.same(&group) {
+            return id;
+        }
+        self.say(Event::TargetAdded { target: group.name.clone() });
+        self.groups.add(group)
     }
 
     fn may_join(&self, joining: &Joining) -> Answer {
@@ -114,6 +209,10 @@ impl Daemon {
         for wanted in &joining.targets {
             if wanted.place.roots.len() != theirs.len() {
                 return Answer::No(Error::usage("a target needs a place for each source", vec![]));
+            }
+            if wanted.workload.is_some() {
+                // Its pods are known later.
+                continue;
             }
             match self.targets.values().find_map(|target| beside(target, wanted)) {
                 None => {}
@@ -143,31 +242,94 @@ impl Daemon {
     pub(super) fn member_left(&mut self, id: u64) {
         let Some(member) = self.members.all.get_mut(&id) else { return };
         member.left = true;
-        for target in member.targets.clone() {
-            self.unwant(target);
-        }
+        member.forwards.drain(..).for_each(|task| task.abort());
+        let (targets, groups) = (member.targets.clone(), member.groups.clone());
+        targets.into_iter().for_each(|target| self.unwant(target));
+        groups.into_iter().for_each(|group| self.unwant_group(group));
         self.dismiss();
     }
 
     /// Takes a target away from all who brought it; one that has no other ends.
     pub(super) fn stop_target(&mut self, call: Call) {
         let Request::Stop { target: Some(name) } = &call.request else { return };
+        let wanted = Text::name(name);
+        let group = self.groups.all.iter().find(|(_, group)| group.name == wanted);
+        if let Some((&id, group)) = group {
+            if group.own {
+                let error = Error::target_of_the_first(name);
+                return call.answer(Reply::Failed((&error).into()));
+            }
+            return self.stop_group(id, call);
+        }
         let named = self.named(name).and_then(|id| match self.is_own(id) {
             true => Err(Error::target_of_the_first(name)),
-            false => Ok(id),
+            false => match self.targets.get(&id).filter(|target| target.group.is_some()) {
+                Some(target) => Err(Error::target_of_a_workload(name, &self.group_name(target))),
+                None => Ok(id),
+            },
         });
         let id = match named {
             Ok(id) => id,
             Err(error) => return call.answer(Reply::Failed((&error).into())),
         };
         for member in self.members.all.values_mut().filter(|m| m.targets.contains(&id)) {
-            match member.targets.len() {
+            match member.targets.len() + member.groups.len() {
                 1 => member.left = true,
                 _ => member.targets.retain(|target| *target != id),
             }
         }
         self.members.stopping.push((id, call));
         self.unwant(id);
+    }
+
+    /// Takes a workload away from all who brought it.
+    fn stop_group(&mut self, id: GroupId, call: Call) {
+        for member in self.members.all.values_mut().filter(|m| m.groups.contains(&id)) {
+            match member.targets.len() + member.groups.len() {
+                1 => member.left = true,
+                _ => member.groups.retain(|group| *group != id),
+            }
+        }
+        self.unwant_group(id);
+        self.dismiss();
+        call.answer(Reply::Done { generation: None });
+    }
+
+    /// Lets a workload go if nobody wants it any more.
+    fn unwant_group(&mut self, id: GroupId) {
+        let wanted = self.members.want_group(id);
+        if wanted || self.groups.all.get(&id).is_none_or(|group| group.own) {
+            return;
+        }
+        let Some(group) = self.groups.all.remove(&id) else { return };
+        if let Some(task) = group.task {
+            task.abort();
+        }
+        for member in group.targets.into_values() {
+            self.pod_is_gone(member);
+        }
+        self.say(Event::TargetRemoved { target: group.name });
+    }
+
+    /// A workload cannot be had. Its own ends the daemon, another's ends those who asked for it.
+    pub(super) fn group_failed(&mut self, id: GroupId, error: Error) {
+        if self.groups.all.get(&id).is_none_or(|group| group.own) {
+            return self.fail(error);
+        }
+        self.members_failed(|member| member.groups.contains(&id), &error);
+    }
+
+    /// Ends those who asked for what cannot be had.
+    fn members_failed(&mut self, wanting: impl Fn(&Member) -> bool, error: &Error) {
+        let failed = self.members.all.extract_if(.., |_, member| !member.left && wanting(member));
+        let failed: Vec<Member> = failed.map(|(_, member)| member).collect();
+        self.say_all();
+        for Member { targets, groups, forwards, last, .. } in failed {
+            last.say(Reply::Failed(error.into()));
+            forwards.into_iter().for_each(|task| task.abort());
+            targets.into_iter().for_each(|target| self.unwant(target));
+            groups.into_iter().for_each(|group| self.unwant_group(group));
+        }
     }
 
     /// Lets a target go if nobody wants it any more.
@@ -201,8 +363,9 @@ impl Daemon {
         for event in self.teller.remove(id) {
             self.say(event);
         }
-        if target.group.is_none() {
-            self.say(Event::TargetRemoved { target: target.name });
+        match target.group {
+            None => self.say(Event::TargetRemoved { target: target.name }),
+            Some(_) => self.pods_again(),
         }
         for (_, call) in self.members.stopping.extract_if(.., |(of, _)| *of == id) {
             call.answer(Reply::Done { generation: None });
@@ -215,10 +378,13 @@ impl Daemon {
         let targets = &self.targets;
         let is_leaving =
             |id: &TargetId| targets.get(id).is_some_and(|t: &Target| t.leaving.is_some());
-        let done = self
-            .members
-            .all
-            .extract_if(.., |_, member| member.left && !member.targets.iter().any(is_leaving));
+        let in_group = |groups: &[GroupId]| {
+            let mut leaving = targets.values().filter(|target| target.leaving.is_some());
+            leaving.any(|target| target.group.is_some_and(|group| groups.contains(&group)))
+        };
+        let done = self.members.all.extract_if(.., |_, member| {
+            member.left && !member.targets.iter().any(is_leaving) && !in_group(&member.groups)
+        });
         let done: Vec<Member> = done.map(|(_, member)| member).collect();
         if !done.is_empty() {
             // The last word comes after what has happened.
@@ -234,14 +400,11 @@ impl Daemon {
         if self.targets.get(&id).is_none_or(|target| target.own) {
             return self.fail(error);
         }
-        let wanting = |member: &Member| !member.left && member.targets.contains(&id);
-        let failed = self.members.all.extract_if(.., |_, member| wanting(member));
-        let failed: Vec<Member> = failed.map(|(_, member)| member).collect();
-        self.say_all();
-        for Member { targets, last, .. } in failed {
-            last.say(Reply::Failed((&error).into()));
-            targets.into_iter().for_each(|target| self.unwant(target));
-        }
+        let group = self.targets.get(&id).and_then(|target| target.group);
+        let wanting = |member: &Member| {
+            member.targets.contains(&id) || group.is_some_and(|of| member.groups.contains(&of))
+        };
+        self.members_failed(wanting, &error);
     }
 
     /// Gives up on hubs that do not let go, and asks again for those who wait.
@@ -265,7 +428,7 @@ impl Daemon {
 
 /// Whether a target stands in the way of one that is wanted; `None` when it has nothing to do with
 /// it.
-fn beside(target: &Target, wanted: &Wanted) -> Option<Answer> {
+pub(super) fn beside(target: &Target, wanted: &Wanted) -> Option<Answer> {
     let (there, place) = (&target.wanted.place, &wanted.place);
     let reached_alike = there.process == place.process
         && there.transport == place.transport

@@ -10,8 +10,10 @@ use std::time::{Duration, Instant};
 use e2ek_sidecar::wire::{Container, Refusal, ToHub};
 use tokio::task::AbortHandle;
 
+use super::forward::Forwarded;
 use super::groups::{Change, Group, GroupId, Member};
 use super::link::LinkError;
+use super::members::beside;
 use super::target::{Reach, link_words};
 use super::{Daemon, Kind, say, settings};
 use crate::cluster::{ClusterError, Place, Pods};
@@ -19,6 +21,7 @@ use crate::engine::session::{Input, TargetId};
 use crate::error::Error;
 use crate::report::{Event, GroupStatus, Stream, Text, WaitingPod};
 use crate::transport::kube::PodHub;
+use crate::transport::network::Network;
 use crate::transport::{NotStarted, Transport};
 
 /// So many links in a row may lead to nothing before `sync --once` gives up: about half a minute.
@@ -27,26 +30,45 @@ const FAILURES_MAX: u32 = 10;
 const REFUSED_AGAIN: Duration = Duration::from_secs(2);
 
 impl Daemon {
-    /// Takes the pods that there are, and hears of those that come.
-    pub(super) fn follow_pods(&mut self) {
-        for id in 0..self.groups.all.len() {
-            let group = &mut self.groups.all[id];
-            let pods = std::mem::take(&mut group.pods);
-            if let Some(following) = group.following.take() {
-                let out = self.groups.out.clone();
-                let tell_as = move |pods| Change::Pods(id, pods);
-                self.tasks.spawn(following.run(pods.clone(), out, tell_as, group.again.clone()));
-            }
-            self.pods_changed(id, pods);
+    /// Follows the workloads of our own, and opens the ports that lead to the first of them.
+    pub(super) fn follow_own_pods(&mut self) {
+        let own: Vec<GroupId> = self.groups.all.keys().copied().collect();
+        for id in own {
+            self.follow_pods(id);
         }
-        for forwarded in std::mem::take(&mut self.groups.forwarded) {
-            let Some(group) = self.groups.all.first() else { return };
+        let forwarded = std::mem::take(&mut self.groups.forwarded);
+        if let Some((&first, _)) = self.groups.all.first_key_value() {
+            self.forward(first, forwarded);
+        }
+    }
+
+    /// Takes the pods that a workload has, and hears of those that come.
+    pub(super) fn follow_pods(&mut self, id: GroupId) {
+        self.network.get_or_insert_with(Network::listen);
+        let Some(group) = self.groups.all.get_mut(&id) else { return };
+        let pods = std::mem::take(&mut group.pods);
+        if let Some(following) = group.following.take() {
+            let out = self.groups.out.clone();
+            let tell_as = move |pods| Change::Pods(id, pods);
+            let following = following.run(pods.clone(), out, tell_as, group.again.clone());
+            group.task = Some(self.tasks.spawn(following));
+        }
+        self.pods_changed(id, pods);
+    }
+
+    /// Lets ports of this machine lead to a workload's pods; what ends that.
+    pub(super) fn forward(&mut self, id: GroupId, forwarded: Vec<Forwarded>) -> Vec<AbortHandle> {
+        let mut tasks = Vec::new();
+        for forwarded in forwarded {
+            let Some(group) = self.groups.all.get(&id) else { return tasks };
             let (local, remote) = (forwarded.forward.local, forwarded.forward.remote);
             let (cluster, pods) = (group.cluster.clone(), group.names.subscribe());
             let target = group.name.clone();
-            self.tasks.spawn(forwarded.run(cluster, pods, self.groups.out.clone()));
+            let carrying = forwarded.run(cluster, pods, self.groups.out.clone());
+            tasks.push(self.tasks.spawn(carrying));
             self.say(Event::Forwarding { local, target, remote });
         }
+        tasks
     }
 
     /// A workload's pods are these now.
@@ -56,34 +78,54 @@ impl Daemon {
         }
         if let Some(error @ ClusterError::Forbidden { .. }) = &pods.unknown {
             // Pods that come could never be seen.
-            return self.fail(error.clone().into());
+            return self.group_failed(id, error.clone().into());
         }
         self.say_of_pods(id, &pods);
-        let group = &mut self.groups.all[id];
+        // One that nobody wants any more may still be heard of.
+        let Some(group) = self.groups.all.get_mut(&id) else { return };
         group.pods = pods;
         let names = group.pods.serving.iter().map(|place| place.pod.clone()).collect();
         group.names.send_replace(names);
         if let Some(error) = group.hopeless() {
-            return self.fail(error);
+            return self.group_failed(id, error);
         }
         let serves = |uid: &String| group.pods.serving.iter().any(|place| place.uid == *uid);
         let gone: Vec<(String, Member)> =
             group.targets.extract_if(.., |uid, _| !serves(uid)).collect();
-        for (_, Member { target, log }) in gone {
-            if let Some(log) = log {
-                log.abort();
-            }
-            let name = self.teller.name(target);
-            self.say(Event::PodGone { target: name });
-            self.release(target);
+        let serving = group.pods.serving.clone();
+        for (_, member) in gone {
+            self.pod_is_gone(member);
         }
-        for place in self.groups.all[id].pods.serving.clone() {
+        for place in serving {
+            self.pod_is_there(id, &place);
+        }
+    }
+
+    /// A pod that was served is not any more.
+    pub(super) fn pod_is_gone(&mut self, Member { target, log }: Member) {
+        if let Some(log) = log {
+            log.abort();
+        }
+        let name = self.teller.name(target);
+        self.say(Event::PodGone { target: name });
+        self.release(target);
+    }
+
+    /// Looks at all pods again: one that another target stood in the way of may be free now.
+    pub(super) fn pods_again(&mut self) {
+        if self.ending.is_some() {
+            return;
+        }
+        let of = |(&id, group): (&GroupId, &Group)| {
+            group.pods.serving.iter().map(|place| (id, place.clone())).collect::<Vec<_>>()
+        };
+        for (id, place) in self.groups.all.iter().flat_map(of).collect::<Vec<_>>() {
             self.pod_is_there(id, &place);
         }
     }
 
     fn pod_is_there(&mut self, id: GroupId, place: &Place) {
-        let group = &self.groups.all[id];
+        let Some(group) = self.groups.all.get(&id) else { return };
         let wanted = group.wanted_of(place);
         let container = Container { name: place.container.clone(), id: place.container_id.clone() };
         let open = settings::open(self.kind, &self.config, &wanted);
@@ -95,22 +137,30 @@ impl Daemon {
             }
             return;
         }
+        if self.targets.values().any(|target| beside(target, &wanted).is_some()) {
+            // Another workload's, or on its way out: this is looked at again when that is gone.
+            return tracing::info!(pod = place.pod, "this pod is a target already");
+        }
         let hub = PodHub { cluster: group.cluster.clone(), pod: place.pod.clone() };
         let reach = Reach { open, transport: Transport::Pod(hub), group: Some(id) };
-        let target = self.add_target(wanted, true, false, reach);
+        let own = group.own;
+        let target = self.add_target(wanted, own, false, reach);
         let log = (self.kind == Kind::Watch && !place.wrapped)
-            .then(|| self.follow_log(id, target, place.clone()));
-        self.groups.all[id].targets.insert(place.uid.clone(), Member { target, log });
+            .then(|| self.follow_log(id, target, place.clone()))
+            .flatten();
+        if let Some(group) = self.groups.all.get_mut(&id) {
+            group.targets.insert(place.uid.clone(), Member { target, log });
+        }
         let name = self.teller.name(target);
         self.say(Event::PodFound { target: name });
         self.join_pod(target);
     }
 
     /// Has what a container says told, beside what happens.
-    fn follow_log(&mut self, id: GroupId, target: TargetId, place: Place) -> AbortHandle {
-        let cluster = self.groups.all[id].cluster.clone();
+    fn follow_log(&mut self, id: GroupId, target: TargetId, place: Place) -> Option<AbortHandle> {
+        let cluster = self.groups.all.get(&id)?.cluster.clone();
         let out = self.groups.out.clone();
-        self.tasks.spawn(async move {
+        Some(self.tasks.spawn(async move {
             let told = cluster.follow_log(&place.pod, &place.container, |bytes| {
                 let out = out.clone();
                 async move { out.send(Change::Output(target, bytes)).await.is_ok() }
@@ -118,13 +168,14 @@ impl Daemon {
             if let Err(error) = told.await {
                 let _ = out.send(Change::NoOutput(target, error)).await;
             }
-        })
+        }))
     }
 
     /// A task has something to tell.
     pub(super) fn cluster_change(&mut self, change: Change) {
         match change {
             Change::Pods(group, pods) => self.pods_changed(group, pods),
+            Change::Opened(call, opened) => self.join_opened(call, opened),
             Change::Output(target, bytes) => {
                 let (target, stream) = (self.teller.name(target), Stream::Stdout);
                 self.say(Event::Output { target, stream, bytes });
@@ -150,7 +201,7 @@ impl Daemon {
 
     /// What is new of pods that are not served.
     fn say_of_pods(&mut self, id: GroupId, pods: &Pods) {
-        let group = &self.groups.all[id];
+        let Some(group) = self.groups.all.get(&id) else { return };
         let name = &group.name;
         let mut events = Vec::new();
         for (pod, obstacle) in &pods.waiting {
@@ -182,14 +233,14 @@ impl Daemon {
 
     /// A hub of the group opened.
     pub(super) fn pod_opened(&mut self, group: Option<GroupId>) {
-        if let Some(group) = group.and_then(|group| self.groups.all.get_mut(group)) {
+        if let Some(group) = group.and_then(|group| self.groups.all.get_mut(&group)) {
             group.ever_opened = true;
         }
     }
 
     /// Whether a target may fail without ending the daemon: others of its workload were served.
     pub(super) fn may_fail_alone(&self, group: Option<GroupId>) -> bool {
-        let group = group.and_then(|group| self.groups.all.get(group));
+        let group = group.and_then(|group| self.groups.all.get(&group));
         group.is_some_and(|group| group.ever_opened) && self.kind == Kind::Watch
     }
 
@@ -258,7 +309,7 @@ impl Daemon {
         if self.may_fail_alone(group) {
             return None;
         }
-        let name = group.and_then(|group| self.groups.all.get(group)).map(|group| &group.name);
+        let name = group.and_then(|group| self.groups.all.get(&group)).map(|group| &group.name);
         let name = name.map_or("the pod", Text::as_str);
         match error {
             LinkError::NotStarted(NotStarted::Cluster(error)) if is_lasting(error) => {
@@ -283,7 +334,7 @@ impl Daemon {
     /// A link of a pod is lost: perhaps its pod is, too.
     pub(super) fn look_again(&self, target: TargetId) {
         let group = self.targets.get(&target).and_then(|target| target.group);
-        if let Some(group) = group.and_then(|group| self.groups.all.get(group)) {
+        if let Some(group) = group.and_then(|group| self.groups.all.get(&group)) {
             group.again.ask();
         }
     }
@@ -306,7 +357,7 @@ impl Daemon {
                 })
                 .collect(),
         };
-        self.groups.all.iter().map(status).collect()
+        self.groups.all.values().map(status).collect()
     }
 }
 

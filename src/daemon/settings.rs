@@ -10,7 +10,7 @@ use e2ek_sidecar::restart::{Action, OnExit, Policy, Signal};
 use e2ek_sidecar::wire::{self, Blob, CommandSpec, Open};
 
 use crate::config::{self, Config, Target, TargetSpec};
-use crate::control::{Joining, TargetPlace, Wanted, WantedCommand, Word};
+use crate::control::{Joining, TargetPlace, Wanted, WantedCommand, WantedWorkload, Word};
 use crate::engine::plan;
 use crate::engine::session::{Ignored, Rules, Settings};
 use crate::error::Error;
@@ -168,14 +168,32 @@ pub(super) fn wanted(kind: Kind, config: &Config, target: &Target) -> Result<Wan
             kill_after_ms: u64::try_from(config.restart.kill_after.value.as_millis())
                 .unwrap_or(u64::MAX),
         }),
+        workload: workload(config, target),
+    })
+}
+
+/// The workload that a target names.
+fn workload(config: &Config, target: &Target) -> Option<WantedWorkload> {
+    let TargetSpec::Kube { kind, name, .. } = &target.spec.value else { return None };
+    let choice = target.cluster.as_ref()?;
+    let word =
+        |value: &Option<config::Value<String>>| value.as_ref().map(|value| value.value.clone());
+    let proxies = &config.places.proxies;
+    Some(WantedWorkload {
+        kind: (*kind).to_owned(),
+        name: name.clone(),
+        kubeconfig: choice.kubeconfig.iter().map(|path| Word::from(path.as_path())).collect(),
+        context: word(&choice.context),
+        namespace: word(&choice.namespace),
+        pod: word(&choice.pod),
+        selector: word(&choice.selector),
+        container: word(&choice.container),
+        proxies: [&proxies.https, &proxies.http, &proxies.no].map(Clone::clone),
     })
 }
 
 /// What a second watch says of itself.
 pub(super) fn joining(config: &Config) -> Result<Joining, Error> {
-    if config.targets.iter().any(|target| target.cluster.is_some()) {
-        return Err(Error::not_built("a second watch of one workspace with a target in a cluster"));
-    }
     let wanted = config.targets.iter().map(|target| wanted(Kind::Watch, config, target));
     let targets = wanted.collect::<Result<Vec<_>, Error>>()?;
     let sources = sources(config)?;
@@ -183,6 +201,7 @@ pub(super) fn joining(config: &Config) -> Result<Joining, Error> {
         sources: sources.into_iter().map(Word::from).collect(),
         settings: shared(config),
         targets,
+        forwards: config.forwards.iter().map(|forward| (forward.local, forward.remote)).collect(),
     })
 }
 

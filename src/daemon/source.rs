@@ -24,7 +24,7 @@ use crate::engine::debounce::{Debounce, Hints, Seen};
 use crate::filter::{Filter, FilterError, FilterOptions, Near};
 use crate::scan::{ScanError, ScanReport, Scanner, Traced};
 use crate::transfer::Contents;
-use crate::watch::{Observed, Watch};
+use crate::watch::{Observed, Wants, Watch};
 
 /// Paths that are looked at on the spot.
 const AT_ONCE: usize = 64;
@@ -41,6 +41,8 @@ pub(super) enum Told {
     Observed(usize, Vec<Observed>),
     /// Everything that happened in a pair before a flush was observed.
     Point,
+    /// The file of settings, which lies in no pair's root, may have changed.
+    Settings,
 }
 
 /// What [`Source::next`] brings.
@@ -114,6 +116,10 @@ pub(super) struct Source {
     changed: bool,
     /// The tree of the last run, until the first look has ended.
     previous: Option<Arc<Previous>>,
+    /// The file of settings that is followed.
+    settings: Option<PathBuf>,
+    /// It may have changed.
+    settings_changed: bool,
 }
 
 impl Source {
@@ -150,14 +156,21 @@ impl Source {
             looks: 0,
             changed: false,
             previous: Some(Arc::new(LazyLock::new(Box::new(previous)))),
+            settings: None,
+            settings_changed: false,
         })
     }
 
-    /// Starts to watch; "look everywhere" follows from the watches themselves.
+    /// Starts to watch, the file of `settings` too; "look everywhere" follows from the watches
+    /// themselves.
     ///
     /// # Errors
     /// When a thread cannot be started.
-    pub(super) fn watch(&mut self, cookies: &std::path::Path) -> std::io::Result<()> {
+    pub(super) fn watch(
+        &mut self,
+        cookies: &std::path::Path,
+        settings: Option<&std::path::Path>,
+    ) -> std::io::Result<()> {
         for (index, pair) in self.pairs.iter_mut().enumerate() {
             let root = pair.filter.root().to_owned();
             let watch = Arc::new(Watch::start(root, cookies.to_owned(), wanted(&pair.filter))?);
@@ -166,7 +179,33 @@ impl Source {
             pair.reached = Some(reached);
             self.tasks.spawn(tell(index, watch, reaches, self.told.clone()));
         }
+        self.settings = settings.map(std::path::Path::to_owned);
+        let Some((file, folder)) = settings.and_then(|file| Some((file, file.parent()?))) else {
+            return Ok(());
+        };
+        if !self.pairs.iter().any(|pair| pair.filter.root() == folder) {
+            let nothing_below = Arc::new(|_: &SyncPath| false);
+            let watch = Watch::start(folder.to_owned(), cookies.to_owned(), nothing_below)?;
+            let name = file.file_name().unwrap_or_default().as_encoded_bytes().to_vec();
+            self.tasks.spawn(tell_of_file(watch, name, self.told.clone()));
+        }
         Ok(())
+    }
+
+    /// Whether the file of settings may have changed since this was asked last.
+    pub(super) fn take_settings_changed(&mut self) -> bool {
+        std::mem::take(&mut self.settings_changed)
+    }
+
+    /// Follows other rules from now on.
+    pub(super) fn follow(&mut self, now: Instant, options: &FilterOptions) {
+        for pair in &self.pairs {
+            pair.filter.follow(options);
+            if let Some(watch) = &pair.watch {
+                watch.rewalk(wanted(&pair.filter));
+            }
+        }
+        self.everything(now, false);
     }
 
     /// The next thing that the watches tell, or the end of a look on a thread. Cancel safe.
@@ -206,7 +245,14 @@ impl Source {
 
     /// Takes in what was told. Returns whether a root is gone now.
     pub(super) fn take(&mut self, told: Told) -> bool {
-        let Told::Observed(index, observed) = told else { return false };
+        let (index, observed) = match told {
+            Told::Observed(index, observed) => (index, observed),
+            Told::Point => return false,
+            Told::Settings => {
+                self.settings_changed = true;
+                return false;
+            }
+        };
         let mut gone = false;
         for observed in observed {
             gone |= self.observe(index, observed);
@@ -219,6 +265,9 @@ impl Source {
         match observed {
             Observed::Path { path, seen, at } => {
                 let rules = path.name().is_some_and(Filter::is_rule_file);
+                self.settings_changed |= is_complete(seen)
+                    && (self.settings.as_ref())
+                        .is_some_and(|file| is_in(file, pair.filter.root(), &path));
                 let Ok(full) = pair.name.append(&path) else { return false };
                 self.debounce.observe(at, full, seen);
                 if rules && !matches!(seen, Seen::Modified) {
@@ -227,6 +276,7 @@ impl Source {
                 false
             }
             Observed::Everywhere { subtree, at } => {
+                self.settings_changed |= subtree.is_root();
                 if let Ok(full) = pair.name.append(&subtree) {
                     self.debounce.look_everywhere(at, full);
                 }
@@ -248,11 +298,11 @@ impl Source {
     /// A file of ignore rules changed: what is watched and what is sent are decided anew.
     fn rules_changed(&mut self, index: usize, path: &SyncPath, at: Instant) {
         let pair = &self.pairs[index];
-        pair.filter.reload();
+        let parent = path.parent().unwrap_or_default();
+        pair.filter.forget(&parent);
         if let Some(watch) = &pair.watch {
             watch.rewalk(wanted(&pair.filter));
         }
-        let parent = path.parent().unwrap_or_default();
         if let Ok(full) = pair.name.append(&parent) {
             self.debounce.look_everywhere(at, full);
         }
@@ -580,6 +630,19 @@ async fn tell(
     }
 }
 
+/// Tells of one file of a watched directory, and when events of it may have been lost.
+async fn tell_of_file(watch: Watch, name: Vec<u8>, told: mpsc::Sender<Told>) {
+    while let Some(observed) = watch.next().await {
+        let of_it = observed.iter().any(|observed| match observed {
+            Observed::Path { path, seen, .. } => is_complete(*seen) && path.as_bytes() == name,
+            _ => true,
+        });
+        if of_it && told.send(Told::Settings).await.is_err() {
+            return;
+        }
+    }
+}
+
 impl Pair {
     fn open(
         index: usize,
@@ -606,6 +669,18 @@ impl Pair {
     }
 }
 
+/// Whether a file may be there as a whole now. One that went away may be on its way back: that is how
+/// editors save.
+fn is_complete(seen: Seen) -> bool {
+    !matches!(seen, Seen::Modified | Seen::Created { open: true } | Seen::Removed | Seen::MovedOut)
+}
+
+/// Whether a path in `root` is that very file of its first level.
+fn is_in(file: &std::path::Path, root: &std::path::Path, path: &SyncPath) -> bool {
+    file.file_name().is_some_and(|name| name.as_encoded_bytes() == path.as_bytes())
+        && file.parent() == Some(root)
+}
+
 /// The name of a pair's directory.
 fn name_of(index: usize) -> SyncPath {
     SyncPath::try_from(index.to_string().as_str()).expect("digits are a name")
@@ -616,9 +691,21 @@ fn tree_of(index: usize, all: &Snapshot) -> Snapshot {
     all.dir(&name_of(index)).cloned().map(Snapshot::from_root).unwrap_or_default()
 }
 
+/// What the filter keeps is watched.
+struct Kept(Arc<Filter>);
+
+impl Wants for Kept {
+    fn wants(&self, directory: &SyncPath) -> bool {
+        directory.is_root() || self.0.verdict_of(directory, true).is_kept()
+    }
+
+    fn forget(&self, subtree: &SyncPath) {
+        self.0.forget(subtree);
+    }
+}
+
 fn wanted(filter: &Arc<Filter>) -> crate::watch::Wanted {
-    let filter = filter.clone();
-    Arc::new(move |path: &SyncPath| path.is_root() || filter.verdict_of(path, true).is_kept())
+    Arc::new(Kept(filter.clone()))
 }
 
 /// Paths that could not be read, for a reason that may pass without an event of the path.

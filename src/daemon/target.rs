@@ -3,7 +3,6 @@
 //! What a link brings is the session's to judge, but for what only passes through: credit, output,
 //! input taken, and the listing of unmanaged paths, which is collected and filtered here.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
@@ -11,12 +10,13 @@ use e2ek_sidecar::wire::{CommandSpec, FromHub, Listed, Refusal, ToHub, WireError
 use tokio::sync::mpsc;
 
 use super::ending::HUB_ENDS_WITHIN;
-use super::link::{self, Connection, LinkError, LinkEvent, Outgoing, Taken};
+use super::link::{self, Connection, LinkError, LinkEvent, Outgoing};
 use super::{Daemon, Kind, say, settings};
 use crate::control::Wanted;
 use crate::engine::session::{Input, TargetId};
 use crate::error::Error;
 use crate::report::{Event, Stream, Text};
+use crate::transport::network::{Changed, Network};
 use crate::transport::{Ended, NotStarted, Transport};
 
 /// One target as the daemon knows it.
@@ -94,6 +94,9 @@ impl Daemon {
         self.next_target += 1;
         let root = wanted.root.as_path().display().to_string();
         let Reach { open, transport, group } = reach;
+        if transport.is_far() {
+            self.network.get_or_insert_with(Network::listen);
+        }
         let target = Target {
             name: self.teller.add(id, &wanted.name, &root),
             open,
@@ -129,17 +132,31 @@ impl Daemon {
         self.serial += 1;
         let Some(one) = self.targets.get_mut(&target) else { return };
         let (outgoing, queue) = mpsc::unbounded_channel();
-        let credit = link::new_credit();
+        let shared = link::Shared::new();
         // Said with the Hello, unasked.
         let _ = outgoing.send(Outgoing::Message(one.open.clone()));
         let transport = one.transport.clone();
         let (origin, events) = (self.origin.clone(), self.events.0.clone());
-        let taken = Arc::new(Taken::default());
-        let windows = (credit.clone(), taken.clone());
-        let serving = link::serve(target, self.serial, transport, origin, queue, windows, events);
+        let theirs = shared.clone();
+        let serving = link::serve(target, self.serial, transport, origin, queue, theirs, events);
         self.tasks.spawn(serving);
         one.foreign.clear();
-        one.connection = Some(Connection { serial: self.serial, outgoing, credit, taken });
+        one.connection = Some(Connection { serial: self.serial, outgoing, shared });
+    }
+
+    /// The way to other machines may be another by now: lost links are made again at once, and those
+    /// that look alive must prove it.
+    pub(super) fn network_changed(&mut self, what: Changed) {
+        tracing::info!(?what, "the network changed: links are tried at once");
+        let far = self.targets.values().filter(|target| target.transport.is_far());
+        for connection in far.filter_map(|target| target.connection.as_ref()) {
+            connection.shared.probe.notify_one();
+            let _ = connection.outgoing.send(Outgoing::Message(ToHub::Ping));
+        }
+        for group in self.groups.all.values() {
+            group.again.ask();
+        }
+        self.input_to_session(Input::Reconnect);
     }
 
     pub(super) fn link_event(&mut self, target: TargetId, serial: u64, event: LinkEvent) {
@@ -155,9 +172,9 @@ impl Daemon {
             LinkEvent::Changed(path) => self.source.hint(Instant::now(), path),
             LinkEvent::Down(error) => self.link_down(target, &error),
             LinkEvent::Message(FromHub::Credit { bytes }) => {
-                connection.credit.add_permits(usize::try_from(bytes).unwrap_or(0));
+                connection.shared.credit.add_permits(usize::try_from(bytes).unwrap_or(0));
             }
-            LinkEvent::Message(FromHub::AheadTaken { bytes }) => connection.taken.add(bytes),
+            LinkEvent::Message(FromHub::AheadTaken { bytes }) => connection.shared.taken.add(bytes),
             LinkEvent::Message(FromHub::Output { stream, bytes }) => {
                 self.output(target, stream, bytes.0);
             }
@@ -267,9 +284,9 @@ pub(super) fn link_words(error: &LinkError) -> String {
     match error {
         LinkError::NotStarted(NotStarted::Program(error)) => error.to_string(),
         LinkError::NotStarted(NotStarted::Cluster(error)) => error.to_string(),
-        LinkError::NotStarted(NotStarted::Late) => "no link within 10 seconds".to_owned(),
         LinkError::Wire(error) => error.to_string(),
         LinkError::Silent => "nothing was heard for 15 seconds".to_owned(),
+        LinkError::SilentSince => "nothing was heard since the network changed".to_owned(),
         LinkError::Closed(Ended { code: Some(0) | None, said: None }) => {
             "the link was closed".to_owned()
         }

@@ -95,6 +95,9 @@ pub enum Input {
     },
     /// Try again what was refused, and look for unmanaged paths again.
     Retry,
+    /// The way to the targets may be another by now (a route changed, the machine woke up): lost links
+    /// are made again at once.
+    Reconnect,
     /// Restart every command now, whatever changed.
     Restart,
     /// Restart the command of this target now.
@@ -146,11 +149,11 @@ pub enum Effect {
         target: TargetId,
         /// Names it on this link.
         number: u64,
-        /// What it is for.
+        /// What it is for; of a [`How::Copy`](e2ek_sidecar::wire::How::Copy) the hub has the content.
         op: Op,
         /// What the target holds by then.
         base: Snapshot,
-        /// Not as a patch.
+        /// Not as a patch or copy.
         whole: bool,
     },
     /// End a content that is sent ahead or held.
@@ -370,6 +373,11 @@ impl Session {
         }
     }
 
+    /// Goes on with other settings: what is planned and restarted from now on follows them.
+    pub fn follow(&mut self, settings: Settings) {
+        self.settings = settings;
+    }
+
     /// Takes one input. Called with the same inputs it has the same effects.
     pub fn handle(&mut self, now: Instant, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
@@ -385,6 +393,10 @@ impl Session {
             Input::Pause => self.paused = true,
             Input::Resume { accept } => self.resume(accept),
             Input::Retry => self.targets.values_mut().for_each(|t| t.retry(&mut effects)),
+            Input::Reconnect if self.ending => {}
+            Input::Reconnect => {
+                self.targets.values_mut().for_each(|t| t.reconnect(&mut effects));
+            }
             Input::Restart => self.restart(now, |_| true),
             Input::RestartOne(target) => self.restart(now, |id| id == target),
             Input::Tick { .. } if self.ending => {}

@@ -68,8 +68,13 @@ impl From<ClusterError> for Error {
                     .hint("the same program must work for: kubectl get pods")
             }
             C::Unreachable { server, why } => {
+                // rustls's words for a certificate that is of another time.
+                let untimely = ["not valid yet", "certificate expired"];
+                let untimely = untimely.iter().any(|words| why.contains(words));
                 let message = format!("{server} cannot be reached: {}", escaped(&why));
-                Self::new(Kind::NotInSync, message).hint("kubectl cluster-info")
+                Self::new(Kind::NotInSync, message)
+                    .hint_if(untimely, "is this machine's clock right? date -u")
+                    .hint("kubectl cluster-info")
             }
             C::Unauthorized { server } => {
                 Self::new(Kind::Forbidden, format!("{server} does not accept who you are"))
@@ -255,10 +260,48 @@ impl Error {
 
     /// CMD for a target in a cluster.
     #[must_use]
-    pub fn command_in_pod(target: &str) -> Self {
+    pub fn command_in_pod(target: &str, argv: &[&[u8]]) -> Self {
         let target = escaped(target);
-        let what = format!("a command for {target} is not built in this version");
-        Self::new(Kind::Usage, what)
-            .hint(format!("let the container's own command be restarted, as in {EXAMPLE}"))
+        let words = argv.iter().map(|word| Escaped(word).to_string()).collect::<Vec<_>>();
+        // As YAML takes it, and as lines show it unescaped.
+        let quoted = words.iter().map(|word| format!(", '{}'", word.replace('\'', "''")));
+        let quoted = quoted.collect::<String>();
+        let what = "pods run the command that their manifest names, not one that is typed";
+        Self::new(Kind::Usage, format!("a command for {target}: {what}"))
+            .hint(format!(
+                "leave out `-- {}`: under the wrapper the container's own command is restarted when \
+                 its files change",
+                words.join(" ")
+            ))
+            .hint(format!(
+                "or let the container run it: command: ['/e2ek/e2ek-sidecar', 'run', '--'{quoted}], \
+                 as in {EXAMPLE}"
+            ))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_for_a_pod_is_shown_where_it_belongs() {
+        let error = Error::command_in_pod("deploy/api", &[b"sh", b"-c", b"echo 'a'"]);
+        assert_eq!(error.kind.exit_code(), 2);
+        assert!(error.hints[0].starts_with("leave out `-- sh -c echo 'a'`"), "{error:?}");
+        let command = "['/e2ek/e2ek-sidecar', 'run', '--', 'sh', '-c', 'echo ''a''']";
+        assert!(error.hints[1].contains(command), "{error:?}");
+    }
+
+    #[test]
+    fn a_certificate_of_another_time_asks_for_the_clock() {
+        let hints = |why: &str| {
+            let server = "https://api".to_owned();
+            let error = Error::from(ClusterError::Unreachable { server, why: why.to_owned() });
+            error.hints.join("\n")
+        };
+        let early = "invalid peer certificate: certificate not valid yet: verification time 1";
+        assert!(hints(early).contains("date -u"));
+        assert!(!hints("connection refused").contains("date -u"));
     }
 }

@@ -67,6 +67,22 @@ impl Error {
             .hint(format!("it has: {}", known.join(", ")))
     }
 
+    /// A second `watch` wants a pod that is a target as one of another workload.
+    #[must_use]
+    pub fn pod_of_another(pod: &str, workload: &str) -> Self {
+        let [pod, workload] = [pod, workload].map(|text| Escaped(text.as_bytes()).to_string());
+        Self::new(Kind::Conflict, format!("{pod} is being watched already, as one of {workload}"))
+            .hint("name the same workload, or pods that it does not have")
+    }
+
+    /// `stop --target` named a pod.
+    #[must_use]
+    pub fn target_of_a_workload(name: &str, workload: &str) -> Self {
+        let [name, workload] = [name, workload].map(|text| Escaped(text.as_bytes()).to_string());
+        Self::new(Kind::Conflict, format!("{name} is there because {workload} is"))
+            .hint(format!("e2ek-sync stop --target {workload}"))
+    }
+
     /// `stop --target` named a target that the first `watch` brought.
     #[must_use]
     pub fn target_of_the_first(name: &str) -> Self {

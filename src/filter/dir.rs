@@ -6,6 +6,7 @@
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::protect;
@@ -33,7 +34,7 @@ impl RuleFiles {
     pub const ANY: Self = Self { repository: true, gitignore: true, e2ekignore: true };
 
     /// Those among the names of a whole directory. One that appears after these were listed is a
-    /// change like any other, to be followed by a reload.
+    /// change like any other, to be followed by [`Filter::forget`](super::Filter::forget).
     #[must_use]
     pub fn listed<'a>(names: impl IntoIterator<Item = &'a [u8]>) -> Self {
         let mut files = Self { repository: false, gitignore: false, e2ekignore: false };
@@ -49,7 +50,11 @@ impl RuleFiles {
 
 /// The rules that apply inside one directory. Cheap to clone; sent between threads freely.
 #[derive(Clone)]
-pub struct DirRules(Arc<Dir>);
+pub struct DirRules {
+    dir: Arc<Dir>,
+    /// How often the filter had forgotten something when whoever holds these began to look.
+    since: u64,
+}
 
 struct Dir {
     common: Arc<Common>,
@@ -63,6 +68,10 @@ struct Dir {
     ignore_case: bool,
     /// Set in a directory that is only open for an include: what everything else in it gets.
     closed: Option<Verdict>,
+    /// No other of the same reading has it.
+    id: u64,
+    /// That of the directory's parent, whose rules these build on.
+    parent: u64,
 }
 
 type Layers = Arc<[Layer]>;
@@ -86,6 +95,7 @@ struct Common {
     excludes: Arc<RuleFile>,
     git: Option<GitPlaces>,
     unread: Mutex<Vec<Unread>>,
+    next_id: AtomicU64,
 }
 
 /// A verdict, and the rule that led to it (also when that rule keeps the path).
@@ -116,6 +126,7 @@ impl DirRules {
             excludes: patterns(b"--exclude", &options.excludes),
             git: options.git.clone(),
             unread: Mutex::default(),
+            next_id: AtomicU64::new(1),
         });
         let outermost = Dir {
             common,
@@ -124,31 +135,57 @@ impl DirRules {
             gits: Arc::default(),
             ignore_case: false,
             closed: None,
+            id: 0,
+            parent: 0,
         };
-        names
-            .iter()
-            .fold(Self(Arc::new(outermost.with_files(true, RuleFiles::ANY))), |dir, name| {
-                Self(Arc::new(dir.inside(name, None, RuleFiles::ANY)))
-            })
+        names.iter().fold(Self::new(outermost.with_files(true, RuleFiles::ANY), 0), |dir, name| {
+            Self::new(dir.inside(name, None, RuleFiles::ANY), 0)
+        })
     }
 
     /// The rules inside the directory `name`; reads those of its files that may be there.
     pub(super) fn enter(&self, name: &[u8], files: RuleFiles) -> Self {
-        let closed = match self.0.common.passages.is_empty() {
+        let closed = match self.dir.common.passages.is_empty() {
             true => None,
             false => self.decide(name, true).closed,
         };
-        Self(Arc::new(self.inside(name, closed, files)))
+        Self::new(self.inside(name, closed, files), self.since)
+    }
+
+    fn new(dir: Dir, since: u64) -> Self {
+        Self { dir: Arc::new(dir), since }
+    }
+
+    /// The same, for somebody who begins to look when so much has been forgotten.
+    pub(super) fn since(&self, forgotten: u64) -> Self {
+        Self { dir: Arc::clone(&self.dir), since: forgotten }
+    }
+
+    /// The same, for whoever holds those.
+    pub(super) fn as_seen_by(&self, holder: &Self) -> Self {
+        self.since(holder.since)
+    }
+
+    /// Whether nothing was forgotten between the two.
+    pub(super) fn is_as_old_as(&self, other: &Self) -> bool {
+        self.since == other.since
+    }
+
+    /// Whether nothing was forgotten since whoever holds these began to look.
+    pub(super) fn is_as_of(&self, forgotten: u64) -> bool {
+        self.since == forgotten
     }
 
     fn inside(&self, name: &[u8], closed: Option<Verdict>, files: RuleFiles) -> Dir {
         let dir = Dir {
-            common: Arc::clone(&self.0.common),
+            common: Arc::clone(&self.dir.common),
             path: [&self.path_of(name), &b"/"[..]].concat().into(),
-            ours: Arc::clone(&self.0.ours),
-            gits: Arc::clone(&self.0.gits),
-            ignore_case: self.0.ignore_case,
+            ours: Arc::clone(&self.dir.ours),
+            gits: Arc::clone(&self.dir.gits),
+            ignore_case: self.dir.ignore_case,
             closed,
+            id: self.dir.common.next_id.fetch_add(1, Ordering::Relaxed),
+            parent: self.dir.id,
         };
         dir.with_files(false, files)
     }
@@ -156,19 +193,24 @@ impl DirRules {
     /// The path of `name` in this directory, below the top.
     pub(super) fn path_of(&self, name: &[u8]) -> Vec<u8> {
         // Room for the slash that a child's path ends with.
-        let mut path = Vec::with_capacity(self.0.path.len() + name.len() + 1);
-        path.extend_from_slice(&self.0.path);
+        let mut path = Vec::with_capacity(self.dir.path.len() + name.len() + 1);
+        path.extend_from_slice(&self.dir.path);
         path.extend_from_slice(name);
         path
     }
 
+    /// Whether these are of a directory in that of `parent`, and were made from those very rules.
+    pub(super) fn comes_from(&self, parent: &Self) -> bool {
+        self.dir.parent == parent.dir.id
+    }
+
     /// Whether both were read between the same two reloads.
     pub(super) fn is_of_one_reading(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0.common, &other.0.common)
+        Arc::ptr_eq(&self.dir.common, &other.dir.common)
     }
 
     pub(super) fn unread(&self) -> Vec<Unread> {
-        self.0.common.unread.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.dir.common.unread.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Decides about one name in this directory.
@@ -177,7 +219,7 @@ impl DirRules {
             let rule = protect::staging();
             return Decision::new(Verdict::Ignored(rule.clone()), Some(rule));
         }
-        let dir = &*self.0;
+        let dir = &*self.dir;
         let path = self.path_of(name);
         let below_root = &path[dir.common.prefix..];
         // Includes are kept as `!` patterns, so what includes is negative.

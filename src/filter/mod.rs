@@ -26,7 +26,7 @@
 //!
 //! This room reads ignore files and git's configuration, nothing else. Walking, watching, and
 //! noticing that a rule file changed are left to others ([`is_rule_file`](Filter::is_rule_file),
-//! [`Filter::reload`]).
+//! [`Filter::forget`]).
 
 pub mod check;
 mod dir;
@@ -40,10 +40,10 @@ mod rules;
 mod tests;
 
 use std::borrow::Cow;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use e2ek_sidecar::path::SyncPath;
 
@@ -132,7 +132,7 @@ impl Verdict {
 /// The rules of one root. Shared by threads (`&self` everywhere, meant for an `Arc`).
 pub struct Filter {
     root: PathBuf,
-    options: FilterOptions,
+    options: Mutex<FilterOptions>,
     state: RwLock<Arc<State>>,
 }
 
@@ -143,8 +143,16 @@ pub struct Near(Option<(Vec<u8>, DirRules, Option<DirRules>)>);
 /// Everything read so far; replaced as a whole by [`Filter::reload`].
 struct State {
     root_rules: DirRules,
-    /// The rules of directories below the root, by their path.
-    cache: RwLock<HashMap<Box<[u8]>, DirRules>>,
+    cache: RwLock<Cache>,
+}
+
+/// What was read below the root.
+#[derive(Default)]
+struct Cache {
+    /// The rules of directories, by their path below the top.
+    rules: BTreeMap<Box<[u8]>, DirRules>,
+    /// Counts what was forgotten: what was read before may be out of date.
+    forgotten: u64,
 }
 
 impl Filter {
@@ -157,7 +165,7 @@ impl Filter {
             .canonicalize()
             .map_err(|source| FilterError::Root { path: root.to_path_buf(), source })?;
         let state = RwLock::new(State::read(&root, options));
-        Ok(Self { root, options: options.clone(), state })
+        Ok(Self { root, options: Mutex::new(options.clone()), state })
     }
 
     /// The root, resolved.
@@ -169,7 +177,9 @@ impl Filter {
     /// The rules that apply in the root.
     #[must_use]
     pub fn root_rules(&self) -> DirRules {
-        self.state().root_rules.clone()
+        let state = self.state();
+        let forgotten = state.cache.read().unwrap_or_else(PoisonError::into_inner).forgotten;
+        state.root_rules.since(forgotten)
     }
 
     /// The rules that apply in the directory `name` of `parent`. Reads, the first time, those of its
@@ -181,14 +191,24 @@ impl Filter {
             return parent.enter(name, files);
         }
         let path = parent.path_of(name);
-        let cache = state.cache.read().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = cache.get(&*path) {
-            return known.clone();
+        // What was made from rules that have been forgotten since is no longer so.
+        let known = |cache: &Cache| {
+            let rules = cache.rules.get(&*path).filter(|known| known.comes_from(parent))?;
+            Some(rules.as_seen_by(parent))
+        };
+        if let Some(known) = known(&state.cache.read().unwrap_or_else(PoisonError::into_inner)) {
+            return known;
         }
-        drop(cache);
         let rules = parent.enter(name, files);
         let mut cache = state.cache.write().unwrap_or_else(PoisonError::into_inner);
-        cache.entry(path.into()).or_insert(rules).clone()
+        if let Some(known) = known(&cache) {
+            return known;
+        }
+        // Else the caller may have listed the directory before it was changed and forgotten.
+        if parent.is_as_of(cache.forgotten) {
+            cache.rules.insert(path.into(), rules.clone());
+        }
+        rules
     }
 
     /// What is to be done with `name` in the directory of `rules`. A link is no directory, whatever
@@ -214,7 +234,7 @@ impl Filter {
         let directory = &bytes[..bytes.len() - name.len()];
         let root = self.root_rules();
         let is_it = |(known, of, _): &(Vec<u8>, DirRules, _)| {
-            *known == directory && of.is_of_one_reading(&root)
+            *known == directory && of.is_of_one_reading(&root) && of.is_as_old_as(&root)
         };
         if !near.0.as_ref().is_some_and(is_it) {
             let rules = self.rules_in(path, &root);
@@ -234,19 +254,48 @@ impl Filter {
         })
     }
 
-    /// Whether a file of this name holds rules: when it changed, [`reload`](Self::reload) and look
-    /// at its whole directory again. (`info/exclude` and git's configuration are not seen by a
+    /// Whether a file of this name holds rules: when it changed, [`forget`](Self::forget) its directory
+    /// and look at all of that again. (`info/exclude` and git's configuration are not seen by a
     /// watcher of the root; they are read again by the next reload.)
     #[must_use]
     pub fn is_rule_file(name: &[u8]) -> bool {
         name == dir::GITIGNORE.as_bytes() || name == dir::E2EKIGNORE.as_bytes()
     }
 
-    /// Forgets everything read: files are read anew when they are asked for. [`DirRules`] made
-    /// before keep their old meaning.
+    /// Forgets what was read in the directory `subtree` and below: that may be another directory by now,
+    /// or have other files. They are read anew when they are asked for; [`DirRules`] made before keep
+    /// their old meaning.
+    pub fn forget(&self, subtree: &SyncPath) {
+        if subtree.is_root() {
+            return self.reload();
+        }
+        let state = self.state();
+        let mut path = state.root_rules.path_of(subtree.as_bytes());
+        let mut cache = state.cache.write().unwrap_or_else(PoisonError::into_inner);
+        cache.forgotten += 1;
+        cache.rules.remove(&*path);
+        path.push(b'/');
+        let first = path.clone().into_boxed_slice();
+        path.pop();
+        path.push(b'/' + 1);
+        let stale = cache.rules.range(first..path.into_boxed_slice());
+        let stale: Vec<_> = stale.map(|(path, _)| path.clone()).collect();
+        for path in stale {
+            cache.rules.remove(&path);
+        }
+    }
+
+    /// Forgets everything read, that above the root too: as [`forget`](Self::forget) of the root.
     pub fn reload(&self) {
-        let state = State::read(&self.root, &self.options);
+        let options = self.options.lock().unwrap_or_else(PoisonError::into_inner);
+        let state = State::read(&self.root, &options);
         *self.state.write().unwrap_or_else(PoisonError::into_inner) = state;
+    }
+
+    /// Decides by other options from now on, with everything read anew.
+    pub fn follow(&self, options: &FilterOptions) {
+        *self.options.lock().unwrap_or_else(PoisonError::into_inner) = options.clone();
+        self.reload();
     }
 
     /// The files of rules that were met since the last reload and could not be read.

@@ -165,6 +165,34 @@ fn rules_are_read_once_until_reloaded() {
 }
 
 #[test]
+fn a_directory_that_is_another_one_by_now_has_its_own_rules() {
+    let dir = tree(&[
+        ("dist/.gitignore", "a\n"),
+        ("dist/sub/x", ""),
+        ("dist.new/.gitignore", "b\n"),
+        ("dist.new/sub/x", ""),
+        ("dist0/.gitignore", "c\n"),
+    ]);
+    let filter = Filter::new(dir.path(), &options(&[], &[])).unwrap();
+    let begun = filter.root_rules();
+    let old = filter.child_rules(&begun, b"dist", RuleFiles::ANY);
+    assert_eq!(told(&filter, "dist/sub/a"), "dist/.gitignore:1:a");
+    assert_eq!(told(&filter, "dist0/c"), "dist0/.gitignore:1:c");
+    std::fs::remove_dir_all(dir.path().join("dist")).unwrap();
+    std::fs::rename(dir.path().join("dist.new"), dir.path().join("dist")).unwrap();
+    filter.forget(&SyncPath::try_from("dist").unwrap());
+    // A look that began before goes on with what it knew, and leaves nothing of that behind.
+    let _ = filter.child_rules(&old, b"sub", RuleFiles::ANY);
+    let _ = filter.child_rules(&begun, b"dist", RuleFiles::listed([]));
+    assert_eq!(told(&filter, "dist/b"), "dist/.gitignore:1:b");
+    assert_eq!(told(&filter, "dist/sub/b"), "dist/.gitignore:1:b");
+    assert_eq!(told(&filter, "dist/sub/a"), "kept");
+    // What only begins alike is another directory.
+    std::fs::write(dir.path().join("dist0/.gitignore"), "").unwrap();
+    assert_eq!(told(&filter, "dist0/c"), "dist0/.gitignore:1:c", "known already");
+}
+
+#[test]
 fn only_files_of_rules_that_were_listed_are_read() {
     for file in [".gitignore", ".e2ekignore"] {
         let dir = tree(&[(&format!("sub/{file}"), "a\n")]);

@@ -4,6 +4,7 @@
 //! what is worth trying again, is the daemon's business.
 
 pub mod kube;
+pub mod network;
 pub mod process;
 
 use std::io;
@@ -12,9 +13,6 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::cluster::ClusterError;
-
-/// How long a carrier may take to be there.
-const CONNECT_WITHIN: Duration = Duration::from_secs(10);
 
 /// A stream to a hub.
 pub struct Link {
@@ -50,8 +48,6 @@ pub enum NotStarted {
     Program(io::Error),
     /// The cluster will not, or cannot be asked.
     Cluster(ClusterError),
-    /// It took too long.
-    Late,
 }
 
 /// How a hub is reached.
@@ -64,6 +60,12 @@ pub enum Transport {
 }
 
 impl Transport {
+    /// Whether the hub may be on another machine, so that what becomes of the network matters.
+    #[must_use]
+    pub fn is_far(&self) -> bool {
+        !matches!(self, Self::Process(process::Transport::Embedded { .. }))
+    }
+
     /// Makes the link. The Hello is not exchanged yet.
     ///
     /// # Errors
@@ -71,10 +73,7 @@ impl Transport {
     pub async fn connect(&self) -> Result<Link, NotStarted> {
         match self {
             Self::Process(transport) => transport.connect().map_err(NotStarted::Program),
-            Self::Pod(hub) => match tokio::time::timeout(CONNECT_WITHIN, hub.connect()).await {
-                Ok(link) => link.map_err(NotStarted::Cluster),
-                Err(_) => Err(NotStarted::Late),
-            },
+            Self::Pod(hub) => hub.connect().await.map_err(NotStarted::Cluster),
         }
     }
 }

@@ -226,17 +226,20 @@ impl Watcher {
     /// Does what the owner of the watch asked for.
     fn obey(&mut self) {
         let commands = std::mem::take(&mut self.shared.state().commands);
+        let mut rules = None;
         for command in commands {
             match command {
-                Command::Rewalk(wanted) => {
-                    self.wanted = wanted;
-                    self.rewalk();
-                }
+                Command::Rewalk(wanted) => rules = Some(wanted),
                 Command::Everywhere(answer) => {
                     self.out.everywhere(SyncPath::root());
                     self.out.answers.push(answer);
                 }
             }
+        }
+        // However many files of rules changed, they are followed once.
+        if let Some(wanted) = rules {
+            self.wanted = wanted;
+            self.rewalk();
         }
     }
 
@@ -256,6 +259,8 @@ impl Watcher {
         let here = self.watch_root();
         let at = self.out.now;
         if here {
+            // It may be another directory; and what was known was read before it was watched.
+            self.wanted.forget(&SyncPath::root());
             if std::mem::take(&mut self.root_gone) {
                 self.out.observed.push(Observed::RootBack { at });
             }
@@ -301,6 +306,7 @@ impl Watcher {
 
     fn rewalk(&mut self) {
         self.shared.state().stats.rewalks += 1;
+        self.wanted.forget(&SyncPath::root());
         self.walk_all();
     }
 
@@ -361,6 +367,7 @@ impl Watcher {
             self.out.path(path, Seen::Created { open: false });
             self.with_tree(|tree, tools| tree.walk_below(inside, name, true, tools));
         } else if mask.contains(ReadFlags::MOVED_TO) {
+            self.wanted.forget(&path);
             let moved = self.with_tree(|tree, tools| moved_in(tree, inside, event, tools));
             self.out.everywhere(path.clone());
             if moved == Some(true) {

@@ -60,9 +60,28 @@ pub use shortage::{Degraded, Shortage};
 /// How often what cannot be watched is looked at, and a root that is gone is looked for.
 const POLL_EVERY: Duration = Duration::from_secs(2);
 
-/// Says whether a directory is watched. Asked once for each, from the watching thread, outermost
-/// first; what lies below an unwanted one is not asked about.
-pub type Wanted = Arc<dyn Fn(&SyncPath) -> bool + Send + Sync>;
+/// Says which directories are watched, from the watching thread. A function of the path is one whose
+/// answers never change.
+pub trait Wants: Send + Sync {
+    /// Whether a directory is watched. Asked once for each in a walk, outermost first; what lies below
+    /// an unwanted one is not asked about.
+    fn wants(&self, directory: &SyncPath) -> bool;
+
+    /// What was known of a directory and all below it may not be true any more; it is gone through
+    /// and observed after this.
+    fn forget(&self, subtree: &SyncPath);
+}
+
+impl<F: Fn(&SyncPath) -> bool + Send + Sync> Wants for F {
+    fn wants(&self, directory: &SyncPath) -> bool {
+        self(directory)
+    }
+
+    fn forget(&self, _: &SyncPath) {}
+}
+
+/// The same, shared.
+pub type Wanted = Arc<dyn Wants>;
 
 /// One thing that was noticed. Paths are relative to the watched root.
 #[derive(Debug, Clone, PartialEq, Eq)]

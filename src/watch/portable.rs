@@ -126,17 +126,20 @@ impl Watcher {
     /// Does what the owner of the watch asked for.
     fn obey(&mut self) {
         let commands = std::mem::take(&mut self.shared.state().commands);
+        let mut rules = None;
         for command in commands {
             match command {
-                Command::Rewalk(wanted) => {
-                    self.table.wanted = wanted;
-                    self.rewalk();
-                }
+                Command::Rewalk(wanted) => rules = Some(wanted),
                 Command::Everywhere(answer) => {
                     self.out.everywhere(SyncPath::root());
                     self.out.answers.push(answer);
                 }
             }
+        }
+        // However many files of rules changed, they are followed once.
+        if let Some(wanted) = rules {
+            self.table.wanted = wanted;
+            self.rewalk();
         }
     }
 

@@ -168,6 +168,7 @@ impl Tree {
             self.polled.insert(SyncPath::root(), why);
             return;
         };
+        tools.wanted.forget(&SyncPath::root());
         let mut todo = Vec::new();
         self.list(&root, ROOT, None, &mut todo);
         self.work_off(&root, todo, false, tools);
@@ -231,7 +232,7 @@ impl Tree {
     ) -> Option<(OwnedFd, Id)> {
         let path = self.dirs.path(todo.parent)?.join(&todo.name).ok()?;
         let known = self.dirs.child(todo.parent, &todo.name);
-        if !(tools.wanted)(&path) {
+        if !tools.wanted.wants(&path) {
             if let Some(id) = known {
                 self.forget(id, tools.queue);
             }
@@ -239,6 +240,11 @@ impl Tree {
         }
         let opened = rustix::fs::openat(&*todo.inside, &*todo.name, OPEN, Mode::empty())
             .and_then(|directory| Ok((tools.queue.watch_tree(&directory)?, directory)));
+        // From here on a change is told, unless it was before.
+        let before = known.map(|id| self.dirs.watch(id));
+        if before.is_none() || opened.as_ref().ok().map(|(watch, _)| *watch) != before {
+            tools.wanted.forget(&path);
+        }
         let (watch, directory) = match opened {
             Ok(opened) => opened,
             Err(error) => {

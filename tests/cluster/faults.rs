@@ -34,6 +34,38 @@ fn i8_a_link_that_is_cut_is_made_again_and_leaves_nothing_in_the_pod() {
     until("no bridge is left", || bridges(&rig, &pod) == 0);
 }
 
+/// Hundreds in a row (thousands when asked for everything): each is a new stream into the pod.
+#[test]
+fn i8_reconnects_in_a_row_fail_not_once_and_leave_nothing() {
+    let Some(rig) = Rig::new("reconnects") else { return };
+    let count = if std::env::var_os("E2EK_FULL").is_some() { 1000 } else { 150 };
+    let relay = Relay::start();
+    rig.write("view.py", "one\n");
+    let pod = rig.deploy(&deployment(1)).remove(0);
+    let mut watch = rig.watch(TARGET, &["--kubeconfig", &relay.kubeconfig(&rig)]);
+    watch.line(&["sync end", "gen=1"]);
+    for _ in 0..count {
+        relay.cut();
+        watch.line(&["disconnected"]);
+        watch.line(&["connected", "equal=true"]);
+    }
+    rig.write("view.py", "two\n");
+    watch.flush();
+    assert_eq!(rig.seen(&pod, "/srv/app/view.py").as_deref(), Some("two\n"));
+    until("one bridge is left", || bridges(&rig, &pod) == 1);
+    watch.stop();
+    until("no bridge is left", || bridges(&rig, &pod) == 0);
+    assert_eq!(sockets(&rig, &pod), 0, "and no connection to the hub");
+}
+
+/// Connections to the hub's own socket in a pod, beside the one that listens.
+fn sockets(rig: &Rig, pod: &str) -> usize {
+    let said = rig.k(&["exec", pod, "-c", "app", "--", "cat", "/proc/net/unix"]).ends_with(0);
+    // The sixth word: 03 is connected (linux/net/unix.h, `SS_CONNECTED`).
+    let ours = said.out.lines().filter(|line| line.ends_with("hub.sock"));
+    ours.filter(|line| line.split_whitespace().nth(5) == Some("03")).count()
+}
+
 #[test]
 fn a_link_that_went_silent_is_noticed() {
     let Some(rig) = Rig::new("silent") else { return };

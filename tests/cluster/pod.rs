@@ -167,7 +167,7 @@ impl Pod<'_> {
         serde_json::from_str(&said.out).unwrap()
     }
 
-    fn container(&self, name: &str) -> Value {
+    pub(crate) fn container(&self, name: &str) -> Value {
         let status = self.status();
         let all = status["status"]["containerStatuses"].as_array().cloned().unwrap_or_default();
         all.into_iter().find(|one| one["name"] == name).unwrap_or_default()

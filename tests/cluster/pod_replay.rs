@@ -14,6 +14,10 @@ fn fill(rig: &Rig) {
     rig.write("deep/er/data", "two");
     rig.write("big", &"x".repeat(3 << 20));
     rig.write("empty", "");
+    // More than is kept before it is acknowledged.
+    for n in 0..200 {
+        rig.write(&format!("many/{n}"), &format!("{n}"));
+    }
     std::os::unix::fs::symlink("view.py", rig.source.join("link")).unwrap();
 }
 
@@ -22,6 +26,9 @@ fn i3_all_there(main: Main, view: &str) {
     assert_eq!(main.file("/tmp/deep/er/data").as_deref(), Some("two"));
     assert_eq!(main.file("/tmp/big").map(|big| big.len()), Some(3 << 20));
     assert_eq!(main.file("/tmp/empty").as_deref(), Some(""));
+    for n in 0..200 {
+        assert_eq!(main.file(&format!("/tmp/many/{n}")), Some(format!("{n}")));
+    }
     assert_eq!(std::fs::read_link(main.path("/tmp/link")).unwrap().to_str(), Some("view.py"));
 }
 
@@ -178,10 +185,12 @@ fn i9_in_the_container_itself_it_is_the_same() {
 fn i2_acknowledged_is_visible_however_often_the_container_is_killed() {
     let Some(rig) = Rig::at_level("pod-kills", "baseline") else { return };
     let kills = std::env::var("E2EK_KILL_ROUNDS").ok().and_then(|n| n.parse().ok());
-    let kills: usize = kills.unwrap_or(20);
+    let kills: usize = kills.unwrap_or(200);
     let manifest = Manifest::new().app_user(1000, 1000);
-    let pods: Vec<Pod<'_>> =
-        ["a", "b", "c", "d"].iter().map(|name| rig.named_pod(name, &manifest)).collect();
+    let pods: Vec<Pod<'_>> = ["a", "b", "c", "d", "e", "f", "g", "h"]
+        .iter()
+        .map(|name| rig.named_pod(name, &manifest))
+        .collect();
     let mut before: Vec<Main> = pods.iter().map(|pod| pod.main("app")).collect();
     let mut acked = 0;
     for round in 0..kills.div_ceil(pods.len()) {

@@ -1,49 +1,63 @@
 //! What neither the app nor a sync may do to the other's things.
 
-use std::path::Path;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::pod::Manifest;
-use crate::rig::Rig;
+use crate::rig::{Rig, until};
+
+/// An app that is Python, which makes any system call.
+fn python(mut manifest: Manifest) -> Manifest {
+    manifest.app["image"] = json!("e2ek.test/pyramid:1");
+    manifest
+}
+
+/// What the app may do to each of our processes, by the command of each: the serving hub, a bridge, the
+/// wrapper. All of it is refused, but for a signal, which needs the same user or `KILL`.
+fn i6_cannot_be_entered(rig: &Rig, manifest: Manifest) {
+    rig.write("view.py", "one\n");
+    let pod = rig.pod(&python(manifest));
+    let mut watch = rig.watch(&pod.target("/tmp"), &[]);
+    watch.line(&["sync end", "status=ok"]);
+    let said = pod.exec(&["python3", "-c", include_str!("probe.py")]).ends_with(0);
+    let found: Value = serde_json::from_str(&said.out).unwrap();
+    let found = found.as_object().unwrap();
+    let names: Vec<&str> = found.keys().map(String::as_str).collect();
+    assert_eq!(names, ["connect", "control", "run", "serve"], "{found:#?}");
+    for (command, tried) in found.iter().filter(|(command, _)| *command != "control") {
+        for (what, how) in tried.as_object().unwrap() {
+            let refused = how == "EACCES" || how == "EPERM";
+            assert_eq!(refused, what != "kill", "{command}: {what}: {how}");
+        }
+    }
+    // The way is open where nobody hid.
+    for (what, how) in found["control"].as_object().unwrap() {
+        assert!(how == "done" || what == "setns", "{what}: {how}");
+    }
+    rig.write("view.py", "two\n");
+    watch.flush();
+    assert_eq!(pod.main("app").file("/tmp/view.py").as_deref(), Some("two\n"), "it goes on");
+    watch.stop();
+}
 
 #[test]
 fn i6_a_root_app_cannot_open_read_or_trace_the_hub() {
     let Some(rig) = Rig::at_level("pod-attack", "baseline") else { return };
-    rig.write("view.py", "one\n");
-    let pod = rig.pod(&Manifest::wrapped(&["sleep", "1000000"]));
-    let _watch = {
-        let mut watch = rig.watch(&pod.target("/tmp"), &[]);
-        watch.line(&["sync end", "status=ok"]);
-        watch
-    };
-    // Three kinds of our processes are there: the hub, a bridge, the wrapper.
-    let list = "for p in /proc/[0-9]*; do tr '\\0' ' ' <$p/cmdline | grep -q '^/\\(e2ek/\\)\\?e2ek-sidecar' && echo ${p#/proc/}; done";
-    let listed = pod.exec(&["sh", "-c", list]);
-    let pids: Vec<&str> = listed.out.split_ascii_whitespace().collect();
-    assert!(pids.len() >= 3, "{listed:?}");
-    // `mem` asks for what ptrace(2) asks for.
-    let script = "id -u; p=$1; \
-        ls /proc/$p/root/ && echo OPENED; ls /proc/$p/cwd/ && echo OPENED; \
-        ls -l /proc/$p/exe | grep -- '->' && echo OPENED; \
-        cat /proc/$p/environ && echo READ; cat /proc/$p/maps | grep . && echo READ; \
-        ls -l /proc/$p/fd/ | grep -- '->' && echo READ; cat /proc/$p/fd/* && echo READ; \
-        head -c 1 /proc/$p/mem && echo TRACED; \
-        ls -l /proc/$p/ns/mnt | grep -- '->' && echo OPENED; \
-        cat /proc/$p/root/var/lib/e2ek/hubs/*/manifest && echo READ; \
-        cat /proc/self/maps | grep -q . && echo control";
-    for pid in pids {
-        let said = pod.exec(&["sh", "-c", script, "sh", pid]);
-        for word in ["OPENED", "READ", "TRACED"] {
-            assert!(!said.out.contains(word), "{pid}: {said:#?}");
-        }
-        said.says(&["control", "0\n"]);
+    i6_cannot_be_entered(&rig, Manifest::wrapped(&["sleep", "1000000"]));
+}
+
+#[test]
+fn i6_nor_can_an_app_of_the_hubs_own_user() {
+    let Some(rig) = Rig::at_level("pod-attack-user", "baseline") else { return };
+    // As in `restricted`, but without the profile that refuses such calls to anybody.
+    let mut manifest = Manifest::wrapped(&["sleep", "1000000"]).restricted(1000);
+    for container in [&mut manifest.app, &mut manifest.sidecar] {
+        container["securityContext"].as_object_mut().unwrap().remove("seccompProfile");
     }
-    // The way is open where nobody hid: the sleeping app's own.
-    let own = pod.exec(&["sh", "-c", "ls /proc/$(pidof sleep)/root/ >/dev/null && echo OPENED"]);
-    own.says(&["OPENED"]);
+    i6_cannot_be_entered(&rig, manifest);
 }
 
 #[test]
@@ -99,52 +113,111 @@ fn i6_mounts_in_the_app_survive_a_sync_over_them() {
     assert!(!main.exists("/tmp/data/set"));
 }
 
+/// Names outside that the attack is after, all of them unlike what is synced.
+const CANARIES: [&str; 3] = ["f", "g", "gone"];
+
 #[test]
 fn i6_a_flipper_in_the_app_moves_no_write_outside() {
     let Some(rig) = Rig::at_level("pod-flip", "baseline") else { return };
     let seconds = std::env::var("E2EK_ATTACK_SECONDS").ok().and_then(|s| s.parse().ok());
-    let seconds = Duration::from_secs(seconds.unwrap_or(10));
-    let pod = rig.pod(&Manifest::new());
-    let main = pod.main("app");
-    let make = "mkdir -p /tmp/t/d /tmp/outside && ln -s ../outside /tmp/t/link";
+    let seconds = Duration::from_secs(seconds.unwrap_or(60));
+    let pod = rig.pod(&python(Manifest::new()));
+    let (main, hub) = (pod.main("app"), pod.main("e2ek-sync"));
+    let make = "mkdir -p /tmp/t/d /tmp/t/e /tmp/outside && cd /tmp/t && ln -s ../outside l && \
+        ln -s /tmp/outside m && ln -s ../outside/g n && \
+        for name in f g gone; do echo canary >/tmp/outside/$name; done";
     pod.exec(&["sh", "-c", make]).ends_with(0);
-    rig.write("d/f", "0");
-    let mut watch = rig.watch(&pod.target("/tmp/t"), &[]);
-    watch.line(&["connected"]);
-    let stop = AtomicBool::new(false);
-    let (mut count, mut control, mut flips) = (0, 0, 0_u64);
-    std::thread::scope(|scope| {
-        // The app's own doing, done from the node: the same directory, as fast as can be.
-        let flip = scope.spawn(|| {
-            let mut flips = 0_u64;
-            let (d, link) = (main.path("/tmp/t/d"), main.path("/tmp/t/link"));
-            while !stop.load(Ordering::Relaxed) {
-                flips += u64::from(exchange(&d, &link).is_ok());
-            }
-            flips
-        });
-        let began = Instant::now();
-        while began.elapsed() < seconds {
-            count += 1;
-            rig.write("d/f", &format!("{count}"));
-            // What a careless writer would do.
-            let naive = std::fs::write(main.path("/tmp/t/d/naive"), "x");
-            control += u64::from(naive.is_ok() && main.exists("/tmp/outside/naive"));
-            let _ = std::fs::remove_file(main.path("/tmp/outside/naive"));
-            std::thread::sleep(Duration::from_millis(2));
+    for name in ["d/f", "e/f", "g"] {
+        rig.write(name, "0");
+    }
+    let mut watch = rig.watch(&pod.target("/tmp/t"), &["--delete-budget", "100%"]);
+    watch.line(&["sync end", "gen=1"]);
+    let canaries = || CANARIES.map(|name| main.file(&format!("/tmp/outside/{name}")));
+    let whole = || canaries().iter().all(|canary| canary.as_deref() == Some("canary\n"));
+    assert!(whole());
+    // Three kinds at a time: a relative link to a directory, an absolute one, one to a file.
+    let mut flipper = rig.kubectl_command();
+    flipper.args(["-n", &rig.namespace, "exec", "pod", "-c", "app", "--", "python3", "-c"]);
+    flipper.arg(include_str!("flipper.py")).stdout(Stdio::piped());
+    for name in ["d", "l", "e", "m", "g", "n"] {
+        flipper.arg(format!("/tmp/t/{name}"));
+    }
+    let flipper = flipper.spawn().unwrap();
+    let (mut count, mut control) = (0_u64, 0);
+    let began = Instant::now();
+    while began.elapsed() < seconds {
+        count += 1;
+        for name in ["d/f", "e/f", "g"] {
+            rig.write(name, &format!("{count}"));
         }
-        stop.store(true, Ordering::Relaxed);
-        flips = flip.join().unwrap();
-    });
+        // Made and removed again: what it would remove outside is there.
+        let gone = rig.source.join("d/gone");
+        match count % 8 {
+            1 => rig.write("d/gone", "x"),
+            5 => std::fs::remove_file(gone).unwrap(),
+            _ => {}
+        }
+        // What a careless writer does.
+        let naive = std::fs::write(main.path("/tmp/t/d/naive"), "x");
+        control += u64::from(naive.is_ok() && main.exists("/tmp/outside/naive"));
+        let _ = std::fs::remove_file(main.path("/tmp/outside/naive"));
+        assert!(whole(), "escaped after {count} saves: {:?}", canaries());
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    pod.exec(&["touch", "/stop"]).ends_with(0);
+    let flips = flipper.wait_with_output().unwrap();
+    let flips: u64 = String::from_utf8(flips.stdout).unwrap().trim().parse().unwrap();
     println!("{flips} flips, {count} saves, {control} escapes of the careless writer");
     let outside = std::fs::read_dir(main.path("/tmp/outside")).unwrap();
-    let outside: Vec<_> = outside.map(|entry| entry.unwrap().file_name()).collect();
-    assert!(outside.is_empty(), "{outside:?} after {count} saves");
+    let mut outside: Vec<_> = outside.map(|entry| entry.unwrap().file_name()).collect();
+    outside.sort();
+    assert_eq!(outside, CANARIES, "after {count} saves");
+    assert!(whole() && flips > 10_000, "{flips}");
     assert!(control > 0, "the attack was none: {count} careless writes stayed inside");
-    drop(watch);
+    // When it is over, all is as it should be.
+    let _ = std::fs::remove_file(main.path("/tmp/t/d/naive"));
+    watch.flush();
+    for name in ["d/f", "e/f", "g"] {
+        let text = main.file(&format!("/tmp/t/{name}"));
+        assert_eq!(text, Some(format!("{count}")), "{name}");
+    }
+    assert_eq!((pod.main("app"), pod.main("e2ek-sync")), (main, hub));
+    watch.stop();
 }
 
-fn exchange(a: &Path, b: &Path) -> rustix::io::Result<()> {
-    use rustix::fs::{CWD, RenameFlags, renameat_with};
-    renameat_with(CWD, a, CWD, b, RenameFlags::EXCHANGE)
+/// The wrappers' socket lies where every app of the pod finds it: who calls is known by the kernel.
+#[test]
+fn i6_what_calls_at_the_wrappers_socket_speaks_for_its_own_container_only() {
+    let Some(rig) = Rig::at_level("pod-caller", "baseline") else { return };
+    rig.write("view.py", "one");
+    let mut manifest =
+        Manifest::wrapped(&["sh", "-c", "echo found $(cat /tmp/view.py); exec sleep 1000000"]);
+    let mut other = python(Manifest::new()).app;
+    other["name"] = json!("other");
+    manifest.more["containers"] = json!([other]);
+    let pod = rig.pod(&manifest);
+    let calls = || pod.log("e2ek-sync").matches("the wrapper is there container=app ").count();
+    until("the wrapper has called", || calls() == 1);
+    let mut caller = rig.kubectl_command();
+    caller.args(["-n", &rig.namespace, "exec", "-i", "pod", "-c", "other", "--"]);
+    caller
+        .args(["python3", "-c", include_str!("caller.py")])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped());
+    let mut caller = caller.spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(caller.stdout.as_mut().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "called\n");
+    let other = "the wrapper is there container=other ";
+    until("it is known", || pod.log("e2ek-sync").contains(other));
+    // The app's own is the one that is started and told.
+    rig.once("/tmp", &["-c", "app"]).ends_with(0);
+    until("it started", || pod.log("app").contains("found one"));
+    // Nor is what it handed over taken for its root: its real one is written to.
+    rig.once("/srv", &["-c", "other"]).ends_with(0);
+    assert_eq!(pod.main("other").file("/srv/view.py").as_deref(), Some("one"));
+    assert!(!pod.main("other").exists("/tmp/srv"));
+    assert_eq!((calls(), pod.restarts("e2ek-sync")), (1, 0), "it listened all the time");
+    drop(caller.stdin.take());
+    caller.wait().unwrap();
 }

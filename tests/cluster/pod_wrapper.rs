@@ -137,6 +137,29 @@ fn without_the_wrapper_nothing_is_restarted_and_that_is_said_once() {
 }
 
 #[test]
+fn a_signal_that_ends_is_sent_where_the_files_are_on_a_volume() {
+    let Some(rig) = Rig::at_level("pod-signal-volume", "baseline") else { return };
+    rig.write("view.py", "one");
+    rig.write("e2ek.toml", "[restart]\ndefault = \"signal:TERM\"\n");
+    let mut manifest = Manifest::new();
+    let script = "echo found $(cat /code/view.py); trap 'exit 0' TERM; while :; do sleep 0.1; done";
+    manifest.app["command"] = json!(["sh", "-c", script]);
+    let code = json!({"name": "code", "mountPath": "/code"});
+    manifest.app["volumeMounts"].as_array_mut().unwrap().push(code);
+    manifest.more["volumes"] = json!([{"name": "code", "emptyDir": {}}]);
+    let pod = rig.pod(&manifest);
+    let main = pod.main("app");
+    let mut watch = rig.watch(&pod.target("/code"), &[]);
+    watch.line(&["sync end", "gen=1"]);
+    rig.write("view.py", "two");
+    // The kubelet starts it anew, and what it finds is on the volume.
+    pod.next_main("app", Some(main));
+    until("it found the new one", || pod.log("app").contains("found two"));
+    watch.line(&["connected", "equal=true"]);
+    watch.stop();
+}
+
+#[test]
 fn i1_a_signal_that_would_take_the_files_along_is_refused() {
     let Some(rig) = Rig::at_level("pod-signal", "baseline") else { return };
     rig.write("view.py", "one");

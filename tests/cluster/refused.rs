@@ -39,6 +39,16 @@ fn names_that_lead_nowhere_are_told_with_those_that_do() {
     once(&rig, "deploy/app:/x", &["-n", "a/../b"])
         .ends_with(2)
         .says(&["not the name of a namespace"]);
+    // Names that a shell would read, and that would lead elsewhere in a path.
+    let made = rig.home.join("made");
+    for name in [format!("$(touch {})", made.display()), "a;b".into(), "a%2f..%2fb".into()] {
+        once_here(&rig, &format!("deploy/{name}:/x"), &[]).ends_with(2);
+        once_here(&rig, "deploy/app:/x", &["--pod", &name]).ends_with(2).says(&["not the name of"]);
+        // A container's name goes into no path: it is only looked for.
+        once_here(&rig, "deploy/app:/x", &["-c", &name]).ends_with(3).says(&["has no container"]);
+    }
+    once_here(&rig, "deploy/app:/x", &["-l", "a=$(b);&fieldSelector=x"]).ends_with(1);
+    assert!(!made.exists());
     once_here(&rig, "deploy/app:/x", &["--pod", "app-nope"])
         .ends_with(3)
         .says(&["no pod of deploy/app fits --pod app-nope", "it has: app-"]);
@@ -107,6 +117,17 @@ fn pods_that_cannot_be_used_are_told_with_the_reason() {
     )
     .ends_with(1)
     .says(&["container app: ErrImageNeverPull", "describe pod"]);
+    let pulled = |deployment: &mut Value| {
+        // A registry that is not there.
+        spec(deployment)["containers"][0]["image"] = json!("127.0.0.1:1/nope:1");
+        spec(deployment)["containers"][0]["imagePullPolicy"] = json!("Always");
+    };
+    applied(&pulled, "ImagePullBackOff").ends_with(1).says(&[
+        "container app: ",
+        "ImagePull",
+        "127.0.0.1:1/nope:1",
+        "describe pod",
+    ]);
     applied(
         &|deployment| spec(deployment)["containers"][0]["command"] = json!(["false"]),
         "CrashLoopBackOff",
@@ -143,5 +164,45 @@ fn a_command_for_a_pod_is_refused_by_name() {
     rig.deploy(&deployment(1));
     let source = rig.source.to_str().unwrap();
     let words = ["watch", source, "deploy/app:/srv/app", "-n", &rig.namespace, "--", "sh"];
-    rig.run(&words).ends_with(2).says(&["a command for deploy/app"]);
+    rig.run(&words).ends_with(2).says(&[
+        "a command for deploy/app: pods run the command that their manifest names",
+        "leave out `-- sh`",
+        "command: ['/e2ek/e2ek-sidecar', 'run', '--', 'sh']",
+    ]);
+}
+
+#[test]
+fn i12_a_target_that_is_full_is_told_and_filled_when_there_is_room() {
+    let Some(rig) = Rig::new("full") else { return };
+    let mut deployment = deployment(1);
+    let spec = spec(&mut deployment);
+    spec["volumes"]
+        .as_array_mut()
+        .unwrap()
+        .push(json!({"name": "small", "emptyDir": {"medium": "Memory", "sizeLimit": "1Mi"}}));
+    spec["containers"][0]["volumeMounts"] = json!([{"name": "small", "mountPath": "/srv/app"}]);
+    let pod = rig.deploy(&deployment).remove(0);
+    rig.write("view.py", "one\n");
+    // Of a size that no compression helps.
+    let large: String = (0..300_000_u32)
+        .map(|n| char::from(b'a' + (n.wrapping_mul(2_654_435_761) >> 13) as u8 % 26))
+        .collect();
+    for name in ["a", "b", "c", "d", "e"] {
+        rig.write(name, &large);
+    }
+    once_here(&rig, "deploy/app:/srv/app", &[]).ends_with(1).says(&["no space left"]);
+    assert_eq!(rig.seen(&pod, "/srv/app/view.py").as_deref(), Some("one\n"), "what fits is there");
+    let mut watch = rig.watch("deploy/app:/srv/app", &[]);
+    watch.line(&["problem", "no space left"]);
+    assert_ne!(watch.status()["state"], "synced");
+    rig.control(&["flush", "--timeout", "1s"]).ends_with(1).says(&["paths were left out"]);
+    for name in ["a", "b", "c"] {
+        std::fs::remove_file(rig.source.join(name)).unwrap();
+    }
+    watch.flush();
+    assert_eq!(watch.status()["state"], "synced");
+    for name in ["d", "e"] {
+        assert_eq!(rig.seen(&pod, &format!("/srv/app/{name}")), Some(large.clone()));
+    }
+    watch.stop();
 }

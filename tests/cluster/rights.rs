@@ -4,6 +4,7 @@ use serde_json::json;
 
 use crate::pods::deployment;
 use crate::rig::{Rig, Said, until};
+use crate::signin::word;
 
 const TARGET: &str = "deploy/app:/srv/app";
 
@@ -20,13 +21,6 @@ fn allow(rig: &Rig, rules: &[(&str, &str, &str)]) {
     rig.apply(&role.to_string());
 }
 
-/// The word after `key: "` in the rig's kubeconfig.
-fn word(rig: &Rig, key: &str) -> String {
-    let own = std::fs::read_to_string(rig.cluster.join("kubeconfig")).unwrap();
-    let after = own.split_once(&format!("{key}: \"")).unwrap().1;
-    after.split('"').next().unwrap().to_owned()
-}
-
 #[test]
 fn a_program_that_signs_in_is_asked_again_when_its_token_ends() {
     let Some(rig) = Rig::new("plugin") else { return };
@@ -34,10 +28,10 @@ fn a_program_that_signs_in_is_asked_again_when_its_token_ends() {
     let pod = rig.deploy(&deployment(1)).remove(0);
     let [plugin, users, clusters, asked] =
         ["plugin", "users", "clusters", "asked"].map(|name| rig.home.join(name));
-    // Its tokens end in a minute, and are not used in their last minute.
+    // Its tokens end in ten seconds, and are not used in their last five.
     let script = format!(
         "#!/bin/sh\necho asked >> {}\n[ ! -e {} ] || {{ echo no >&2; exit 1; }}\n\
-         ends=$(date -u -d '+62 seconds' +%Y-%m-%dT%H:%M:%SZ)\n\
+         ends=$(date -u -d '+10 seconds' +%Y-%m-%dT%H:%M:%SZ)\n\
          echo '{{\"apiVersion\":\"client.authentication.k8s.io/v1\",\"kind\":\"ExecCredential\",\
          \"status\":{{\"token\":\"{}\",\"expirationTimestamp\":\"'$ends'\"}}}}'\n",
         asked.display(),
@@ -68,7 +62,7 @@ fn a_program_that_signs_in_is_asked_again_when_its_token_ends() {
     let before = count();
     // A new pod needs a new stream: by then the token has ended.
     until("the token is about to end", || {
-        std::fs::metadata(&asked).unwrap().modified().unwrap().elapsed().unwrap().as_secs() > 2
+        std::fs::metadata(&asked).unwrap().modified().unwrap().elapsed().unwrap().as_secs() > 5
     });
     rig.k(&["delete", "pod", &pod, "--wait=false"]).ends_with(0);
     watch.line(&["pod found"]);
@@ -89,6 +83,10 @@ fn as_dev(rig: &Rig, words: &[&str]) -> Said {
     let (source, dev) = (rig.source.to_str().unwrap(), dev.to_str().unwrap());
     let more = [source, TARGET, "-n", rig.namespace.as_str(), "--kubeconfig", dev];
     rig.run(&[words, &more].concat())
+}
+
+pub(crate) fn free_port() -> u16 {
+    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 #[test]
@@ -124,4 +122,16 @@ fn i6_each_missing_right_is_told_by_its_name() {
     watch.flush();
     watch.stop();
     as_dev(&rig, &["sync", "--once"]).ends_with(0);
+    // Nor are ports forwarded without a right to that: it is said when one is asked for.
+    let port = free_port();
+    let more = ["--kubeconfig", dev.to_str().unwrap(), "--forward", &format!("{port}:80")];
+    let mut watch = rig.watch(TARGET, &more);
+    watch.line(&["connected"]);
+    drop(std::net::TcpStream::connect(("127.0.0.1", port)).unwrap());
+    watch.line(&[
+        "degraded",
+        "user dev may not get pods/portforward",
+        "resources: [pods/portforward], verbs: [get]",
+    ]);
+    watch.stop();
 }

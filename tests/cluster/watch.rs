@@ -98,6 +98,23 @@ impl Watch<'_> {
         assert_eq!(self.wait(), Some(0), "{}", self.said());
     }
 
+    /// Ctrl-C.
+    pub(crate) fn interrupt(&self) {
+        let pid = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(pid, rustix::process::Signal::INT).unwrap();
+    }
+
+    /// It ends with this code, and says this.
+    #[track_caller]
+    pub(crate) fn fails(&mut self, code: i32, words: &str) {
+        assert_eq!(self.wait(), Some(code), "{words}");
+        // What it said last is still being read.
+        until(words, || {
+            let said = self.said() + &self.errors.lock().unwrap();
+            said.contains(words)
+        });
+    }
+
     /// Its exit code, once it has ended.
     pub(crate) fn wait(&mut self) -> Option<i32> {
         let mut status = None;

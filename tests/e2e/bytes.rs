@@ -112,6 +112,23 @@ fn an_insert_at_the_front_of_a_large_file_costs_a_kilobyte() {
     daemon.stop();
 }
 
+/// Made at the target, by its own thread; and again when what it is made from is not there any more.
+#[test]
+fn a_copy_of_a_large_file_costs_a_kilobyte() {
+    let recorded = Recorded::new();
+    let content = noise(16 << 20, 1);
+    recorded.place.write("large", &content);
+    let mut daemon = recorded.watch();
+    let (out, back) = recorded.cost(&mut daemon, "copy", &content);
+    assert!(out + back <= 1024, "{out} out, {back} back");
+    for name in ["large", "copy"] {
+        fs::remove_file(recorded.place.target.join(name)).unwrap();
+    }
+    let (out, _) = recorded.cost(&mut daemon, "another", &content);
+    assert!(out >= 16 << 20, "{out} out");
+    daemon.stop();
+}
+
 /// The target's file is not what a patch is made for: the whole is sent, and what was there kept.
 #[test]
 fn i4_a_patch_of_what_is_not_there_any_more_is_sent_whole() {

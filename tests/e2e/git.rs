@@ -10,6 +10,7 @@ over_each_link! {
     a_checkout_arrives_and_the_restart_comes_after_it,
     i9_files_flow_while_git_holds_its_lock,
     a_worktree_waits_for_its_own_lock,
+    i9_a_submodule_that_is_checked_out_is_waited_for,
     stash_sparse_checkout_and_submodules_arrive,
     a_bisect_ends_with_what_it_leaves,
 }
@@ -126,6 +127,19 @@ fn a_worktree_waits_for_its_own_lock(place: &Place) {
     std::fs::remove_dir(&place.source).unwrap();
     git(place, &main, &["worktree", "add", "-q", place.source.to_str().unwrap()]);
     held(place, &main.join(".git/worktrees/src/index.lock"));
+    assert_followed(place);
+}
+
+fn i9_a_submodule_that_is_checked_out_is_waited_for(place: &Place) {
+    let other = place.top.join("other");
+    std::fs::create_dir(&other).unwrap();
+    git(place, &other, &["init", "-q"]);
+    std::fs::write(other.join("inside"), "1").unwrap();
+    commit(place, &other);
+    git(place, &place.source, &["init", "-q"]);
+    git(place, &place.source, &["submodule", "-q", "add", other.to_str().unwrap(), "lib/sub"]);
+    commit(place, &place.source);
+    held(place, &place.source.join(".git/modules/lib/sub/index.lock"));
     assert_followed(place);
 }
 

@@ -26,16 +26,21 @@ macro_rules! over_each_link {
 
 mod bytes;
 mod daemon;
+mod drift;
 mod faults;
 mod git;
 mod join;
 mod kill;
 mod large;
+mod network;
 mod once;
 mod place;
 mod processes;
 mod refused;
 mod restart;
+mod rules;
+mod shortage;
 mod storm;
+mod storm_unlocked;
 mod tree;
 mod watch;

@@ -9,11 +9,11 @@ use crate::tree;
 const SETTING: &str = "/proc/sys/fs/inotify/max_queued_events";
 
 /// The machine's longest queue of events; put back when dropped.
-struct Queue(String);
+pub(crate) struct Queue(String);
 
 impl Queue {
     /// `None` where it may not be set.
-    fn of(events: u32) -> Option<Self> {
+    pub(crate) fn of(events: u32) -> Option<Self> {
         let before = fs::read_to_string(SETTING).ok()?;
         fs::write(SETTING, events.to_string()).ok()?;
         Some(Self(before))

@@ -51,6 +51,8 @@ struct Content {
     digest: Digest,
     /// Of the old content's parts.
     known: Option<Arc<Nodes>>,
+    /// Nobody wants it any more.
+    stop: Arc<AtomicBool>,
 }
 
 enum Making {
@@ -82,6 +84,8 @@ struct Worker {
     thread: Option<JoinHandle<()>>,
     stop: Arc<AtomicBool>,
     here: HashMap<u64, Content>,
+    /// Of the contents that were begun, by number.
+    stops: HashMap<u64, Arc<AtomicBool>>,
     tell: Tell,
 }
 
@@ -116,8 +120,11 @@ impl Lane {
         let coming = self.book.end(number)?;
         self.ready.remove(&number);
         self.in_memory.remove(&number);
-        if let Some(worker) = self.worker.as_mut().filter(|_| coming) {
-            worker.give(Job::End(number));
+        if let Some(worker) = self.worker.as_mut() {
+            worker.forget(number);
+            if coming {
+                worker.give(Job::End(number));
+            }
         }
         Ok(coming.then_some(FromHub::NotHeld { number, why: NotHeld::Ended }))
     }
@@ -151,6 +158,7 @@ impl Lane {
                 Some(FromHub::AheadTaken { bytes })
             }
             Done::Made(number, made) => {
+                self.worker.iter_mut().for_each(|worker| worker.forget(number));
                 // One that was ended meanwhile is dropped here, and so removed.
                 let wanted = self.book.whole(number);
                 wanted.then(|| {
@@ -159,6 +167,7 @@ impl Lane {
                 })
             }
             Done::Failed(number, why) => {
+                self.worker.iter_mut().for_each(|worker| worker.forget(number));
                 self.in_memory.remove(&number);
                 self.book.failed(number).then_some(FromHub::NotHeld { number, why })
             }
@@ -192,11 +201,12 @@ impl Site {
     fn begin_content(&mut self, number: u64, op: &Op) -> Result<Content, NotHeld> {
         let digest = content_of(op.change.new.as_ref()).unwrap_or_default();
         let known = content_of(op.change.old.as_ref()).and_then(|digest| self.parts.get(digest));
+        let stop = Arc::default();
         if let Some((from, size)) = self.base_of(op)? {
             let name = format!("ahead-{number}");
             let patching = self.begin_patch(op, (from, size), &name).map_err(why)?;
             let making = Making::Patch(Box::new(patching));
-            return Ok(Content { making, digest, known });
+            return Ok(Content { making, digest, known, stop });
         }
         let Some(Entry::File { size, .. }) = op.change.new else { return Err(NotHeld::Ended) };
         let (root, below) = self.locate(&op.change.path).ok_or(NotHeld::Fault(Reason::Name))?;
@@ -211,7 +221,7 @@ impl Site {
             self.ahead.in_memory.insert(number, size);
         }
         let making = Making::Whole { staged, hasher: Box::default(), left: size };
-        Ok(Content { making, digest, known })
+        Ok(Content { making, digest, known, stop })
     }
 
     /// What a content is a patch of: where that lies, and how long it is.
@@ -250,20 +260,31 @@ impl Worker {
             while let Ok(job) = take.recv()
                 && !stopped.load(Ordering::Relaxed)
             {
-                perform(job, &mut making, &stopped, |done| drop(said.send((id, done))));
+                perform(job, &mut making, |done| drop(said.send((id, done))));
             }
         };
         let thread = std::thread::Builder::new().name("e2ek-ahead".to_owned()).spawn(work).ok();
         let jobs = thread.is_some().then_some(give);
-        Self { id, jobs, thread, stop, here: HashMap::new(), tell }
+        let (here, stops) = (HashMap::new(), HashMap::new());
+        Self { id, jobs, thread, stop, here, stops, tell }
+    }
+
+    /// Leaves a content as it is; one that is still being made is not finished.
+    fn forget(&mut self, number: u64) {
+        if let Some(stop) = self.stops.remove(&number) {
+            stop.store(true, Ordering::Relaxed);
+        }
     }
 
     fn give(&mut self, job: Job) {
+        if let Job::Begin(number, content) = &job {
+            self.stops.insert(*number, Arc::clone(&content.stop));
+        }
         let (id, tell) = (self.id, &self.tell);
         match &self.jobs {
             Some(jobs) => drop(jobs.send(job)),
             None => {
-                perform(job, &mut self.here, &self.stop, |done| drop(tell.send((id, done))));
+                perform(job, &mut self.here, |done| drop(tell.send((id, done))));
             }
         }
     }
@@ -272,6 +293,7 @@ impl Worker {
 impl Drop for Worker {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Relaxed);
+        self.stops.values().for_each(|stop| stop.store(true, Ordering::Relaxed));
         self.jobs = None;
         // What it holds is removed when it has ended.
         if let Some(thread) = self.thread.take() {
@@ -280,13 +302,13 @@ impl Drop for Worker {
     }
 }
 
-fn perform(job: Job, making: &mut HashMap<u64, Content>, stop: &AtomicBool, tell: impl Fn(Done)) {
+fn perform(job: Job, making: &mut HashMap<u64, Content>, tell: impl Fn(Done)) {
     match job {
         Job::Begin(number, content) => drop(making.insert(number, *content)),
         Job::End(number) => drop(making.remove(&number)),
         Job::Data { number, encoding, body, len } => {
             if let Some(content) = making.remove(&number) {
-                let taken = wire::plain(encoding, body).map(|body| content.take(&body, stop));
+                let taken = wire::plain(encoding, body).map(|body| content.take(&body));
                 match taken {
                     Ok(Ok(Progress::More(content))) => drop(making.insert(number, content)),
                     Ok(Ok(Progress::Made(made))) => {
@@ -311,9 +333,9 @@ enum Progress {
 }
 
 impl Content {
-    fn take(mut self, body: &[u8], stop: &AtomicBool) -> Result<Progress, Fault> {
+    fn take(mut self, body: &[u8]) -> Result<Progress, Fault> {
         let complete = match &mut self.making {
-            Making::Patch(patching) => patching.take(body, stop)?,
+            Making::Patch(patching) => patching.take(body, &self.stop)?,
             Making::Whole { staged, hasher, left } => {
                 let Some(rest) = left.checked_sub(body.len() as u64) else {
                     return Ok(Progress::Broken);
@@ -329,7 +351,7 @@ impl Content {
         }
         let made = match self.making {
             Making::Patch(patching) => {
-                patching.finish(Some(self.digest), self.known.as_deref(), stop)?
+                patching.finish(Some(self.digest), self.known.as_deref(), &self.stop)?
             }
             Making::Whole { staged, hasher, .. } => {
                 let (digest, nodes) = hasher.finish();

@@ -20,7 +20,7 @@ use std::time::Instant;
 
 use tracing::{debug, info, warn};
 
-pub(super) use self::overlay::Parts;
+pub(super) use self::overlay::{Parts, Torn};
 pub(super) use self::patch::{Fault, Made, Patching};
 use super::ahead::Lane;
 use super::hands::{AHEAD, Hands, Job, NewFile};
@@ -227,7 +227,7 @@ impl Site {
         let done = std::mem::take(&mut self.applying);
         let micros = done.began.map_or(0, |began| began.elapsed().as_micros() as u64);
         let (count, skips, in_place) = (edits.len(), skipped.len(), done.in_place);
-        self.remember(edits);
+        self.remember(&edits);
         if count >= memory::WORTH_FROM {
             memory::give_back();
         }
@@ -302,6 +302,9 @@ impl Site {
     }
 
     fn report(&mut self, index: u32, outcome: Outcome) {
+        if matches!(outcome, Outcome::Done(_) | Outcome::InPlace(..) | Outcome::Gone) {
+            self.torn.whole(&self.receiver.op(index).change.path);
+        }
         match outcome {
             Outcome::Done(stamp) => self.receiver.done(index, stamp),
             Outcome::Gone => self.receiver.gone(index),

@@ -166,14 +166,14 @@ impl Hub {
         }
     }
 
-    fn admit(&mut self, id: Option<PeerId>, open: Request, site: Site, now: Instant) {
+    fn admit(&mut self, id: Option<PeerId>, open: Request, mut site: Site, now: Instant) {
+        site.tell_kept(&self.kept);
         let mut leases = Leases::new(site.epoch().saturating_sub(1));
         let Ok(epoch) = leases.acquire(now, open.workspace, &open.writer, false) else { return };
         self.serial += 1;
         let serial = self.serial;
-        if let Some(process) = site.process.as_ref().filter(|_| open.container.is_some()) {
-            self.watch_end(serial, process);
-        }
+        let process = site.process.as_ref().filter(|_| open.container.is_some());
+        let end = process.map(|process| self.watch_end(serial, process));
         let alone_since = id.is_none().then_some(now);
         let serving = Serving {
             serial,
@@ -186,6 +186,7 @@ impl Hub {
             runs: false,
             credit: 0,
             left_out: 0,
+            _end: end,
         };
         self.sites.push(serving);
         self.start_wrapped(self.sites.len() - 1);

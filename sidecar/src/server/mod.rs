@@ -29,9 +29,10 @@ pub mod target;
 pub mod wrap;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -91,6 +92,8 @@ struct Serving {
     credit: u64,
     /// Bytes that it was not sent.
     left_out: u64,
+    /// Held, its container's end is watched for.
+    _end: Option<oneshot::Sender<()>>,
 }
 
 /// Whose command the command is: there is one at a time.
@@ -119,6 +122,8 @@ pub struct Hub {
     /// Each ends with the process of a container, and says whose it was.
     ends: JoinSet<u64>,
     wrappers: Wrappers,
+    /// A thread that keeps contents has kept one, or could not.
+    kept: Arc<Notify>,
     command: Command,
     charge: Option<Charge>,
     /// No new work is taken; when the command is gone, so is the hub.
@@ -142,6 +147,7 @@ impl Hub {
             serial: 0,
             ends: JoinSet::new(),
             wrappers: Wrappers::default(),
+            kept: Arc::default(),
             command: Command::default(),
             charge: None,
             ending: false,
@@ -155,6 +161,7 @@ impl Hub {
     pub async fn run(mut self, stop: impl Future<Output = ()>) {
         let mut stop = std::pin::pin!(stop);
         let mut stopping = false;
+        let kept = Arc::clone(&self.kept);
         for request in replay::standing(&self.settings.state) {
             self.stand_by(request);
         }
@@ -168,12 +175,15 @@ impl Hub {
                 }
                 event = self.command.next() => self.command_event(&event),
                 Some((id, done)) = self.ahead.1.recv() => self.ahead_done(id, done),
-                Some(Ok(serial)) = self.ends.join_next() => self.container_ended(serial),
+                Some(Ok(serial)) = self.ends.join_next() => self.container_ended(serial).await,
                 incoming = self.incoming.recv() => match incoming {
                     Some(incoming) => self.take(incoming).await,
                     None => self.end(),
                 },
                 () = until(deadline) => self.expire().await,
+                () = kept.notified() => self.take_kept(),
+                // Only when nothing else is to be done, and the links' tasks have had their turn.
+                () = tokio::task::yield_now(), if self.has_more_to_keep() => self.keep_more(),
             }
             while let Some(id) = self.links.overrun() {
                 warn!("a link's other end does not read");
@@ -425,9 +435,6 @@ impl Hub {
         let applied = self.at_site(at, is_long, work).await?;
         if self.sites[at].site.is_visible() {
             applied.iter().for_each(|answer| self.links.send(id, answer));
-            if self.sites[at].site.has_more_to_keep() {
-                self.at_site(at, true, Site::keep_more).await;
-            }
             let told = self.sites[at].site.not_replayable();
             told.iter().for_each(|told| self.links.send(id, told));
             return Ok(());
@@ -435,7 +442,7 @@ impl Hub {
         // Written into a directory or process that is gone: nobody can see it (I2). Nor can the
         // command that runs there go on.
         if self.sites[at].open.container.is_some() {
-            self.container_ended(self.sites[at].serial);
+            self.container_ended(self.sites[at].serial).await;
             return Ok(());
         }
         let serving = self.sites.remove(at);

@@ -18,7 +18,7 @@ use tracing::warn;
 use self::compare::{Compare, Differences, Seen};
 use super::Settings as HubSettings;
 use super::ahead::Lane;
-use super::apply::{Applying, Parts};
+use super::apply::{Applying, Parts, Torn};
 use super::entry::Request;
 use super::replay::Inside;
 use super::root::{Found, RootErrorKind, Settings, TargetRoot, WriteMode};
@@ -77,6 +77,7 @@ impl Site {
             ahead: Lane::default(),
             in_place: open.write != wire::WriteMode::Rename,
             parts: Parts::default(),
+            torn: Torn::default(),
             epoch: 0,
             populated: false,
             drifted: Vec::new(),
@@ -297,7 +298,8 @@ fn enter(
     };
     let given = given.filter(|(identity, _)| *identity == main.identity);
     let pinned = match given {
-        Some((_, root)) => Target::pin_given(&main, root),
+        // Whoever has the container's rights may hand over anything: that is no reason to stay out.
+        Some((_, root)) => Target::pin_given(&main, root).or_else(|_| Target::pin_main(&main)),
         None => Target::pin_main(&main),
     };
     match pinned {

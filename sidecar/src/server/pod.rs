@@ -7,9 +7,11 @@
 use std::time::Instant;
 
 use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::Hub;
+use super::length::aside;
 use super::link::Links;
 use super::listen::PeerId;
 use super::run::raw;
@@ -20,28 +22,33 @@ use crate::restart::{ActionSet, Signal};
 use crate::wire::{Blob, ChildEvent, CommandSpec, FromHub, OUTPUT_WINDOW_BYTES};
 
 impl Hub {
-    /// Says that a container's process ended, when it does.
-    pub(super) fn watch_end(&mut self, serial: u64, process: &Process) {
+    /// Says that a container's process ended, when it does and as long as what this gives is held.
+    pub(super) fn watch_end(&mut self, serial: u64, process: &Process) -> oneshot::Sender<()> {
+        let (held, dropped) = oneshot::channel();
         // SAFETY: the descriptor is owned, and closed with what registers it.
         let watch = |fd| unsafe { AsyncFd::register(fd) }.map_err(std::io::Error::from);
         match process.pidfd().try_clone_to_owned().and_then(watch) {
             Ok(pidfd) => {
                 self.ends.spawn(async move {
-                    let _ = pidfd.readable().await;
-                    serial
+                    // One that is not served any more has a number that nobody has.
+                    tokio::select! {
+                        _ = pidfd.readable() => serial,
+                        _ = dropped => serial,
+                    }
                 });
             }
             // It is seen at the next acknowledgement.
             Err(error) => warn!(%error, "a container's end is not watched for"),
         }
+        held
     }
 
     /// A container's process has ended, and with it all that was written beside its volumes.
-    pub(super) fn container_ended(&mut self, serial: u64) {
+    pub(super) async fn container_ended(&mut self, serial: u64) {
         let Some(at) = self.sites.iter().position(|serving| serving.serial == serial) else {
             return;
         };
-        let serving = self.sites.remove(at);
+        let mut serving = self.sites.remove(at);
         let name = serving.open.inside().unwrap_or_default().to_owned();
         info!(container = name, "the container has ended");
         if let Some(peer) = serving.peer {
@@ -49,8 +56,34 @@ impl Hub {
             self.links.send(peer, &FromHub::Bye { reason });
             self.unlink(peer);
         }
+        let request = serving.open.lasting();
+        if serving.site.is_keeping() {
+            aside(move || serving.site.finish_keeping()).await;
+        }
         // Not closed: what was under way went nowhere, and the record is to say what was done before.
-        self.stand_by(serving.open.lasting());
+        self.stand_by(request);
+    }
+
+    /// Whether contents are to be kept for a container's next start.
+    pub(super) fn has_more_to_keep(&self) -> bool {
+        self.sites.iter().any(|serving| serving.site.has_more_to_keep())
+    }
+
+    /// Keeps some of them.
+    pub(super) fn keep_more(&mut self) {
+        let more = |serving: &&mut super::Serving| serving.site.has_more_to_keep();
+        if let Some(serving) = self.sites.iter_mut().find(more) {
+            serving.site.keep_more();
+            serving.tell_unkept(&self.links);
+        }
+    }
+
+    /// Takes in what threads have kept.
+    pub(super) fn take_kept(&mut self) {
+        for serving in &mut self.sites {
+            serving.site.take_kept();
+            serving.tell_unkept(&self.links);
+        }
     }
 
     pub(super) fn wrapper_event(&mut self, event: FromWrappers) {
@@ -123,6 +156,15 @@ impl Hub {
 }
 
 impl super::Serving {
+    /// Tells this link's session what cannot be written again, when that is another than it was.
+    fn tell_unkept(&mut self, links: &Links) {
+        if let Some(peer) = self.peer
+            && let Some(told) = self.site.not_replayable()
+        {
+            links.send(peer, &told);
+        }
+    }
+
     /// Tells this link's session of its container's command. Output goes out within the daemon's
     /// credit; beyond it is left out, for all of it is in the container's log.
     fn pass_on(&mut self, links: &Links, message: &FromHub) {

@@ -9,14 +9,18 @@
 //! killed in between begins again. What the contents do not hold is left out, and the daemon sends it
 //! when it comes.
 
-use std::collections::BTreeSet;
+mod keep;
+
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Instant;
 
+use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
+use self::keep::Keeper;
 use super::Settings;
 use super::apply::Brought;
 use super::entry::Request;
@@ -25,7 +29,7 @@ use super::site::Site;
 use super::store::{Contents, Loaded, read_note, read_tree, write_note, write_tree};
 use super::target::Identity;
 use crate::path::SyncPath;
-use crate::tree::{Change, Digest, Edit, Entry, Node, Snapshot};
+use crate::tree::{Change, Digest, Entry, Node, Snapshot};
 use crate::wire::{FromHub, How, Meta, Op, PIECE_BYTES, WireError};
 
 /// Which start of the container the record is of.
@@ -36,13 +40,6 @@ const WANTED: &str = "wanted";
 const CURRENT: &str = "current";
 /// Paths that are to be removed again.
 const GONE: &str = "gone";
-/// A generation of more edits is kept after it was acknowledged. Killed in between, hub and app together,
-/// they lose what only the daemon has then.
-const KEEP_FIRST: usize = 64;
-/// So many of them are remembered.
-const GONE_MAX: usize = 100_000;
-/// Paths that are told by name.
-const TOLD: usize = 100;
 /// The request that is gone on with after a start of the hub.
 const STANDING: &str = "standing";
 
@@ -59,8 +56,11 @@ pub(super) struct Inside {
     unkept_told: bool,
     /// Paths that were managed and removed: the image may bring them again.
     gone: BTreeSet<SyncPath>,
-    /// Done and acknowledged, and not kept yet.
-    later: Vec<Edit>,
+    /// Files that are there and not kept yet, and how long each is.
+    later: BTreeMap<SyncPath, (Digest, u64)>,
+    keeper: Option<Keeper>,
+    /// Whom the keeper tells.
+    kept: Arc<Notify>,
 }
 
 impl Inside {
@@ -72,7 +72,9 @@ impl Inside {
             unkept: BTreeSet::new(),
             unkept_told: true,
             gone: BTreeSet::new(),
-            later: Vec::new(),
+            later: BTreeMap::new(),
+            keeper: None,
+            kept: Arc::default(),
         }
     }
 }
@@ -135,10 +137,7 @@ impl Site {
         if let Some(inside) = &mut self.inside {
             inside.complete = whole && read_note::<()>(&dir, CURRENT).is_some();
         }
-        let held = self.receiver.held().clone();
-        let mut files = Vec::new();
-        held.walk(&mut |path, node| files.push((path.clone(), Some(node.clone()))));
-        self.keep_contents(&files);
+        self.keep_all();
         Ok(())
     }
 
@@ -163,109 +162,6 @@ impl Site {
         let top = self.process.as_ref().map_or(0, |process| process.root_mount());
         let mut roots = self.roots.iter().flatten();
         top != 0 && roots.all(|root| root.identity().mount != top)
-    }
-
-    /// Takes what a generation did: a save is kept before it is acknowledged, and much more after that.
-    pub(super) fn remember(&mut self, edits: Vec<Edit>) {
-        match &mut self.inside {
-            Some(inside) if edits.len() > KEEP_FIRST => inside.later = edits,
-            Some(_) => self.keep_contents(&edits),
-            None => {}
-        }
-    }
-
-    /// Whether [`Self::keep_more`] has something to do.
-    pub(super) fn has_more_to_keep(&self) -> bool {
-        self.inside.as_ref().is_some_and(|inside| !inside.later.is_empty())
-    }
-
-    /// Keeps what was acknowledged before.
-    pub(super) fn keep_more(&mut self) {
-        let later = self.inside.as_mut().map(|inside| std::mem::take(&mut inside.later));
-        self.keep_contents(&later.unwrap_or_default());
-    }
-
-    /// Keeps the contents of files that were put at the target, and remembers what was removed.
-    pub(super) fn keep_contents(&mut self, edits: &[Edit]) {
-        let Some(mut inside) = self.inside.take() else { return };
-        if let Some(contents) = &mut inside.contents {
-            let evictions = contents.evictions();
-            let mut changed = false;
-            for (path, node) in edits {
-                changed |= match node {
-                    &Some(Node::File { digest, size: size @ 1.., .. })
-                        if !self.keep_content(contents, path, digest, size) =>
-                    {
-                        inside.unkept.insert(path.clone())
-                    }
-                    _ => inside.unkept.remove(path),
-                };
-            }
-            if contents.evictions() != evictions {
-                inside.unkept = missing(self.receiver.held(), contents);
-                changed = true;
-            }
-            inside.unkept_told &= !changed;
-            self.remember_gone(&mut inside, edits);
-        }
-        self.inside = Some(inside);
-    }
-
-    fn remember_gone(&self, inside: &mut Inside, edits: &[Edit]) {
-        let mut changed = false;
-        for (path, node) in edits {
-            changed |= match node {
-                None if inside.gone.len() < GONE_MAX => inside.gone.insert(path.clone()),
-                None => false,
-                Some(_) => inside.gone.remove(path),
-            };
-        }
-        if let Some(store) = self.store.as_ref().filter(|_| changed)
-            && let Err(error) = write_note(store.folder(), GONE, &inside.gone)
-        {
-            warn!(%error, "it is not written down what was removed");
-        }
-    }
-
-    /// What to tell of what cannot be written again; `None` when that is known.
-    pub(super) fn not_replayable(&mut self) -> Option<FromHub> {
-        let inside = self.inside.as_mut()?;
-        if std::mem::replace(&mut inside.unkept_told, true) {
-            return None;
-        }
-        let paths = inside.unkept.iter().take(TOLD).cloned().collect();
-        Some(FromHub::NotReplayable { paths, count: inside.unkept.len() as u64 })
-    }
-
-    /// Keeps one content. Whether it is there now.
-    fn keep_content(
-        &self,
-        contents: &mut Contents,
-        path: &SyncPath,
-        digest: Digest,
-        size: u64,
-    ) -> bool {
-        if contents.contains(&digest) || !contents.takes(size) {
-            return contents.contains(&digest);
-        }
-        let kept = self.read_content(contents, path, digest, size);
-        kept.unwrap_or_else(|error| {
-            debug!(%path, %error, "its content is not kept");
-            false
-        })
-    }
-
-    fn read_content(
-        &self,
-        contents: &mut Contents,
-        path: &SyncPath,
-        digest: Digest,
-        size: u64,
-    ) -> io::Result<bool> {
-        let Some((root, below)) = self.locate(path) else { return Ok(false) };
-        let file = root.open_file(&below).map_err(io::Error::other)?;
-        let mode = (file.metadata()?.mode() & 0o777) as u16;
-        contents.put(digest, size, mode, file, self.receiver.held())
     }
 
     /// Removes again what was removed and the image brought back; on a volume nothing comes back by
@@ -346,7 +242,6 @@ impl Site {
         }
         if let Some(inside) = &mut self.inside {
             inside.contents = Some(contents);
-            inside.later = Vec::new();
             let container = &inside.identity.name;
             let took = began.elapsed();
             info!(container, count, missing, skipped, ?took, "written again");
@@ -401,8 +296,8 @@ impl Site {
             }
             let start = frame.body.len();
             let step = left.min((PIECE_BYTES - start) as u64);
-            let read = source.by_ref().take(step).read_to_end(&mut frame.body);
-            if !read.is_ok_and(|read| read as u64 == step) {
+            frame.body.resize(start + step as usize, 0);
+            if source.read_exact(&mut frame.body[start..]).is_err() {
                 frame.body.truncate(start);
                 return Ok(false);
             }
@@ -416,19 +311,6 @@ impl Site {
         let Frame { body, pieces } = std::mem::take(frame);
         if pieces.is_empty() { Ok(()) } else { self.take_data(body, pieces) }
     }
-}
-
-/// The files of a tree whose content is not kept.
-fn missing(held: &Snapshot, contents: &Contents) -> BTreeSet<SyncPath> {
-    let mut missing = BTreeSet::new();
-    held.walk(&mut |path, node| {
-        if let Node::File { digest, size: 1.., .. } = node
-            && !contents.contains(digest)
-        {
-            missing.insert(path.clone());
-        }
-    });
-    missing
 }
 
 /// Content on its way, as from a daemon.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use tracing::info;
 
 use super::ahead::Lane;
-use super::apply::{Applying, Parts};
+use super::apply::{Applying, Parts, Torn};
 use super::replay::Inside;
 use super::root::TargetRoot;
 use super::store::{Claim, Owner, Store};
@@ -36,6 +36,8 @@ pub(super) struct Site {
     pub(super) in_place: bool,
     /// Of large files that were written.
     pub(super) parts: Parts,
+    /// Of those whose patch failed half-way.
+    pub(super) torn: Torn,
     /// Where the command runs: the first root.
     pub(super) directory: PathBuf,
     pub(super) epoch: u64,

@@ -21,7 +21,7 @@ mod registry;
 mod replay;
 mod trash;
 
-pub use contents::Contents;
+pub use contents::{Contents, Slot};
 pub(super) use files::{read_note, read_tree, write_note, write_tree};
 pub use registry::{Claim, ClaimError, Clash, Registry};
 pub use trash::{TRASH_BYTES, TRASH_FILES};

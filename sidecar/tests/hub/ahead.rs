@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
+use e2ek_sidecar::delta::PatchWriter;
 use e2ek_sidecar::tree::{Change, Digest, Entry, Reason};
 use e2ek_sidecar::wire::{
     AHEAD_CONTENTS, Blob, FromHub, How, Meta, NotHeld, Op, PIECE_BYTES, ToHub,
@@ -225,4 +226,50 @@ fn i11_what_makes_no_sense_ahead_ends_the_link() {
     client.open(dry);
     client.send(&announce(1));
     assert!(matches!(client.next(), Some(FromHub::Bye { reason }) if !reason.is_empty()));
+}
+
+/// A copy is a patch of one line. Nothing waits for it, and one that nobody wants any more ends.
+#[test]
+fn a_save_is_applied_while_a_large_copy_is_under_way() {
+    let place = Place::new();
+    let text = "large ".repeat(SIZE / 6);
+    let before = Tree::new(&[("f", &text)]);
+    let mut client = place.enter();
+    client.sync(&Tree::default(), &before, false);
+    let at = |at: &str, tree: &Tree, size: u64, how: How| {
+        let new = match tree.snapshot.entry(&path("0/f")) {
+            Some(Entry::File { digest, .. }) => {
+                Some(Entry::File { digest, size, executable: false })
+            }
+            other => panic!("{other:?}"),
+        };
+        let change = Change { path: path(at), old: None, new };
+        Op { change, how, meta: Meta::default() }
+    };
+    let copy = |size: u64| {
+        let mut patch = PatchWriter::default();
+        for _ in 0..size / text.len() as u64 {
+            patch.copy(0, text.len() as u64);
+        }
+        patch.finish()
+    };
+    let like = || How::Like { from: path("0/f") };
+    // More than is written while a save is: it is to be ended before it is done.
+    let much = (32 << 30) / text.len() as u64 * text.len() as u64;
+    client.send(&ToHub::Ahead { number: 1, op: at("0/much", &before, much, like()) });
+    data(&mut client, 1, &copy(much));
+    let after = Tree::new(&[("f", &text), ("s", "small")]);
+    assert_eq!(apply(&mut client, plan(&before, &after, false), &after), (vec![], 0));
+    client.send(&ToHub::AheadEnd { number: 1 });
+    let why = NotHeld::Ended;
+    assert_eq!(client.next(), Some(FromHub::NotHeld { number: 1, why }));
+    // One that is wanted is made, and put in place.
+    let op = |how| at("0/g", &before, text.len() as u64, how);
+    client.send(&ToHub::Ahead { number: 2, op: op(like()) });
+    data(&mut client, 2, &copy(text.len() as u64));
+    assert_eq!(client.next(), Some(FromHub::Held { number: 2 }));
+    let all = Tree::new(&[("f", &text), ("s", "small"), ("g", &text)]);
+    assert_eq!(apply(&mut client, vec![op(How::Held)], &all), (vec![], 0));
+    client.leave();
+    assert_eq!(listing(&place.root), texts(&[("f", &text), ("g", &text), ("s", "small")]));
 }

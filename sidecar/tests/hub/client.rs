@@ -101,9 +101,22 @@ impl Client {
 
     /// Starts a hub of its own that is killed at its n-th `pwrite64`.
     pub(crate) fn killed_at_pwrite(state: &Path, number: u32) -> Self {
+        Self::injected(state, None, &[&format!("pwrite64:signal=KILL:when={number}")])
+    }
+
+    /// Starts a hub of its own whose system calls fail, or kill it, as strace is told; only those on
+    /// one `file` count.
+    pub(crate) fn injected(state: &Path, file: Option<&Path>, faults: &[&str]) -> Self {
         let mut strace = Command::new("strace");
-        strace.args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=pwrite64", "-e"]);
-        strace.arg(format!("inject=pwrite64:signal=KILL:when={number}"));
+        strace.args(["-f", "-qq", "-o", "/dev/null"]);
+        if let Some(file) = file {
+            strace.arg("-P").arg(file);
+        }
+        let calls: Vec<&str> = faults.iter().filter_map(|fault| fault.split(':').next()).collect();
+        strace.arg("-e").arg(format!("trace={}", calls.join(",")));
+        for fault in faults {
+            strace.arg("-e").arg(format!("inject={fault}"));
+        }
         strace.arg(env!("CARGO_BIN_EXE_e2ek-sidecar"));
         let (child, stream) = over_one_socket(strace, state);
         Self::over(stream, Some(child))

@@ -9,3 +9,4 @@ mod faults;
 mod leases;
 mod patches;
 mod socket;
+mod torn;

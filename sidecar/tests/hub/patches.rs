@@ -13,11 +13,11 @@ use super::client::{ANN, Client, Tree, listing, open, path};
 
 /// The hub died of it.
 #[derive(Debug)]
-struct Died;
+pub(crate) struct Died;
 
 /// Sends a patch of one file, with its generation or ahead of it; why it was not applied, if it was
 /// not.
-fn patch(
+pub(crate) fn patch(
     c: &mut Client,
     (old, new): (&Tree, &Tree),
     bytes: &[u8],
@@ -68,7 +68,7 @@ fn patch(
     }
 }
 
-fn tree(content: &[u8]) -> Tree {
+pub(crate) fn tree(content: &[u8]) -> Tree {
     Tree::new(&[("f", std::str::from_utf8(content).unwrap())])
 }
 
@@ -183,6 +183,7 @@ fn cut_off(ahead: bool) {
     assert!(olds >= least && finished >= least, "{olds} times old, {finished} times finished");
 }
 
-fn no_records(state: &Path) -> bool {
-    listing(state).iter().all(|(name, _)| !name.contains("/redo/"))
+pub(crate) fn no_records(state: &Path) -> bool {
+    let is_record = |name: &str| name.contains("/redo/") && !name.ends_with('/');
+    listing(state).iter().all(|(name, _)| !is_record(name))
 }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
+use e2ek_sidecar::delta::PatchWriter;
 use e2ek_sidecar::tree::{Entry, Snapshot};
 use e2ek_sidecar::wire::{Blob, How, Op, PIECE_BYTES, Packer, ToHub};
 use tokio::sync::Notify;
@@ -104,6 +105,17 @@ impl Sender {
         let meta = self.origin.meta(op, &mut Folder::default());
         let mut op = Op { meta, ..op.clone() };
         let mut patch = None;
+        if let How::Copy { from } = op.how.clone() {
+            let content = |entry: Option<Entry>| match entry {
+                Some(Entry::File { digest, size, .. }) => Some((digest, size)),
+                _ => None,
+            };
+            let there = base.and_then(|base| content(base.entry(&from)));
+            if there.is_some() && there == content(op.change.new.clone()) {
+                return self.copy_ahead(number, Op { how: How::Like { from }, ..op }).await;
+            }
+            op.how = How::Data;
+        }
         if let Some(base) = base {
             let mut kin = Kin::new(base, &[], &mut self.likened);
             if let Some(own) = self.origin.patch(&op, self.distance) {
@@ -120,6 +132,18 @@ impl Sender {
         self.lane.progress.total_files += 1;
         self.lane.progress.total_bytes += size_of(&op);
         self.lane.items.push_back(Item { number, op, patch, reading: None });
+        Ok(())
+    }
+
+    /// Has the hub copy what it has: nothing is read here, and what is sent is a patch of one line.
+    async fn copy_ahead(&mut self, number: u64, op: Op) -> io::Result<()> {
+        let mut patch = PatchWriter::default();
+        patch.copy(0, size_of(&op));
+        self.message(&ToHub::Ahead { number, op }).await?;
+        let (encoding, body) = self.lane.packer.alone(&patch.finish());
+        let message = ToHub::AheadData { number, encoding, body: Blob(body) };
+        let len = self.message(&message).await? as u64;
+        self.lane.window.sent(Instant::now(), len);
         Ok(())
     }
 

@@ -34,6 +34,14 @@ const FILLING: usize = 2;
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest wait between two tries to connect.
 const CONNECT_RETRY_MAX: Duration = Duration::from_secs(5);
+/// Links that a hub opened are made again at once, though not more often than this when they end as
+/// soon as they open.
+const REOPEN_EVERY: Duration = Duration::from_millis(50);
+/// So many links in a row may end over a generation that was never answered before they are made again
+/// ever later: a hub that dies of what it is sent is not kept busy with it.
+const FRUITLESS_MAX: u32 = 10;
+/// A link that lasted so long was good.
+const LASTED: Duration = Duration::from_secs(5);
 /// So often in a row a link may be superseded by one of the same writer. A link of ours that was given
 /// up and comes late does it once; who goes on is another daemon, and of two the newer one stays, as
 /// it was superseded once less.
@@ -100,8 +108,10 @@ pub(super) struct Target {
     /// When to connect; set while the link is down.
     connect_at: Option<Instant>,
     connect_wait: Duration,
-    /// When the hub opened; only a link that lasted is made again at once.
+    /// When the hub opened; unset when that counts for nothing, for it listened to another at once.
     opened_at: Option<Instant>,
+    /// Links in a row that ended while the hub owed an answer, and had given none.
+    fruitless: u32,
     /// A hub opened once in this run: what the target is called, and our right to it, are in order.
     was_open: bool,
     /// What the hub acknowledged.
@@ -164,6 +174,7 @@ impl Target {
             connect_at: None,
             connect_wait: Duration::ZERO,
             opened_at: None,
+            fruitless: 0,
             was_open: false,
             acked: Snapshot::empty(),
             sent: Snapshot::empty(),
@@ -202,6 +213,15 @@ impl Target {
         effects.push(Effect::Connect(self.id));
     }
 
+    /// The way to the hub may be another by now: what waits is tried at once, and so is the next try if
+    /// the one under way fails.
+    pub(super) fn reconnect(&mut self, effects: &mut Vec<Effect>) {
+        self.connect_wait = Duration::ZERO;
+        if self.connect_at.is_some() {
+            self.connect(effects);
+        }
+    }
+
     /// What would be sent to reach `local`, once it is known what is there.
     pub(super) fn plan(&self, local: &Snapshot, settings: &Settings) -> Option<Vec<Op>> {
         let ready = matches!(self.link, Link::Ready);
@@ -217,11 +237,16 @@ impl Target {
         if matches!(self.link, Link::Refused) {
             return;
         }
-        if self.has_lasted(now) {
-            self.connect_wait = Duration::ZERO;
+        self.fruitless = if self.in_flight.is_empty() { 0 } else { self.fruitless + 1 };
+        // After a link that the hub opened the first try is made at once; those that never get that far
+        // are made ever later.
+        if let Some(opened) = self.opened_at.take()
+            && (self.fruitless <= FRUITLESS_MAX || opened + LASTED <= now)
+        {
+            let young = opened + REOPEN_EVERY > now;
+            let most = if young { REOPEN_EVERY } else { Duration::ZERO };
+            self.connect_wait = self.connect_wait.min(most);
         }
-        self.opened_at = None;
-        // The first try after a good link is made at once.
         self.connect_at = Some(now + self.connect_wait);
         self.connect_wait = (self.connect_wait * 2).clamp(RETRY_FIRST, CONNECT_RETRY_MAX);
         self.link = Link::Down;
@@ -244,15 +269,12 @@ impl Target {
         }
     }
 
-    /// Whether the link was good.
-    fn has_lasted(&self, now: Instant) -> bool {
-        self.opened_at.is_some_and(|at| at + CONNECT_RETRY_MAX <= now)
-    }
-
     /// The hub listens to another link of this writer. Whether to try again.
     pub(super) fn superseded(&mut self, now: Instant) -> bool {
-        if self.has_lasted(now) {
+        if self.opened_at.is_some_and(|at| at + LASTED <= now) {
             self.superseded = 0;
+        } else {
+            self.opened_at = None;
         }
         self.superseded += 1;
         self.superseded <= SUPERSEDED_MAX

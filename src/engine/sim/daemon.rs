@@ -108,7 +108,10 @@ impl World {
             }
             Effect::Ahead { target, number, mut op, whole, .. } => {
                 let file = matches!(op.change.old, Some(Entry::File { size: 1.., .. }));
-                if file && !whole && self.rng.one_in(2) {
+                if let How::Copy { from } = op.how {
+                    op.how = if whole { How::Data } else { How::Like { from } };
+                    self.trace.count("content that the hub copies ahead");
+                } else if file && !whole && self.rng.one_in(2) {
                     op.how = How::Patch;
                 }
                 self.trace.count("content sent ahead");

@@ -277,10 +277,11 @@ impl World {
         self.input(Input::Restart);
     }
 
-    /// The machine sleeps, for up to an hour.
+    /// The machine sleeps, for up to an hour, and sees that it did.
     fn jump(&mut self) {
         let most = [1_000_000, 60_000_000, 3_600_000_000][self.rng.below(3) as usize];
         let micros = self.rng.below(most);
         self.clock.jump(micros);
+        self.input(Input::Reconnect);
     }
 }

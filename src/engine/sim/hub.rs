@@ -307,7 +307,20 @@ impl Hub {
     pub(super) fn begin_ahead(&mut self, number: u64, op: Op) -> Result<Vec<FromHub>, WireError> {
         self.ahead.begin(number, &op, 1)?;
         let change = &op.change;
-        if op.how == How::Patch && self.disk.get(&change.path) != change.old.as_ref() {
+        let content = |entry: Option<&Entry>| match entry {
+            Some(Entry::File { digest, .. }) => Some(*digest),
+            _ => None,
+        };
+        let fits = match &op.how {
+            How::Patch => self.disk.get(&change.path) == change.old.as_ref(),
+            // Only copies are made here.
+            How::Like { from } => {
+                let known = matches!(self.receiver.held().get(from), Some(Node::File { .. }));
+                known && content(self.disk.get(from)) == content(change.new.as_ref())
+            }
+            _ => true,
+        };
+        if !fits {
             self.ahead.failed(number);
             return Ok(vec![FromHub::NotHeld { number, why: NotHeld::Base }]);
         }

@@ -2,7 +2,7 @@
 //! `server` does; and reads the content that is sent to it, as the daemon's sender does.
 
 use e2ek_sidecar::tree::Entry;
-use e2ek_sidecar::wire::{Blob, FromHub, Op, Refusal, ToHub, WireError, unpack_ops};
+use e2ek_sidecar::wire::{Blob, FromHub, How, Op, Refusal, ToHub, WireError, unpack_ops};
 
 use super::World;
 use super::clock::Event;
@@ -223,7 +223,7 @@ impl World {
         let same = matches!(self.source.disk.get(&op.change.path),
             Some(Entry::File { digest: now, .. }) if *now == digest);
         // What is open can be read although another file has its place, or it grew.
-        let same = same || bits > 1 && self.rng.one_in(2);
+        let same = same || matches!(op.how, How::Like { .. }) || bits > 1 && self.rng.one_in(2);
         let first = size / 2;
         let message = match bits {
             0 => ToHub::Ahead { number, op: op.clone() },

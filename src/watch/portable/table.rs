@@ -99,17 +99,20 @@ impl Table {
         let (Some(watcher), Some(path)) = (&mut self.watcher, below(&self.root, directory)) else {
             return false;
         };
-        if !path.is_root() && !(self.wanted)(&path) {
+        if !path.is_root() && !self.wanted.wants(&path) {
             return false;
         }
         let config = WatchPathConfig::new(RecursiveMode::NonRecursive)
             .with_dereference_symlinks(path.is_root());
         if let Err(error) = watcher.watch_with(directory, config) {
+            self.wanted.forget(&path);
             if let Some(shortage) = Shortage::of_directory(errno(&error)) {
                 self.polled.insert(directory.to_owned(), shortage);
             }
             return false;
         }
+        // From here on a change is told.
+        self.wanted.forget(&path);
         self.polled.remove(directory);
         self.watched.insert(directory.to_owned());
         if path.is_root() || is_directory(directory) {

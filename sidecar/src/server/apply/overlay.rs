@@ -6,7 +6,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -51,11 +51,36 @@ impl Parts {
     }
 }
 
+/// Records of patches that failed half-way, by path: what is torn is whole again once anything is put
+/// there, else the next hub finishes it.
+#[derive(Default)]
+pub(in super::super) struct Torn(HashMap<SyncPath, Redo>);
+
+impl Torn {
+    /// Keeps a record as long as its file may be torn.
+    pub(super) fn keep(&mut self, redo: Redo) {
+        if redo.is_kept()
+            && let Some(mut before) = self.0.insert(redo.head().path.clone(), redo)
+        {
+            before.forget();
+        }
+    }
+
+    /// Whatever stands at a path is whole.
+    pub(super) fn whole(&mut self, path: &SyncPath) {
+        if !self.0.is_empty()
+            && let Some(mut redo) = self.0.remove(path)
+        {
+            redo.forget();
+        }
+    }
+}
+
 /// A new content over an old one.
 pub(super) struct Overlay {
     pub(super) redo: Redo,
     /// Where the content is made when this way is given up; empty until then.
-    staged: Staged,
+    pub(super) staged: Staged,
     /// So much of the new content is known.
     position: u64,
     /// Bytes that are new, and how many may be.
@@ -68,12 +93,12 @@ impl Overlay {
     }
 
     /// Takes new bytes; `false` when there are too many for this way.
-    pub(super) fn bring(&mut self, bytes: &[u8]) -> io::Result<bool> {
+    pub(super) fn bring(&mut self, bytes: &[u8], old: &File) -> io::Result<bool> {
         self.new.0 += bytes.len() as u64;
         if self.new.0 > self.new.1 || self.redo.extents().len() >= MAX_EXTENTS {
             return Ok(false);
         }
-        self.redo.take(self.position, bytes)?;
+        self.redo.take(self.position, bytes, old)?;
         self.position += bytes.len() as u64;
         Ok(true)
     }
@@ -85,8 +110,8 @@ impl Overlay {
         stays
     }
 
-    /// Gives this way up: what is known of the content, made beside the old one.
-    pub(super) fn make(mut self, old: &File) -> io::Result<(Staged, NodeHasher)> {
+    /// What is known of the content, made beside the old one.
+    pub(super) fn make(&mut self, old: &File) -> io::Result<NodeHasher> {
         let mut hasher = NodeHasher::default();
         let mut buffer = vec![0; READ_BYTES];
         let mut at = 0;
@@ -104,7 +129,7 @@ impl Overlay {
             self.staged.write_all(&bytes)?;
             at += bytes.len() as u64;
         }
-        Ok((self.staged, hasher))
+        Ok(hasher)
     }
 
     /// The hashes of the new content: what stayed is taken from those of the old one where they are
@@ -145,46 +170,55 @@ impl Overlay {
     }
 }
 
-/// Reads what there is at an offset; nothing is read beyond the end.
-fn fill(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        match file.read_at(bytes, offset) {
-            Ok(0) => return Ok(()),
-            Ok(count) => {
-                offset += count as u64;
-                bytes = &mut bytes[count..];
-            }
+/// Reads what there is at an offset, and tells how much; nothing is read beyond the end.
+pub(super) fn fill(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while done < bytes.len() {
+        match file.read_at(&mut bytes[done..], offset + done as u64) {
+            Ok(0) => break,
+            Ok(count) => done += count,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
             Err(error) => return Err(error),
         }
     }
-    Ok(())
+    Ok(done)
 }
 
 impl Site {
     /// Finishes what a killed hub had begun in place, before anything is said of the target.
     pub(in super::super) fn finish_patches(&self, folder: &Path) {
         for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
-            let path = entry.path();
-            match Found::open(&path) {
-                Ok(Some(found)) => self.finish_patch(found),
-                Ok(None) => {}
+            let record = entry.path();
+            match self.finish_patch(&record) {
+                Ok(()) => {}
                 Err(error) => tracing::warn!(%error, "a record of a patch cannot be read"),
             }
-            let _ = std::fs::remove_file(path);
+            let _ = std::fs::remove_file(record);
         }
         let _ = std::fs::remove_dir(folder);
     }
 
-    fn finish_patch(&self, mut found: Found) {
+    fn finish_patch(&self, record: &Path) -> io::Result<()> {
+        let Some(found) = Found::open(record)? else { return Ok(()) };
         let Head { path, file, size, .. } = found.head.clone();
-        let Some((root, below)) = self.locate(&path) else { return };
         let meta = found.head.meta();
+        let Some((root, below)) = self.locate(&path) else { return Ok(()) };
+        let Ok(there) = root.open_file(&below) else { return Ok(()) };
+        let ours = there.metadata().is_ok_and(|now| (now.dev(), now.ino()) == file)
+            && found.can_have_left(&there)?;
+        drop(there);
+        if !ours {
+            // It is looked at like any other: kept aside before anything takes its place.
+            tracing::info!(%path, "others wrote where a patch was cut off: it is left");
+            return Ok(());
+        }
+        let Some(mut found) = Found::open(record)? else { return Ok(()) };
         match root.patch_in_place(&below, file, size, &meta, &mut || found.next()) {
             Ok(_) => tracing::info!(%path, "a patch that was cut off is finished"),
-            // Somebody put another file there: it is looked at like any other.
+            // Somebody put another file there.
             Err(error) => tracing::info!(%error, "a patch that was cut off is left"),
         }
+        Ok(())
     }
 
     /// Whether the file may be patched where it stands.

@@ -14,7 +14,7 @@ use super::super::look::content_of;
 use super::super::root::{InPlace, RootError, Staged};
 use super::super::site::Site;
 use super::overlay::{self, Overlay};
-use super::redo::{Head, Redo};
+use super::redo::{Head, Redo, Sizes};
 use super::{Outcome, file_size, meta};
 use crate::delta::{NodeHasher, Nodes, Patcher, Piece};
 use crate::path::SyncPath;
@@ -127,7 +127,7 @@ impl Site {
         } else {
             let staged = root.stage(&below, size).map_err(Fault::Root)?;
             let redo = (itself && old_size.min(size) > overlay::ABOVE_BYTES)
-                .then(|| self.begin_redo(op, name, &old, size))
+                .then(|| self.begin_redo(op, name, &old, Sizes { old: old_size, new: size }))
                 .flatten();
             match redo {
                 Some(redo) => New::Over(Box::new(Overlay::new(redo, staged, old_size))),
@@ -138,13 +138,16 @@ impl Site {
     }
 
     /// A record for a patch in place; `None` where that cannot be.
-    fn begin_redo(&self, op: &Op, name: &str, old: &File, size: u64) -> Option<Redo> {
+    fn begin_redo(&self, op: &Op, name: &str, old: &File, sizes: Sizes) -> Option<Redo> {
+        if sizes.old.saturating_sub(sizes.new) > sizes.old / 4 {
+            return None;
+        }
         let found = old.metadata().ok()?;
         let file = (found.dev(), found.ino());
         if !self.in_place || !self.may_patch(&op.change.path, file) {
             return None;
         }
-        let head = Head::new(&op.change.path, file, size, &meta(op));
+        let head = Head::new(&op.change.path, file, sizes, &meta(op));
         let folder = self.store.as_ref()?.redo_folder();
         let begun = Redo::begin(&folder, name, head);
         begun.inspect_err(|error| tracing::info!(%error, "no record of a patch")).ok()
@@ -194,41 +197,56 @@ impl Site {
         let Over { mut overlay, old, nodes } = over;
         let op = self.receiver.op(index);
         let Head { path, file, size, .. } = overlay.redo.head().clone();
-        let beside = |overlay: Overlay| {
-            let (staged, hasher) = overlay.make(&old)?;
-            let (digest, nodes) = hasher.finish();
-            // It was what the op says when it was written down, and somebody wrote since.
-            if Some(digest) != content_of(op.change.new.as_ref()) {
-                return Ok(Ok(Outcome::Lost));
-            }
-            Ok(Err((staged, nodes)))
-        };
         let located = self.locate(&op.change.path);
         // What is patched is the very file that the record speaks of.
         let same = path == op.change.path && self.may_patch(&path, file);
         let Some((root, below)) = located.filter(|_| same) else {
-            return beside(overlay);
+            return self.make_beside(index, overlay, &old);
         };
         overlay.redo.seal()?;
+        let mut touched = false;
         let mut extents = overlay.redo.extents().iter();
-        let mut next = || match extents.next() {
-            Some(&extent) => Ok(Some((extent.offset, overlay.redo.read(extent)?))),
-            None => Ok(None),
+        let mut next = || {
+            touched = true;
+            match extents.next() {
+                Some(&extent) => Ok(Some((extent.offset, overlay.redo.read(extent)?))),
+                None => Ok(None),
+            }
         };
         let patched = root.patch_in_place(&below, file, size, &meta(op), &mut next);
+        if patched.is_ok() || !touched {
+            overlay.redo.forget();
+        }
         match patched {
             Ok(stamp) => {
-                overlay.redo.forget();
                 self.parts.keep(nodes.digest().unwrap_or_default(), Some(nodes));
                 Ok(Ok(Outcome::InPlace(stamp, InPlace::Patch)))
             }
-            // A running program, for one; or some of it is written. The record stays: a hub that
-            // finds this file again finishes it, and once another has its place it counts no more.
+            // A running program, for one; or some of it is written. Then the record stays until
+            // another file has its place.
             Err(error) => {
                 tracing::info!(%error, "not patched in place");
-                beside(overlay)
+                self.make_beside(index, overlay, &old)
             }
         }
+    }
+
+    #[allow(clippy::type_complexity)]
+    fn make_beside(
+        &mut self,
+        index: u32,
+        mut overlay: Overlay,
+        old: &File,
+    ) -> io::Result<Result<Outcome, (Staged, Option<Nodes>)>> {
+        let made = overlay.make(old);
+        let Overlay { redo, staged, .. } = overlay;
+        self.torn.keep(redo);
+        let (digest, nodes) = made?.finish();
+        // It was what the op says when it was written down, and somebody wrote since.
+        if Some(digest) != content_of(self.receiver.op(index).change.new.as_ref()) {
+            return Ok(Ok(Outcome::Lost));
+        }
+        Ok(Err((staged, nodes)))
     }
 }
 
@@ -267,12 +285,13 @@ impl Patching {
                     Err(Fault::Base)
                 }
             }
-            New::Over(overlay) => {
+            New::Over(mut overlay) => {
                 let nodes = overlay.nodes(&self.old, known, stop)?;
                 let digest = nodes.digest();
                 if digest.is_none() || digest != wanted {
                     return Err(Fault::Base);
                 }
+                overlay.redo.take_rest(&self.old).map_err(not_as_it_was)?;
                 Ok(Made::Over(Box::new(Over { overlay: *overlay, old: self.old, nodes })))
             }
             New::Memory(_) | New::Nowhere => Err(Fault::Base),
@@ -281,7 +300,7 @@ impl Patching {
 
     fn bring(&mut self, bytes: &[u8]) -> Result<(), Fault> {
         if let New::Over(overlay) = &mut self.new
-            && !overlay.bring(bytes)?
+            && !overlay.bring(bytes, &self.old).map_err(not_as_it_was)?
         {
             self.beside()?;
         } else if matches!(self.new, New::Over(_)) {
@@ -292,9 +311,9 @@ impl Patching {
 
     /// Gives up to patch in place.
     fn beside(&mut self) -> Result<(), Fault> {
-        if let New::Over(overlay) = std::mem::replace(&mut self.new, New::Nowhere) {
-            let (staged, hasher) = overlay.make(&self.old)?;
-            self.new = New::Staged(staged, Box::new(hasher));
+        if let New::Over(mut overlay) = std::mem::replace(&mut self.new, New::Nowhere) {
+            let hasher = overlay.make(&self.old)?;
+            self.new = New::Staged(overlay.staged, Box::new(hasher));
         }
         Ok(())
     }
@@ -337,4 +356,9 @@ impl New {
         }
         Ok(())
     }
+}
+
+/// The old file has become shorter, or it cannot be read or written down.
+fn not_as_it_was(error: io::Error) -> Fault {
+    if error.kind() == io::ErrorKind::UnexpectedEof { Fault::Base } else { error.into() }
 }

@@ -1,25 +1,32 @@
 //! Owns the record of a patch in place: all of it is on file before the first byte of the target is
 //! touched, so that a hub that finds one finishes what another began (I1, I8).
 //!
-//! `magic | length of the head (u32) | head (postcard)`, extents of `offset (u64) | length (u32) |
-//! bytes`, and as the last an offset of all ones with the crc32c of everything before. Numbers are
-//! little endian. A record without its end was never begun at the target.
+//! `magic | length of the head (u32) | head (postcard)`, extents of `offset (u64) | lengths of the new
+//! and of the old bytes (u32 each) | both`, and as the last an offset of all ones with the crc32c of
+//! everything before. Numbers are little endian. A record without its end was never begun at the target.
+//!
+//! The old bytes tell what the patch can have left from what others wrote since: that is never
+//! written over (I4).
 
 use std::fs::File;
 use std::io::{self, Read};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::{Deserialize, Serialize};
 
 use super::super::root::PutMeta;
+use super::overlay;
 use crate::path::SyncPath;
 
-const MAGIC: &[u8; 12] = b"e2ek redo 1\n";
+const MAGIC: &[u8; 12] = b"e2ek redo 2\n";
 /// Instead of an offset, before the checksum.
 const END: u64 = u64::MAX;
 /// Longest extent, in bytes: what one message brings.
 const MAX_EXTENT_BYTES: usize = 1 << 20;
+/// Before an extent's bytes.
+const FIXED_BYTES: u64 = 16;
 const MAX_HEAD_BYTES: usize = 64 << 10;
 
 /// What is patched.
@@ -30,15 +37,24 @@ pub(in super::super) struct Head {
     pub(in super::super) file: (u64, u64),
     /// Of the new content, in bytes.
     pub(in super::super) size: u64,
+    /// Of the old one.
+    old_size: u64,
     executable: bool,
     mode: Option<u32>,
     mtime_ns: Option<i64>,
 }
 
+/// Of a file, in bytes.
+pub(super) struct Sizes {
+    pub(super) old: u64,
+    pub(super) new: u64,
+}
+
 impl Head {
-    pub(super) fn new(path: &SyncPath, file: (u64, u64), size: u64, meta: &PutMeta) -> Self {
+    pub(super) fn new(path: &SyncPath, file: (u64, u64), sizes: Sizes, meta: &PutMeta) -> Self {
         let &PutMeta { executable, mode, mtime_ns } = meta;
-        Self { path: path.clone(), file, size, executable, mode, mtime_ns }
+        let Sizes { old: old_size, new: size } = sizes;
+        Self { path: path.clone(), file, size, old_size, executable, mode, mtime_ns }
     }
 
     pub(in super::super) fn meta(&self) -> PutMeta {
@@ -84,7 +100,9 @@ impl Redo {
     pub(super) fn begin(folder: &Path, name: &str, head: Head) -> io::Result<Self> {
         use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
-        let path = folder.join(name);
+        // Those of patches that failed half-way stay while others come and go.
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let path = folder.join(format!("{name}.{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         let mut options = File::options();
         let file =
             options.read(true).write(true).create(true).truncate(true).mode(0o600).open(&path)?;
@@ -97,19 +115,41 @@ impl Redo {
         Ok(redo)
     }
 
-    /// Takes new bytes for an offset, behind all before.
-    pub(super) fn take(&mut self, mut offset: u64, bytes: &[u8]) -> io::Result<()> {
+    /// Takes new bytes for an offset, behind all before, and what `old` has there.
+    ///
+    /// # Errors
+    /// `UnexpectedEof` when `old` is shorter than it was.
+    pub(super) fn take(&mut self, mut offset: u64, bytes: &[u8], old: &File) -> io::Result<()> {
         for part in bytes.chunks(MAX_EXTENT_BYTES) {
-            let mut record = Vec::with_capacity(12 + part.len());
-            record.extend_from_slice(&offset.to_le_bytes());
-            record.extend_from_slice(&(part.len() as u32).to_le_bytes());
-            record.extend_from_slice(part);
-            let at = self.length + 12;
-            self.append(&record)?;
+            let at = self.length + FIXED_BYTES;
+            let replaced = self.head.old_size.saturating_sub(offset).min(part.len() as u64);
+            self.extent(offset, part, (old, replaced))?;
             self.extents.push(Extent { offset, length: part.len() as u32, at });
             offset += part.len() as u64;
         }
         Ok(())
+    }
+
+    /// Takes what `old` has beyond the end of the new content.
+    ///
+    /// # Errors
+    /// As [`Redo::take`].
+    pub(super) fn take_rest(&mut self, old: &File) -> io::Result<()> {
+        let Head { mut size, old_size, .. } = self.head;
+        while size < old_size {
+            let part = (old_size - size).min(MAX_EXTENT_BYTES as u64);
+            self.extent(size, &[], (old, part))?;
+            size += part;
+        }
+        Ok(())
+    }
+
+    fn extent(&mut self, offset: u64, new: &[u8], (old, count): (&File, u64)) -> io::Result<()> {
+        let mut replaced = vec![0; count as usize];
+        old.read_exact_at(&mut replaced, offset)?;
+        let lengths = [new.len() as u32, replaced.len() as u32].map(u32::to_le_bytes);
+        let fixed = [&offset.to_le_bytes()[..], &lengths[0], &lengths[1]];
+        self.append(&[&fixed.concat(), new, &replaced].concat())
     }
 
     pub(super) fn head(&self) -> &Head {
@@ -132,10 +172,16 @@ impl Redo {
         let sum = self.sum;
         let mut end = END.to_le_bytes().to_vec();
         end.extend_from_slice(&4u32.to_le_bytes());
+        end.extend_from_slice(&0u32.to_le_bytes());
         end.extend_from_slice(&sum.to_le_bytes());
         self.append(&end)?;
         self.kept = true;
         Ok(())
+    }
+
+    /// Whether it outlives us.
+    pub(super) fn is_kept(&self) -> bool {
+        self.kept
     }
 
     /// The target is whole, old or new: the record is not needed.
@@ -163,6 +209,13 @@ impl Drop for Redo {
 pub(in super::super) struct Found {
     pub(in super::super) head: Head,
     reader: io::BufReader<File>,
+}
+
+/// One extent as it is read.
+struct Part {
+    offset: u64,
+    new: Vec<u8>,
+    old: Vec<u8>,
 }
 
 impl Found {
@@ -197,14 +250,19 @@ impl Found {
 
     fn check(&mut self, sum: &mut u32) -> io::Result<bool> {
         loop {
-            match self.extent() {
-                Ok((END, bytes)) => return Ok(bytes == sum.to_le_bytes()),
-                Ok((offset, bytes)) => {
-                    *sum = crc32c::crc32c_append(*sum, &offset.to_le_bytes());
-                    *sum = crc32c::crc32c_append(*sum, &(bytes.len() as u32).to_le_bytes());
-                    *sum = crc32c::crc32c_append(*sum, &bytes);
-                    let end = offset.checked_add(bytes.len() as u64);
-                    if end.is_none_or(|end| end > self.head.size) {
+            match self.part() {
+                Ok(Part { offset: END, new, .. }) => return Ok(new == sum.to_le_bytes()),
+                Ok(Part { offset, new, old }) => {
+                    let lengths = [new.len() as u32, old.len() as u32].map(u32::to_le_bytes);
+                    for bytes in [&offset.to_le_bytes()[..], &lengths[0], &lengths[1], &new, &old] {
+                        *sum = crc32c::crc32c_append(*sum, bytes);
+                    }
+                    let within = |length: usize, size| {
+                        length == 0
+                            || offset.checked_add(length as u64).is_some_and(|end| end <= size)
+                    };
+                    if !within(new.len(), self.head.size) || !within(old.len(), self.head.old_size)
+                    {
                         return Ok(false);
                     }
                 }
@@ -214,23 +272,60 @@ impl Found {
         }
     }
 
-    fn extent(&mut self) -> io::Result<(u64, Vec<u8>)> {
-        let mut fixed = [0; 12];
-        self.reader.read_exact(&mut fixed)?;
-        let (offset, length) = fixed.split_at(8);
-        let offset = u64::from_le_bytes(offset.try_into().unwrap_or_default());
-        let length = u32::from_le_bytes(length.try_into().unwrap_or_default()) as usize;
-        if length > MAX_EXTENT_BYTES {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+    /// Whether the file is what the patch can have left of it when it was cut off, where the patch
+    /// writes: of each extent some new bytes, then the old ones. Uses the record up.
+    pub(in super::super) fn can_have_left(mut self, file: &File) -> io::Result<bool> {
+        let Head { size, old_size, .. } = self.head;
+        let now = file.metadata()?.len();
+        // Only behind all that is written it becomes shorter.
+        let between = now == size || (old_size..=size.max(old_size)).contains(&now);
+        if !between {
+            return Ok(false);
         }
-        let mut bytes = vec![0; length];
-        self.reader.read_exact(&mut bytes)?;
-        Ok((offset, bytes))
+        loop {
+            let Part { offset, new, old } = self.part()?;
+            if offset == END {
+                return Ok(true);
+            }
+            let mut found = vec![0; new.len().max(old.len())];
+            let count = overlay::fill(file, &mut found, offset)?;
+            found.truncate(count);
+            let written = found.iter().zip(&new).take_while(|(found, new)| found == new).count();
+            let cut = new.is_empty() && now == size;
+            if !cut && found[written..] != *old.get(written..).unwrap_or_default() {
+                return Ok(false);
+            }
+        }
+    }
+
+    fn part(&mut self) -> io::Result<Part> {
+        let mut fixed = [0; FIXED_BYTES as usize];
+        self.reader.read_exact(&mut fixed)?;
+        let (offset, lengths) = fixed.split_at(8);
+        let offset = u64::from_le_bytes(offset.try_into().unwrap_or_default());
+        let (new, old) = lengths.split_at(4);
+        let [new, old] =
+            [new, old].map(|bytes| u32::from_le_bytes(bytes.try_into().unwrap_or_default()));
+        let mut bytes = |length: u32| {
+            if length as usize > MAX_EXTENT_BYTES {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof));
+            }
+            let mut bytes = vec![0; length as usize];
+            self.reader.read_exact(&mut bytes).map(|()| bytes)
+        };
+        Ok(Part { offset, new: bytes(new)?, old: bytes(old)? })
     }
 
     /// The next extent, `None` after the last.
     pub(in super::super) fn next(&mut self) -> io::Result<Option<(u64, Vec<u8>)>> {
-        let (offset, bytes) = self.extent()?;
-        Ok((offset != END).then_some((offset, bytes)))
+        loop {
+            let Part { offset, new, .. } = self.part()?;
+            if offset == END {
+                return Ok(None);
+            }
+            if !new.is_empty() {
+                return Ok(Some((offset, new)));
+            }
+        }
     }
 }

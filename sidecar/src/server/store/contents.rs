@@ -8,18 +8,24 @@
 //! Bounded: what nobody needs any more goes first, then the oldest, half of the bound at a time, by
 //! writing what stays into a new file (so for that moment up to the bound is taken twice). A content of
 //! more than half of the bound is not kept at all. What is not kept, [`Contents::contains`] says.
+//!
+//! A large one gets a [`Slot`], which another thread fills: its head is that of a gap until all of it is
+//! there, so whatever is put meanwhile stands behind it.
 
 use std::collections::{HashMap, HashSet};
 use std::fs::{self, File};
 use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::files::private;
 use crate::tree::{Digest, Node, Snapshot};
 
 const NAME: &str = "contents";
 const MAGIC: &[u8; 4] = b"e2c1";
+/// Instead of that: room for a content that is not there, or not yet.
+const GAP: &[u8; 4] = b"e2c0";
 /// Magic, permission bits (u16), nothing (u16), length (u64), digest, CRC32C of those.
 const HEAD_BYTES: usize = 4 + 2 + 2 + 8 + 16 + 4;
 const STEP_BYTES: usize = 128 << 10;
@@ -45,12 +51,60 @@ pub struct Contents {
     dir: PathBuf,
     file: File,
     index: HashMap<Digest, Piece>,
+    /// What slots were given for.
+    coming: HashSet<Digest>,
     /// Up to where the file holds whole records.
     end: u64,
+    /// How often the file was written anew: slots of the one before are of no use.
+    rewrites: u64,
     max_bytes: u64,
     /// How often needed contents had to go.
     evictions: u64,
     buffer: Vec<u8>,
+}
+
+/// Room for one content, to be filled by whoever has it.
+#[derive(Debug)]
+pub struct Slot {
+    file: File,
+    digest: Digest,
+    piece: Piece,
+    rewrites: u64,
+}
+
+impl Slot {
+    /// Copies the content from `source`, with the permission bits of the file that it stands in. Blocks
+    /// as long as that takes, or until it is to `stop`.
+    ///
+    /// # Errors
+    /// When it cannot be read or written, is not what was said ([`io::ErrorKind::InvalidData`]), or was
+    /// stopped ([`io::ErrorKind::Interrupted`]); then it is absent.
+    pub fn fill(&mut self, mode: u16, mut source: impl Read, stop: &AtomicBool) -> io::Result<()> {
+        let mut buffer = Vec::new();
+        let mut hasher = blake3::Hasher::new();
+        let (mut left, mut at) = (self.piece.len, self.piece.offset + HEAD_BYTES as u64);
+        while left > 0 {
+            if stop.load(Ordering::Relaxed) {
+                return Err(io::ErrorKind::Interrupted.into());
+            }
+            buffer.clear();
+            let step = left.min(STEP_BYTES as u64);
+            if source.by_ref().take(step).read_to_end(&mut buffer)? as u64 != step {
+                return Err(io::ErrorKind::InvalidData.into());
+            }
+            hasher.update(&buffer);
+            self.file.write_all_at(&buffer, at)?;
+            at += step;
+            left -= step;
+        }
+        if Digest::from(hasher.finalize()) != self.digest {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let mut head = Vec::with_capacity(HEAD_BYTES);
+        self.piece.mode = mode;
+        push_head(MAGIC, &self.digest, self.piece, &mut head);
+        self.file.write_all_at(&head, self.piece.offset)
+    }
 }
 
 impl Contents {
@@ -63,22 +117,26 @@ impl Contents {
             private().read(true).write(true).create(true).truncate(false).open(dir.join(NAME))?;
         let len = file.metadata()?.len();
         let (mut index, mut end) = (HashMap::new(), 0);
-        while let Some((digest, piece)) = read_head(&file, end)? {
+        while let Some((magic, digest, piece)) = read_head(&file, end)? {
             if piece.len > len.saturating_sub(end + HEAD_BYTES as u64) {
                 break;
             }
             end += piece.bytes();
-            index.insert(digest, piece);
+            if magic == *MAGIC {
+                index.insert(digest, piece);
+            }
         }
         file.set_len(end)?;
         let dir = dir.to_owned();
-        Ok(Self { dir, file, index, end, max_bytes, evictions: 0, buffer: Vec::new() })
+        let (coming, buffer) = (HashSet::new(), Vec::new());
+        let (rewrites, evictions) = (0, 0);
+        Ok(Self { dir, file, index, coming, end, rewrites, max_bytes, evictions, buffer })
     }
 
-    /// Whether a content is there. That it is whole is seen when it is read.
+    /// Whether a content is there, or has a slot. That it is whole is seen when it is read.
     #[must_use]
     pub fn contains(&self, digest: &Digest) -> bool {
-        self.index.contains_key(digest)
+        self.index.contains_key(digest) || self.coming.contains(digest)
     }
 
     /// Bytes taken on disk.
@@ -120,11 +178,7 @@ impl Contents {
         if !self.takes(len) {
             return Ok(false);
         }
-        let piece = Piece { offset: self.end, len, mode };
-        if self.end + piece.bytes() > self.max_bytes {
-            self.make_room(held)?;
-        }
-        let piece = Piece { offset: self.end, ..piece };
+        let piece = self.place(len, mode, held)?;
         self.append(&digest, piece, source).inspect_err(|_| {
             // None may follow half a record.
             let _ = self.file.set_len(self.end);
@@ -134,10 +188,56 @@ impl Contents {
         Ok(true)
     }
 
+    /// Gives room for a content of `len` bytes that another thread has; [`Contents::filled`] is to be told
+    /// what became of it. `None` when it is there, has a slot, or is not kept.
+    ///
+    /// # Errors
+    /// When there can be none.
+    pub fn reserve(
+        &mut self,
+        digest: Digest,
+        len: u64,
+        held: &Snapshot,
+    ) -> io::Result<Option<Slot>> {
+        if self.contains(&digest) || !self.takes(len) {
+            return Ok(None);
+        }
+        let piece = self.place(len, 0, held)?;
+        let mut head = Vec::with_capacity(HEAD_BYTES);
+        push_head(GAP, &digest, piece, &mut head);
+        let file = self.file.try_clone()?;
+        self.file.write_all_at(&head, piece.offset).inspect_err(|_| {
+            let _ = self.file.set_len(self.end);
+        })?;
+        self.end += piece.bytes();
+        self.coming.insert(digest);
+        Ok(Some(Slot { file, digest, piece, rewrites: self.rewrites }))
+    }
+
+    /// Takes back a slot, `whole` or not. Says whether its content is kept: not if the file was written
+    /// anew meanwhile.
+    pub fn filled(&mut self, slot: &Slot, whole: bool) -> bool {
+        self.coming.remove(&slot.digest);
+        let kept = whole && slot.rewrites == self.rewrites;
+        if kept {
+            self.index.insert(slot.digest, slot.piece);
+        }
+        kept
+    }
+
+    /// Where the next content comes to lie; makes room for it.
+    fn place(&mut self, len: u64, mode: u16, held: &Snapshot) -> io::Result<Piece> {
+        let piece = Piece { offset: self.end, len, mode };
+        if self.end + piece.bytes() > self.max_bytes {
+            self.make_room(held)?;
+        }
+        Ok(Piece { offset: self.end, ..piece })
+    }
+
     fn append(&mut self, digest: &Digest, piece: Piece, mut source: impl Read) -> io::Result<()> {
         let buffer = &mut self.buffer;
         buffer.clear();
-        push_head(digest, piece, buffer);
+        push_head(MAGIC, digest, piece, buffer);
         let mut left = piece.len;
         let mut offset = piece.offset;
         let mut hasher = blake3::Hasher::new();
@@ -219,13 +319,14 @@ impl Contents {
         };
         let written = write();
         (self.file, self.index, self.end) = written.inspect_err(|_| drop(fs::remove_file(&new)))?;
+        self.rewrites += 1;
         Ok(())
     }
 }
 
-fn push_head(digest: &Digest, piece: Piece, out: &mut Vec<u8>) {
+fn push_head(magic: &[u8; 4], digest: &Digest, piece: Piece, out: &mut Vec<u8>) {
     let start = out.len();
-    out.extend_from_slice(MAGIC);
+    out.extend_from_slice(magic);
     out.extend_from_slice(&piece.mode.to_le_bytes());
     out.extend_from_slice(&[0; 2]);
     out.extend_from_slice(&piece.len.to_le_bytes());
@@ -235,14 +336,15 @@ fn push_head(digest: &Digest, piece: Piece, out: &mut Vec<u8>) {
 }
 
 /// The head at `offset`; `None` where no whole and true one is.
-fn read_head(file: &File, offset: u64) -> io::Result<Option<(Digest, Piece)>> {
+fn read_head(file: &File, offset: u64) -> io::Result<Option<([u8; 4], Digest, Piece)>> {
     let mut head = [0; HEAD_BYTES];
     match file.read_exact_at(&mut head, offset) {
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(None),
         read => read?,
     }
     let (body, sum) = head.split_at(HEAD_BYTES - 4);
-    if crc32c::crc32c(body).to_le_bytes() != sum || !body.starts_with(MAGIC) {
+    let magic = [head[0], head[1], head[2], head[3]];
+    if crc32c::crc32c(body).to_le_bytes() != sum || ![*MAGIC, *GAP].contains(&magic) {
         return Ok(None);
     }
     let mode = u16::from_le_bytes([head[4], head[5]]);
@@ -250,7 +352,7 @@ fn read_head(file: &File, offset: u64) -> io::Result<Option<(Digest, Piece)>> {
     len.copy_from_slice(&head[8..16]);
     let mut digest = [0; 16];
     digest.copy_from_slice(&head[16..32]);
-    Ok(Some((Digest(digest), Piece { offset, len: u64::from_le_bytes(len), mode })))
+    Ok(Some((magic, Digest(digest), Piece { offset, len: u64::from_le_bytes(len), mode })))
 }
 
 /// A part of a file.
@@ -366,6 +468,69 @@ mod tests {
         drop(contents);
         let contents = Contents::open(dir.path(), MAX).unwrap();
         assert!(get(&contents, 2, 50).is_some() && get(&contents, 1, 100).is_none());
+    }
+
+    #[test]
+    fn what_is_put_while_a_slot_is_being_filled_waits_for_nothing_and_is_lost_with_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let nothing = Snapshot::empty();
+        let (digest, bytes) = content(1, 400_000);
+        let stop = AtomicBool::new(false);
+        for ends in ["killed", "stopped", "short", "other", "whole"] {
+            let place = dir.path().join(ends);
+            fs::create_dir(&place).unwrap();
+            let mut contents = Contents::open(&place, MAX << 20).unwrap();
+            let mut slot = contents.reserve(digest, 400_000, &nothing).unwrap().unwrap();
+            assert!(contents.reserve(digest, 400_000, &nothing).unwrap().is_none(), "once");
+            assert!(contents.contains(&digest) && contents.read(&digest).is_none());
+            // A save is kept meanwhile.
+            assert!(put(&mut contents, 2, 50, &nothing));
+            let mut fill = |bytes: &[u8]| slot.fill(0o640, bytes, &stop).is_ok();
+            let whole = match ends {
+                "stopped" => {
+                    stop.store(true, Ordering::Relaxed);
+                    let filled = fill(&bytes);
+                    stop.store(false, Ordering::Relaxed);
+                    filled
+                }
+                "short" => fill(&bytes[..399_999]),
+                "other" => fill(&content(3, 400_000).1),
+                "whole" => fill(&bytes),
+                _ => false,
+            };
+            assert_eq!(whole, ends == "whole");
+            if ends != "killed" {
+                assert_eq!(contents.filled(&slot, whole), whole, "{ends}");
+                assert_eq!(contents.contains(&digest), whole, "{ends}");
+            }
+            let there = |contents: &Contents| {
+                assert_eq!(get(contents, 2, 50), Some(content(2, 50).1), "{ends}");
+                assert_eq!(get(contents, 1, 400_000).is_some(), whole, "{ends}");
+            };
+            there(&contents);
+            drop(contents);
+            let mut contents = Contents::open(&place, MAX << 20).unwrap();
+            there(&contents);
+            assert_eq!(contents.reserve(digest, 400_000, &nothing).unwrap().is_none(), whole);
+        }
+    }
+
+    #[test]
+    fn i10_a_slot_counts_and_does_not_outlive_the_file_it_is_in() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut contents = Contents::open(dir.path(), MAX).unwrap();
+        let nothing = Snapshot::empty();
+        let (digest, bytes) = content(1, 4000);
+        let mut slot = contents.reserve(digest, 4000, &nothing).unwrap().unwrap();
+        assert!(contents.bytes() >= 4000);
+        for n in 2..=9 {
+            assert!(put(&mut contents, n, 1000, &held(&[(n, 1000)])));
+            assert!(contents.bytes() <= MAX);
+        }
+        slot.fill(0o640, &*bytes, &AtomicBool::new(false)).unwrap();
+        assert!(!contents.filled(&slot, true), "it lies in a file that is gone");
+        assert!(!contents.contains(&digest) && get(&contents, 9, 1000).is_some());
+        assert!(contents.reserve(digest, 5000, &nothing).unwrap().is_none(), "more than half");
     }
 
     #[test]

@@ -235,6 +235,7 @@ impl Target {
             before.apply_changes(&done).unwrap_or(before)
         };
         self.ask &= self.filling;
+        self.fruitless = 0;
         let retried = done.iter().map(|change| &change.path);
         let mut retried = retried.filter(|path| self.told.contains_key(*path)).peekable();
         if retried.peek().is_some() {

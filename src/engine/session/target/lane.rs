@@ -1,4 +1,5 @@
-//! Large contents that go to a target ahead of the generations that put them in place.
+//! Large contents that go to a target ahead of the generations that put them in place; so do those that
+//! the hub copies from what it has.
 //!
 //! As long as one is not held there, its path is left out of generations, so that nothing waits behind
 //! it; the target is not level with the source before it is in place. What a content is for may move
@@ -112,7 +113,8 @@ impl Lane {
         self.left_out.clear();
         self.amount = Amount::default();
         let mut met = HashSet::new();
-        for op in ops.iter().filter(|op| is_large(op, from)) {
+        for index in large(ops, from) {
+            let op = &ops[index];
             let Some(content) = content_of(op) else { continue };
             // What it is for may have been renamed meanwhile.
             let number = self.by_content.get(&content).filter(|_| met.insert(content));
@@ -135,7 +137,8 @@ impl Lane {
         let held = self.held();
         let mut wait = HashSet::new();
         let mut older = false;
-        for op in ops.iter_mut().filter(|op| is_large(op, from)) {
+        for index in large(ops, from) {
+            let op = &mut ops[index];
             let Some(begun) = held.get(&op.change.path) else {
                 wait.insert(op.change.path.clone());
                 continue;
@@ -285,9 +288,25 @@ impl Lane {
     }
 }
 
-/// Whether an op's content goes ahead of its generation.
-fn is_large(op: &Op, from: u64) -> bool {
-    op.how == How::Data && content_of(op).is_some_and(|content| content.1 >= from)
+/// The ops whose content goes ahead of its generation. A copy is made by the hub, and takes as long as a
+/// large content does; one of what the same plan removes or replaces is a move, which takes nothing.
+fn large(ops: &[Op], from: u64) -> Vec<usize> {
+    let is_large = |op: &Op| content_of(op).is_some_and(|content| content.1 >= from);
+    let is_copy = |op: &Op| matches!(op.how, How::Copy { .. });
+    let mut going = HashSet::new();
+    if ops.iter().any(|op| is_copy(op) && is_large(op)) {
+        let goes = |op: &&Op| {
+            matches!(op.change.old, Some(Entry::File { digest, .. })
+                if content_of(op).is_none_or(|content| content.0 != digest))
+        };
+        going.extend(ops.iter().filter(goes).map(|op| &op.change.path));
+    }
+    let ahead = |op: &Op| match &op.how {
+        How::Data => is_large(op),
+        How::Copy { from } => is_large(op) && !going.contains(from),
+        _ => false,
+    };
+    (0..ops.len()).filter(|&index| ahead(&ops[index])).collect()
 }
 
 fn content_of(op: &Op) -> Option<Content> {

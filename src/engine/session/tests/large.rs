@@ -76,6 +76,29 @@ fn a_save_waits_for_no_large_file_and_nothing_is_called_synced_before_both() {
 }
 
 #[test]
+fn a_save_waits_for_no_large_copy_and_a_move_is_none() {
+    let before = [("big", A), ("small", 1)];
+    let mut bench = Bench::synced(&before);
+    let effects = bench.scan(&[("big", A), ("copy", A), ("small", 2)]);
+    assert_eq!(ahead(&effects), [(1, "0/copy".to_owned(), false)]);
+    assert_eq!(sent(&effects), [("0/small".to_owned(), How::Data)]);
+    bench.is_there(&[("big", A), ("small", 2)]);
+    assert_eq!(sent(&bench.held(1)), [("0/copy".to_owned(), How::Held)]);
+    bench.is_there(&[("big", A), ("copy", A), ("small", 2)]);
+    assert_eq!(bench.state(), TargetState::Synced);
+    // What the hub cannot copy is sent.
+    let mut bench = Bench::synced(&before);
+    bench.scan(&[("big", A), ("copy", A), ("small", 1)]);
+    assert_eq!(ahead(&bench.not_held(1, NotHeld::Base)), [(2, "0/copy".to_owned(), true)]);
+    // A rename.
+    let mut bench = Bench::synced(&before);
+    let effects = bench.scan(&[("moved", A), ("small", 1)]);
+    let copy = How::Copy { from: path("0/big") };
+    let moved = [("0/big".to_owned(), How::None), ("0/moved".to_owned(), copy)];
+    assert_eq!((ahead(&effects), sent(&effects)), (vec![], moved.to_vec()));
+}
+
+#[test]
 fn i9_a_restart_waits_for_the_large_file_of_its_batch_within_bounds() {
     let mut bench = Bench::synced(&[]);
     bench.scan(&[("big", A), ("small", 1)]);
