@@ -402,7 +402,7 @@ impl<'a> Scan<'a> {
         slot: usize,
         (place, rules): (&Place, &Rules),
         directory: &Arc<OwnedFd>,
-        (same, seen): (Vec<Spot>, Vec<(Box<[u8]>, Look)>),
+        (same, seen): Seen,
     ) {
         let mut jobs = Vec::new();
         let mut shared = self.lock();
@@ -651,6 +651,9 @@ impl Wanted for Wishes<'_> {
         self.scan.is_for_later(facts, self.own)
     }
 }
+
+/// What came of some names of a directory: files that are what they were, and the others by name.
+type Seen = (Vec<Spot>, Vec<(Box<[u8]>, Look)>);
 
 /// The outcome of looking at one name.
 enum Look {
