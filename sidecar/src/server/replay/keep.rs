@@ -367,6 +367,7 @@ mod tests {
             ahead: Lane::default(),
             in_place: true,
             parts: Parts::default(),
+            torn: Default::default(),
             directory: top.to_owned(),
             epoch: 1,
             populated: false,
