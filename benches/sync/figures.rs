@@ -1,4 +1,4 @@
-//! Owns samples and how they are worded.
+//! Owns samples, counts, and how they are worded.
 
 /// Samples in nanoseconds, signed, for a restart may come before it is due.
 #[derive(Clone, Default)]
@@ -72,4 +72,27 @@ pub(crate) fn between(from: u64, to: u64) -> i64 {
 #[expect(clippy::cast_precision_loss, reason = "for people")]
 pub(crate) fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
+}
+
+/// Bytes to the hub and from it.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Carried {
+    pub(crate) out: u64,
+    pub(crate) back: u64,
+}
+
+impl Carried {
+    pub(crate) fn sum(self) -> u64 {
+        self.out + self.back
+    }
+
+    pub(crate) fn since(self, before: Self) -> Self {
+        Self { out: self.out - before.out, back: self.back - before.back }
+    }
+}
+
+impl std::fmt::Display for Carried {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({} out, {} back)", self.sum(), self.out, self.back)
+    }
 }

@@ -5,11 +5,11 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::product::Product;
-use crate::{Result, peers};
+use crate::Result;
 
-/// Date, machine, file system of `place`, versions, load: one `key: value` a line, then an empty one.
-pub(crate) fn describe(place: &Path, product: &Product) -> Result<String> {
+/// Date, machine, file system of `place`, what else is to be said, load: one `key: value` a line, then
+/// an empty one.
+pub(crate) fn describe(place: &Path, more: Vec<String>) -> Result<String> {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu_info = read("/proc/cpuinfo");
     let model = cpu_info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
@@ -25,11 +25,9 @@ pub(crate) fn describe(place: &Path, product: &Product) -> Result<String> {
             read("/proc/sys/kernel/osrelease").trim(),
         ),
         format!("file system: {}", file_system(place)?),
-        format!("ours: {}", version(&product.binary, "version")),
-        format!("rsync: {}", version(Path::new("rsync"), "--version")),
     ];
     let load = format!("load at the start: {}", load());
-    let lines = lines.into_iter().chain(peers::describe()).chain([load]);
+    let lines = lines.into_iter().chain(more).chain([load]);
     Ok(lines.collect::<Vec<_>>().join("\n") + "\n\n")
 }
 

@@ -11,6 +11,7 @@ use std::process::ExitCode;
 use std::sync::OnceLock;
 
 mod clock;
+mod columns;
 mod delta;
 mod events;
 mod figures;
@@ -31,8 +32,10 @@ mod save;
 mod scale;
 mod session;
 mod storm;
+mod subject;
 mod table;
 mod tree;
+mod usage;
 mod visible;
 
 use product::Product;
@@ -159,7 +162,10 @@ fn bench(words: Vec<String>) -> Result<ExitCode> {
     std::fs::create_dir_all(&arguments.dir)?;
     let place = tempfile::Builder::new().prefix("bench-sync-").tempdir_in(&arguments.dir)?;
     let product = Product::find()?;
-    say(&machine::describe(place.path(), &product)?);
+    let ours = format!("ours: {}", machine::version(&product.binary, "version"));
+    let rsync = format!("rsync: {}", machine::version(Path::new("rsync"), "--version"));
+    let versions = [ours, rsync].into_iter().chain(peers::describe()).collect();
+    say(&machine::describe(place.path(), versions)?);
     let place_path = place.path().canonicalize()?;
     let settings = Settings {
         short: arguments.short,

@@ -7,7 +7,8 @@ use crate::figures::megabytes;
 use crate::process::memory;
 use crate::session::{Link, Session};
 use crate::table::Row;
-use crate::{Result, Settings, idle, progress};
+use crate::usage::CALM;
+use crate::{Result, Settings, progress};
 
 /// Millions of bytes: up to 100,000 files, and above.
 const DAEMON: [u64; 2] = [40, 160];
@@ -22,7 +23,7 @@ pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let target = place.join("target");
     let session = Session::start(settings, &place, &source.root, &target, Link::Local, files)?;
     session.quiet()?;
-    std::thread::sleep(if settings.short { Duration::from_secs(2) } else { idle::CALM });
+    std::thread::sleep(if settings.short { Duration::from_secs(2) } else { CALM });
     for (name, pid) in session.processes()? {
         let used = memory(pid)?;
         let reach = if name == "hub" { HUB } else { DAEMON };

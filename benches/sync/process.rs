@@ -11,7 +11,7 @@ pub(crate) fn stat(pid: u32) -> Result<Vec<String>> {
     Ok(rest.split_ascii_whitespace().map(str::to_owned).collect())
 }
 
-/// The processes below `root`, parents first, without it and without our own relays.
+/// The processes below `root`, parents first, without it.
 pub(crate) fn descendants(root: u32) -> Result<Vec<u32>> {
     let mut pairs = Vec::new();
     for entry in fs::read_dir("/proc")? {
@@ -32,13 +32,8 @@ pub(crate) fn descendants(root: u32) -> Result<Vec<u32>> {
         found.extend(pairs.iter().filter(|(its, _)| *its == parent).map(|(_, pid)| *pid));
         next += 1;
     }
-    found.retain(|&pid| pid != root && !is_relay(pid));
+    found.retain(|&pid| pid != root);
     Ok(found)
-}
-
-fn is_relay(pid: u32) -> bool {
-    let line = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-    line.split(|&byte| byte == 0).nth(1) == Some(crate::relay::ROLE.as_bytes())
 }
 
 /// Resident memory in bytes.

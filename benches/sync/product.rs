@@ -26,7 +26,7 @@ pub(crate) struct Product {
 impl Product {
     /// Cargo built the binary for us; the other package's it builds on request.
     pub(crate) fn find() -> Result<Self> {
-        let binary = PathBuf::from(env!("CARGO_BIN_EXE_e2ek-sync"));
+        let binary = Self::alone().binary;
         let directory = binary.parent().ok_or("the binary has no directory")?;
         if let Err(error) = build_sidecar(directory) {
             complain(format_args!("e2ek-sidecar was not built: {error}"));
@@ -41,6 +41,11 @@ impl Product {
             ));
         }
         Ok(Self { binary, sidecar })
+    }
+
+    /// Without a sidecar on this machine.
+    pub(crate) fn alone() -> Self {
+        Self { binary: PathBuf::from(env!("CARGO_BIN_EXE_e2ek-sync")), sidecar: None }
     }
 
     /// The binary in a world of its own: state, home and working directory are in `place`.

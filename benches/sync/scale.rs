@@ -6,8 +6,9 @@
 use std::fs;
 
 use crate::figures::{millis, ms, ratio};
-use crate::save::{Subject, WARM_UP};
+use crate::save::followed;
 use crate::session::Link;
+use crate::subject::WARM_UP;
 use crate::table::Row;
 use crate::tree::Dice;
 use crate::{Result, Settings, progress};
@@ -18,9 +19,8 @@ const REACH: f64 = 1.2;
 pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let place = settings.place.join("scale");
     fs::create_dir(&place)?;
-    let subject = |&files: &usize| {
-        Subject::product(settings, &place.join(files.to_string()), files, Link::Local)
-    };
+    let subject =
+        |&files: &usize| followed(settings, &place.join(files.to_string()), files, Link::Local);
     let mut subjects = settings.sizes.iter().map(subject).collect::<Result<Vec<_>>>()?;
     let (blocks, edits) = if settings.short { (3, 20) } else { (6, 50) };
     let mut dice = Dice(7);

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+pub(crate) use crate::figures::Carried;
 use crate::process::descendants;
 use crate::product::Daemon;
 use crate::{Result, Settings, clock, relay};
@@ -60,29 +61,6 @@ pub(crate) struct Session {
     pub(crate) daemon: Daemon,
     place: PathBuf,
     link: Link,
-}
-
-/// Bytes to the hub and from it.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
-pub(crate) struct Carried {
-    pub(crate) out: u64,
-    pub(crate) back: u64,
-}
-
-impl Carried {
-    pub(crate) fn sum(self) -> u64 {
-        self.out + self.back
-    }
-
-    pub(crate) fn since(self, before: Self) -> Self {
-        Self { out: self.out - before.out, back: self.back - before.back }
-    }
-}
-
-impl std::fmt::Display for Carried {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{} ({} out, {} back)", self.sum(), self.out, self.back)
-    }
 }
 
 impl Session {

@@ -1,4 +1,8 @@
-//! Owns the table: one row a figure, in Markdown, so that it can be pasted as it is.
+//! Owns the table: one row a figure, in Markdown, so that it can be pasted as it is. Who stands beside
+//! ours, each benchmark says in its `columns`.
+
+pub(crate) use crate::columns::Peer;
+use crate::columns::{PEERS, WIDTH};
 
 /// One figure. What does not apply stays empty and is shown as `-`.
 #[derive(Default)]
@@ -7,19 +11,8 @@ pub(crate) struct Row {
     met: Option<bool>,
 }
 
-/// Those that stand beside ours, each with a column of its own.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) enum Peer {
-    Rsync,
-    Lsyncd,
-    Unison,
-    Mutagen,
-}
-
-/// All but the last, which is what [`Row::reach`] was told.
-const CELLS: usize = 9;
-const HEAD: [&str; CELLS + 1] =
-    ["job", "floor", "ours", "rsync", "lsyncd", "Unison", "Mutagen", "ratio", "reach", "met"];
+/// Job, floor and ours, the peers, ratio and reach; not the last, which is what [`Row::reach`] was told.
+const CELLS: usize = 5 + WIDTH;
 
 impl Row {
     pub(crate) fn new(job: impl Into<String>) -> Self {
@@ -35,23 +28,18 @@ impl Row {
     }
 
     pub(crate) fn peer(self, peer: Peer, text: impl Into<String>) -> Self {
-        let column = match peer {
-            Peer::Rsync => 3,
-            Peer::Lsyncd => 4,
-            Peer::Unison => 5,
-            Peer::Mutagen => 6,
-        };
-        self.set(column, text.into())
+        let beside = PEERS.iter().position(|(other, _)| *other == peer);
+        self.set(3 + beside.expect("all peers have a column"), text.into())
     }
 
-    /// Ours by the floor where there is one, else by rsync, unless the reach says by what.
+    /// Ours by the floor where there is one, else by the first peer, unless the reach says by what.
     pub(crate) fn ratio(self, text: impl Into<String>) -> Self {
-        self.set(7, text.into())
+        self.set(CELLS - 2, text.into())
     }
 
     /// What is aimed at, and whether it was met; `None`: there is nothing to judge by.
     pub(crate) fn reach(self, text: impl Into<String>, met: Option<bool>) -> Self {
-        Self { met, ..self.set(8, text.into()) }
+        Self { met, ..self.set(CELLS - 1, text.into()) }
     }
 
     fn set(mut self, column: usize, text: String) -> Self {
@@ -76,9 +64,12 @@ impl Row {
 
 /// The whole table, columns aligned.
 pub(crate) fn render(rows: &[Row]) -> String {
-    let head = HEAD.map(str::to_owned);
+    let names = PEERS.iter().map(|(_, name)| *name);
+    let names = ["job", "floor", "ours"].into_iter().chain(names).chain(["ratio", "reach", "met"]);
+    let mut head: [String; CELLS + 1] = Default::default();
+    head.iter_mut().zip(names).for_each(|(cell, name)| name.clone_into(cell));
     let body: Vec<[String; CELLS + 1]> = rows.iter().map(Row::words).collect();
-    let mut widths = HEAD.map(str::len);
+    let mut widths = head.each_ref().map(String::len);
     for row in &body {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = (*width).max(cell.chars().count());

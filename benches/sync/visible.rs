@@ -46,6 +46,16 @@ impl Pair {
     /// Saves one file, not one that was saved lately: those that tell changes by size and whole
     /// seconds would miss it. How long until the target has it, in nanoseconds.
     pub(crate) fn save(&mut self, within: Duration) -> Result<i64> {
+        self.save_by(within, |_| Ok(()))
+    }
+
+    /// The same where somebody must be asked to bring it: `bring` gets the file's path below the root,
+    /// and its time counts.
+    pub(crate) fn save_by(
+        &mut self,
+        within: Duration,
+        bring: impl FnOnce(&Path) -> Result<()>,
+    ) -> Result<i64> {
         let files = self.source.files.len();
         if self.lately.len() * 2 >= files {
             self.lately.clear();
@@ -59,6 +69,7 @@ impl Pair {
         self.arrivals.forget();
         let edit = Edit::prepare(&self.source.root.join(&path), self.saves)?;
         let moment = edit.save()?;
+        bring(&path)?;
         Ok(between(moment, self.arrived(&[path], within)?))
     }
 

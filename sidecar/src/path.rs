@@ -15,6 +15,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 pub const MAX_COMPONENT_BYTES: usize = 255;
 /// Longest path, in bytes (`PATH_MAX` of `linux/limits.h`).
 pub const MAX_PATH_BYTES: usize = 4096;
+/// Bytes that are compared at once.
+const CHUNK: usize = 16;
 /// Deepest path, in components. Recursion over a tree is bounded by it.
 pub const MAX_DEPTH: usize = 256;
 
@@ -147,6 +149,16 @@ impl SyncPath {
         self.components().next_back()
     }
 
+    /// The first component, and the path below that; `None` for the root.
+    #[must_use]
+    pub fn split_first(&self) -> Option<(&[u8], Self)> {
+        let (first, rest) = match self.0.iter().position(|&b| b == b'/') {
+            Some(cut) => (&self.0[..cut], &self.0[cut + 1..]),
+            None => (&*self.0, &[][..]),
+        };
+        (!self.is_root()).then(|| (first, Self(rest.into())))
+    }
+
     /// Whether this path is `other` or lies below it.
     #[must_use]
     pub fn starts_with(&self, other: &Self) -> bool {
@@ -179,9 +191,11 @@ impl SyncPath {
 impl Ord for SyncPath {
     fn cmp(&self, other: &Self) -> Ordering {
         // `/` sorts below every byte a name may hold (NUL is excluded), so comparing with `/` as 0
-        // compares component by component.
+        // compares component by component. What is equal is passed over in larger steps.
         let key = |&b: &u8| if b == b'/' { 0 } else { b };
-        self.0.iter().map(key).cmp(other.0.iter().map(key))
+        let (ours, theirs) = (self.0.chunks(CHUNK), other.0.chunks(CHUNK));
+        let same = CHUNK * ours.zip(theirs).take_while(|(a, b)| a == b && a.len() == CHUNK).count();
+        self.0[same..].iter().map(key).cmp(other.0[same..].iter().map(key))
     }
 }
 
@@ -318,6 +332,9 @@ mod tests {
         assert_eq!(p.parent(), Some(path("a/b")));
         assert_eq!(path("a").parent(), Some(SyncPath::root()));
         assert_eq!(p.name(), Some(&b"c"[..]));
+        assert_eq!(p.split_first(), Some((&b"a"[..], path("b/c"))));
+        assert_eq!(path("a").split_first(), Some((&b"a"[..], SyncPath::root())));
+        assert_eq!(SyncPath::root().split_first(), None);
         assert_eq!(p.strip_prefix(&path("a")), Some(path("b/c")));
         assert_eq!(p.strip_prefix(&path("a/b/c")), Some(SyncPath::root()));
         assert_eq!(path("ab").strip_prefix(&path("a")), None);
@@ -327,7 +344,12 @@ mod tests {
 
     proptest! {
         #[test]
-        fn order_is_that_of_the_components(a in "[a-c/.-]{1,8}", b in "[a-c/.-]{1,8}") {
+        fn order_is_that_of_the_components(
+            same in "([a-c/.-]{0,24}/)?",
+            a in "[a-c/.-]{1,20}",
+            b in "[a-c/.-]{1,20}",
+        ) {
+            let [a, b] = [a, b].map(|rest| format!("{same}{rest}"));
             if let (Ok(a), Ok(b)) = (SyncPath::new(a.as_bytes()), SyncPath::new(b.as_bytes())) {
                 let by_component = a.components().collect::<Vec<_>>().cmp(&b.components().collect());
                 prop_assert_eq!(a.cmp(&b), by_component);

@@ -113,10 +113,14 @@ impl Daemon {
 
     /// Looks at all pods again: one that another target stood in the way of may be free now.
     pub(super) fn pods_again(&mut self) {
-        for (id, pods) in
-            self.groups.all.iter().map(|(&id, group)| (id, group.pods.clone())).collect::<Vec<_>>()
-        {
-            self.pods_changed(id, pods);
+        if self.ending.is_some() {
+            return;
+        }
+        let of = |(&id, group): (&GroupId, &Group)| {
+            group.pods.serving.iter().map(|place| (id, place.clone())).collect::<Vec<_>>()
+        };
+        for (id, place) in self.groups.all.iter().flat_map(of).collect::<Vec<_>>() {
+            self.pod_is_there(id, &place);
         }
     }
 

@@ -7,6 +7,7 @@
 
 mod later;
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
@@ -20,7 +21,7 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use self::later::Later;
 use crate::engine::debounce::{Debounce, Hints, Seen};
-use crate::filter::{Filter, FilterError, FilterOptions};
+use crate::filter::{Filter, FilterError, FilterOptions, Near};
 use crate::scan::{ScanError, ScanReport, Scanner, Traced};
 use crate::transfer::Contents;
 use crate::watch::{Observed, Wants, Watch};
@@ -556,11 +557,14 @@ impl Source {
 
     /// The question whether the rules keep a path of the session's tree out.
     pub(super) fn ignored(&self) -> crate::engine::session::Ignored {
-        let filters: Vec<Arc<Filter>> = self.pairs.iter().map(|p| p.filter.clone()).collect();
+        let filters = self.pairs.iter().map(|pair| (pair.filter.clone(), RefCell::default()));
+        let filters: Vec<(Arc<Filter>, RefCell<Near>)> = filters.collect();
         Box::new(move |path, is_dir| {
             root_index(path).is_some_and(|(index, below)| {
                 let filter = filters.get(index).filter(|_| !below.is_root());
-                filter.is_some_and(|filter| !filter.verdict_of(&below, is_dir).is_kept())
+                filter.is_some_and(|(filter, near)| {
+                    !filter.is_kept(&below, is_dir, &mut near.borrow_mut())
+                })
             })
         })
     }

@@ -313,20 +313,25 @@ pub fn losses(wanted: &Snapshot, ops: &[Op], recent: u64) -> u64 {
 /// Files and links that go for good: what is moved elsewhere does not count.
 #[must_use]
 pub fn deletes(ops: &[Op]) -> u64 {
-    let moved: HashSet<&SyncPath> = (ops.iter())
+    let mut moved: Vec<&SyncPath> = (ops.iter())
         .filter_map(|op| match &op.how {
             How::Copy { from } => Some(from),
             _ => None,
         })
         .collect();
-    ops.iter()
-        .filter(|op| {
-            let gone = matches!(op.change.old, Some(Entry::File { .. } | Entry::Symlink { .. }));
-            gone && op.change.new.is_none()
-                && op.how != How::Forget
-                && !moved.contains(&op.change.path)
-        })
-        .count() as u64
+    // Both in path order: what a directory held that was renamed mostly is already.
+    moved.sort();
+    let mut moved = moved.into_iter().peekable();
+    let gone = ops.iter().filter(|op| {
+        let gone = matches!(op.change.old, Some(Entry::File { .. } | Entry::Symlink { .. }));
+        gone && op.change.new.is_none() && op.how != How::Forget
+    });
+    gone.filter(|op| {
+        let path = &op.change.path;
+        while moved.next_if(|from| *from < path).is_some() {}
+        moved.peek() != Some(&path)
+    })
+    .count() as u64
 }
 
 /// All files and links of a tree. Costs a walk.

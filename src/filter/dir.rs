@@ -166,6 +166,11 @@ impl DirRules {
         self.since(holder.since)
     }
 
+    /// Whether nothing was forgotten between the two.
+    pub(super) fn is_as_old_as(&self, other: &Self) -> bool {
+        self.since == other.since
+    }
+
     /// Whether nothing was forgotten since whoever holds these began to look.
     pub(super) fn is_as_of(&self, forgotten: u64) -> bool {
         self.since == forgotten

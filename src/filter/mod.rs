@@ -136,6 +136,10 @@ pub struct Filter {
     state: RwLock<Arc<State>>,
 }
 
+/// What was found out about the directory that a path lies in; see [`Filter::is_kept`].
+#[derive(Default)]
+pub struct Near(Option<(Vec<u8>, DirRules, Option<DirRules>)>);
+
 /// Everything read so far; replaced as a whole by [`Filter::reload`].
 struct State {
     root_rules: DirRules,
@@ -219,6 +223,35 @@ impl Filter {
     #[must_use]
     pub fn verdict_of(&self, path: &SyncPath, is_dir: bool) -> Verdict {
         self.decision_of(path, is_dir).map_or(Verdict::Kept, |decision| decision.verdict)
+    }
+
+    /// Whether a path is kept, as [`Self::verdict_of`] says it. Of paths in order, most lie in the
+    /// directory that the one before lay in: `near` knows what was found out about that.
+    #[must_use]
+    pub fn is_kept(&self, path: &SyncPath, is_dir: bool, near: &mut Near) -> bool {
+        let Some(name) = path.name() else { return true };
+        let bytes = path.as_bytes();
+        let directory = &bytes[..bytes.len() - name.len()];
+        let root = self.root_rules();
+        let is_it = |(known, of, _): &(Vec<u8>, DirRules, _)| {
+            *known == directory && of.is_of_one_reading(&root) && of.is_as_old_as(&root)
+        };
+        if !near.0.as_ref().is_some_and(is_it) {
+            let rules = self.rules_in(path, &root);
+            near.0 = Some((directory.to_vec(), root, rules));
+        }
+        let rules = near.0.as_ref().and_then(|(.., rules)| rules.as_ref());
+        rules.is_some_and(|rules| self.verdict(rules, name, is_dir).is_kept())
+    }
+
+    /// The rules in the directory that holds a path; `None` where that is not kept.
+    fn rules_in(&self, path: &SyncPath, root: &DirRules) -> Option<DirRules> {
+        let mut above = path.components();
+        above.next_back()?;
+        above.try_fold(root.clone(), |rules, name| {
+            let kept = rules.decide(name, true).verdict.is_kept();
+            kept.then(|| self.child_rules(&rules, name, RuleFiles::ANY))
+        })
     }
 
     /// Whether a file of this name holds rules: when it changed, [`forget`](Self::forget) its directory

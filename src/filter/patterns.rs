@@ -24,14 +24,16 @@ impl Patterns {
     /// Whether a path, or a directory it lies in, matches.
     #[must_use]
     pub fn matches(&self, path: &SyncPath) -> bool {
-        let mut at = Some(path.clone());
-        let mut directory = false;
-        while let Some(path) = at.filter(|path| !path.is_root()) {
-            if let Some(rule) = self.0.matched(path.as_bytes(), directory) {
+        if self.0.is_empty() {
+            return false;
+        }
+        let (mut at, mut directory) = (path.as_bytes(), false);
+        while !at.is_empty() {
+            if let Some(rule) = self.0.matched(at, directory) {
                 return !rule.is_negative();
             }
             directory = true;
-            at = path.parent();
+            at = &at[..at.iter().rposition(|&byte| byte == b'/').unwrap_or(0)];
         }
         false
     }

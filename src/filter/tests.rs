@@ -35,8 +35,12 @@ fn told(filter: &Filter, path: &str) -> String {
 
 fn check(dir: &tempfile::TempDir, options: &FilterOptions, expected: &[(&str, &str)]) {
     let filter = Filter::new(dir.path(), options).unwrap();
+    let mut near = Near::default();
     for (path, verdict) in expected {
         assert_eq!(told(&filter, path), *verdict, "{path}");
+        let is_dir = path.ends_with('/');
+        let path = SyncPath::try_from(path.trim_end_matches('/')).unwrap();
+        assert_eq!(filter.is_kept(&path, is_dir, &mut near), *verdict == "kept", "{path}");
     }
 }
 
@@ -148,7 +152,10 @@ fn rules_are_read_once_until_reloaded() {
     std::fs::write(dir.path().join("sub/.gitignore"), "b\n").unwrap();
     assert_eq!(told(&filter, "sub/b"), "kept", "known already");
     assert!(Filter::is_rule_file(b".gitignore") && Filter::is_rule_file(b".e2ekignore"));
+    let (mut near, b) = (Near::default(), SyncPath::try_from("sub/b").unwrap());
+    assert!(filter.is_kept(&b, false, &mut near));
     filter.reload();
+    assert!(!filter.is_kept(&b, false, &mut near), "its neighbours were judged by older rules");
     assert_eq!(told(&filter, "sub/b"), "sub/.gitignore:1:b");
     assert_eq!(told(&filter, "sub/a"), "kept");
     // What was handed out before keeps its meaning and is not mixed into the new reading.

@@ -3,7 +3,7 @@
 
 use std::sync::Arc;
 
-use e2ek_sidecar::tree::{Dir, DirBuilder, Edit, Node};
+use e2ek_sidecar::tree::{Dir, DirBuilder, Edit, Node, Spot};
 
 use super::walk::Place;
 
@@ -44,7 +44,9 @@ pub(super) enum Outcome {
 pub(super) struct Slot {
     pub(super) place: Arc<Place>,
     pub(super) outcome: Outcome,
-    /// Each name once, in any order.
+    /// Where files stand in the directory as it was, that are just what they were; in any order.
+    pub(super) same: Vec<Spot>,
+    /// Each other name once, in any order.
     pub(super) found: Vec<(Box<[u8]>, Found)>,
     /// The slot of the directory it lies in, and where it stands there among what was found.
     pub(super) above: Option<(usize, usize)>,
@@ -56,19 +58,19 @@ impl Slot {
     /// For a directory that is walked.
     pub(super) fn listed(place: Place, above: Option<(usize, usize)>) -> Self {
         let (place, outcome) = (Arc::new(place), Outcome::Listed);
-        Self { place, outcome, found: Vec::new(), above, open: 1 }
+        Self { place, outcome, same: Vec::new(), found: Vec::new(), above, open: 1 }
     }
 
     /// For a directory with hinted names.
     pub(super) fn hinted(place: Place) -> Self {
         let (place, outcome) = (Arc::new(place), Outcome::Hinted);
-        Self { place, outcome, found: Vec::new(), above: None, open: 0 }
+        Self { place, outcome, same: Vec::new(), found: Vec::new(), above: None, open: 0 }
     }
 
     /// What was found, to be put together without holding others up.
     pub(super) fn take(&mut self) -> Self {
-        let found = std::mem::take(&mut self.found);
-        Self { place: Arc::clone(&self.place), found, ..*self }
+        let (same, found) = (std::mem::take(&mut self.same), std::mem::take(&mut self.found));
+        Self { place: Arc::clone(&self.place), same, found, ..*self }
     }
 
     /// The directory, where possible the very one that was there before.
@@ -81,24 +83,41 @@ impl Slot {
             }
             Outcome::Listed => {}
         }
+        self.same.sort_unstable();
+        self.same.dedup();
         self.found.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        let children = || {
-            self.found.iter().filter_map(|(name, found)| found.node().map(|node| (&**name, node)))
-        };
-        if let Some(previous) = &self.place.previous {
-            let mut before = previous.iter();
-            let as_before = children().all(|(name, node)| {
-                before.next().is_some_and(|(n, old)| n == name && identical(old, node))
-            });
-            if as_before && before.next().is_none() {
-                return Some(previous.clone());
-            }
+        if let Some(previous) = self.place.previous.as_ref().filter(|dir| self.is_all_of(dir)) {
+            return Some(Arc::clone(previous));
         }
+        let previous = self.place.previous.as_deref();
+        let same = self.same.iter().filter_map(|spot| previous?.at(*spot));
+        let found = &self.found;
+        let found = found.iter().filter_map(|(name, found)| Some((&**name, found.node()?)));
+        let mut children: Vec<(&[u8], &Node)> = same.chain(found).collect();
+        children.sort_by(|a, b| a.0.cmp(b.0));
         let mut builder = DirBuilder::default();
-        for (name, node) in children() {
+        for (name, node) in children {
             builder.push(name, node.clone());
         }
         Some(builder.finish())
+    }
+
+    /// Whether what was found, in order by now, is the directory as it was.
+    fn is_all_of(&self, previous: &Dir) -> bool {
+        let mut count = self.same.len();
+        let mut last: Option<&[u8]> = None;
+        for (name, found) in &self.found {
+            let Some(node) = found.node() else { continue };
+            let Some((spot, old)) = previous.find(name) else { return false };
+            if !identical(old, node) {
+                return false;
+            }
+            // A listing may tell a name twice while the directory changes.
+            let again = last == Some(name) || self.same.binary_search(&spot).is_ok();
+            count += usize::from(!again);
+            last = Some(name);
+        }
+        count == previous.len()
     }
 }
 

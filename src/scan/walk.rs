@@ -2,8 +2,9 @@
 
 use std::cell::Cell;
 use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ffi::{CStr, CString};
+use std::ffi::CStr;
 use std::mem::MaybeUninit;
+use std::ops::Range;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
@@ -11,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use e2ek_sidecar::crew::Crew;
 use e2ek_sidecar::delta::Blocks;
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::tree::{Digest, Dir, Node, Problem, Reason, Snapshot, Stamp};
+use e2ek_sidecar::tree::{Digest, Dir, Node, Problem, Reason, Snapshot, Spot, Stamp};
 use rustix::fs::{FileType, Mode, OFlags, RawDir, ResolveFlags};
 use rustix::io::Errno;
 
@@ -51,20 +52,53 @@ pub(super) struct Place {
     pub(super) elsewhere: bool,
 }
 
-/// A name to look at.
-struct Name {
-    name: CString,
-    /// As the listing says; `None` when it does not, or there was none.
-    kind: Option<FileType>,
+/// A name to look at, and what it names as the listing says; `None` when it does not, or there was none.
+type Name<'a> = (&'a CStr, Option<FileType>);
+
+/// Names of one directory.
+#[derive(Default)]
+struct Names {
+    /// One after the other, each with its NUL.
+    bytes: Vec<u8>,
+    /// Where each ends.
+    ends: Vec<(usize, Option<FileType>)>,
+}
+
+impl Names {
+    /// Adds a name, which holds no NUL.
+    fn push(&mut self, name: &[u8], kind: Option<FileType>) {
+        self.bytes.extend_from_slice(name);
+        self.bytes.push(0);
+        self.ends.push((self.bytes.len(), kind));
+    }
+
+    fn len(&self) -> usize {
+        self.ends.len()
+    }
+
+    fn in_range(&self, range: Range<usize>) -> impl Iterator<Item = Name<'_>> {
+        range.map(|index| {
+            let start = index.checked_sub(1).map_or(0, |before| self.ends[before].0);
+            let (end, kind) = self.ends[index];
+            let name = CStr::from_bytes_with_nul(&self.bytes[start..end]);
+            (name.expect("names hold no NUL but the last"), kind)
+        })
+    }
 }
 
 enum Job {
     /// Opens a directory and looks at all in it; `above` are the rules it lies under.
-    List { slot: usize, inside: Arc<OwnedFd>, name: CString, above: Rules },
+    List { slot: usize, inside: Arc<OwnedFd>, name: Box<[u8]>, above: Rules },
     /// Looks at all of an open directory: the root.
     ListOpen { slot: usize, directory: Arc<OwnedFd>, rules: Rules },
     /// Looks at some names of a directory.
-    Look { slot: usize, directory: Arc<OwnedFd>, names: Vec<Name>, rules: Rules },
+    Look {
+        slot: usize,
+        directory: Arc<OwnedFd>,
+        names: Arc<Names>,
+        range: Range<usize>,
+        rules: Rules,
+    },
 }
 
 /// What the threads share.
@@ -193,7 +227,7 @@ impl<'a> Scan<'a> {
     }
 
     /// Adds names that were hinted at in one directory.
-    fn add_group(&self, path: SyncPath, names: Vec<Name>, worker: &mut Worker) {
+    fn add_group(&self, path: SyncPath, names: Names, worker: &mut Worker) {
         let previous = self.previous.dir(&path).cloned();
         let rules = self.rules.below(&path);
         let opened = match rules {
@@ -209,17 +243,18 @@ impl<'a> Scan<'a> {
         match opened {
             Ok(directory) => {
                 let directory = Arc::new(directory);
-                let mut names = names.into_iter().peekable();
-                while names.peek().is_some() {
-                    let names = names.by_ref().take(CHUNK).collect();
-                    let (directory, rules) = (Arc::clone(&directory), rules.clone());
+                let names = Arc::new(names);
+                for start in (0..names.len()).step_by(CHUNK) {
+                    let range = start..names.len().min(start + CHUNK);
+                    let (directory, names) = (Arc::clone(&directory), Arc::clone(&names));
+                    let rules = rules.clone();
                     slot.open += 1;
-                    self.jobs.add([Job::Look { slot: index, directory, names, rules }]);
+                    self.jobs.add([Job::Look { slot: index, directory, names, range, rules }]);
                 }
             }
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {
-                let absent = |n: Name| (n.name.into_bytes().into(), Found::Absent);
-                slot.found.extend(names.into_iter().map(absent));
+                let absent = |(name, _): Name<'_>| (name.to_bytes().into(), Found::Absent);
+                slot.found.extend(names.in_range(0..names.len()).map(absent));
             }
             // All of it stays as it was.
             Err(error) => worker.problem(path, error),
@@ -239,7 +274,7 @@ impl<'a> Scan<'a> {
             Job::List { slot, inside, name, above } => {
                 match rustix::fs::openat(&*inside, &*name, OPEN, Mode::empty()) {
                     Ok(directory) => {
-                        let rules = |files| above.child(name.as_bytes(), files);
+                        let rules = |files| above.child(&name, files);
                         self.list(slot, &Arc::new(directory), rules, worker);
                     }
                     Err(error) => self.unopened(slot, error, worker),
@@ -248,8 +283,8 @@ impl<'a> Scan<'a> {
             Job::ListOpen { slot, directory, rules } => {
                 self.list(slot, &directory, |_| rules, worker);
             }
-            Job::Look { slot, directory, names, rules } => {
-                self.look_at(slot, &directory, names, &rules, worker);
+            Job::Look { slot, directory, names, range, rules } => {
+                self.look_at(slot, &directory, names.in_range(range), &rules, worker);
             }
         }
     }
@@ -304,31 +339,33 @@ impl<'a> Scan<'a> {
         rules: impl FnOnce(RuleFiles) -> Rules,
         worker: &mut Worker,
     ) {
-        let mut names = match names_of(directory, &mut worker.list) {
+        let names = match names_of(directory, &mut worker.list) {
             Ok(names) => names,
             Err(error) => return self.unopened(slot, error, worker),
         };
         self.recognize(slot, &names);
-        let rules = rules(RuleFiles::listed(names.iter().map(|name| name.name.as_bytes())));
-        while names.len() > CHUNK {
-            let names = names.split_off(names.len() - CHUNK);
-            let directory = Arc::clone(directory);
-            let job = Job::Look { slot, directory, names, rules: rules.clone() };
-            let mut shared = self.lock();
-            shared.slots[slot].open += 1;
+        let all = names.in_range(0..names.len());
+        let rules = rules(RuleFiles::listed(all.map(|(name, _)| name.to_bytes())));
+        let mine = names.len().min(CHUNK);
+        let names = Arc::new(names);
+        for start in (mine..names.len()).step_by(CHUNK) {
+            let range = start..names.len().min(start + CHUNK);
+            let (directory, names) = (Arc::clone(directory), Arc::clone(&names));
+            let job = Job::Look { slot, directory, names, range, rules: rules.clone() };
+            self.lock().slots[slot].open += 1;
             self.jobs.add([job]);
         }
-        self.look_at(slot, directory, names, &rules, worker);
+        self.look_at(slot, directory, names.in_range(0..mine), &rules, worker);
     }
 
     /// A directory that stands where none was may be one that went: by the names in it.
-    fn recognize(&self, slot: usize, names: &[Name]) {
+    fn recognize(&self, slot: usize, names: &Names) {
         if self.departed.is_empty() || self.place(slot).previous.is_some() {
             return;
         }
         let known = |dir: &Arc<Dir>| {
-            let first = names.iter().take(COMPARED).map(|name| name.name.as_bytes());
-            first.filter(|name| dir.get(name).is_some()).count()
+            let first = names.in_range(0..names.len().min(COMPARED));
+            first.filter(|(name, _)| dir.get(name.to_bytes()).is_some()).count()
         };
         let likely = self.departed.iter().max_by_key(|dir| known(dir)).filter(|d| known(d) > 0);
         if let Some(dir) = likely {
@@ -339,21 +376,23 @@ impl<'a> Scan<'a> {
         }
     }
 
-    fn look_at(
+    fn look_at<'n>(
         &self,
         slot: usize,
         directory: &Arc<OwnedFd>,
-        names: Vec<Name>,
+        names: impl Iterator<Item = Name<'n>>,
         rules: &Rules,
         worker: &mut Worker,
     ) {
         let place = self.place(slot);
-        let mut seen = Vec::with_capacity(names.len());
+        let (mut same, mut seen) = (Vec::with_capacity(names.size_hint().0), Vec::new());
         for name in names {
-            let found = self.look((&place, rules), directory, &name, worker);
-            seen.push((name.name, found));
+            match self.look((&place, rules), directory, name, worker) {
+                Look::Same(spot) => same.push(spot),
+                look => seen.push((name.0.to_bytes().into(), look)),
+            }
         }
-        self.enter(slot, (&place, rules), directory, seen);
+        self.enter(slot, (&place, rules), directory, (same, seen));
         self.done(slot);
     }
 
@@ -363,77 +402,87 @@ impl<'a> Scan<'a> {
         slot: usize,
         (place, rules): (&Place, &Rules),
         directory: &Arc<OwnedFd>,
-        seen: Vec<(CString, Look)>,
+        (same, seen): (Vec<Spot>, Vec<(Box<[u8]>, Look)>),
     ) {
+        let mut jobs = Vec::new();
         let mut shared = self.lock();
-        let shared = &mut *shared;
+        let slots = &mut shared.slots;
+        match slots[slot].same.is_empty() {
+            true => slots[slot].same = same,
+            false => slots[slot].same.extend(same),
+        }
         for (name, look) in seen {
-            let (bytes, found) = match look {
-                Look::Found(found) => (name.into_bytes().into(), found),
+            let found = match look {
+                Look::Found(found) => found,
+                Look::Same(_) => continue,
                 Look::Walk(path) => {
-                    let bytes: Box<[u8]> = name.as_bytes().into();
-                    let below = shared.slots.len();
-                    let previous = match place.before(&bytes) {
+                    let below = slots.len();
+                    let previous = match place.before(&name) {
                         Some(Node::Directory(previous)) => Some(previous.clone()),
                         _ => None,
                     };
-                    let above = (slot, shared.slots[slot].found.len());
+                    let above = (slot, slots[slot].found.len());
                     let place = Place { path, previous, elsewhere: place.elsewhere };
-                    shared.slots.push(Slot::listed(place, Some(above)));
-                    shared.slots[slot].open += 1;
+                    slots.push(Slot::listed(place, Some(above)));
+                    slots[slot].open += 1;
                     let (inside, above) = (Arc::clone(directory), rules.clone());
-                    self.jobs.add([Job::List { slot: below, inside, name, above }]);
-                    (bytes, Found::Below)
+                    jobs.push(Job::List { slot: below, inside, name: name.clone(), above });
+                    Found::Below
                 }
             };
-            shared.slots[slot].found.push((bytes, found));
+            slots[slot].found.push((name, found));
         }
+        drop(shared);
+        self.jobs.add(jobs);
     }
 
     fn look(
         &self,
         (place, rules): (&Place, &Rules),
         directory: &OwnedFd,
-        name: &Name,
+        (name, kind): Name<'_>,
         worker: &mut Worker,
     ) -> Look {
         worker.report.entries += 1;
-        let bytes = name.name.as_bytes();
-        if place.path.check_join(bytes).is_err() {
+        let bytes = name.to_bytes();
+        let known = place.previous.as_ref().and_then(|dir| dir.find(bytes));
+        // What stood just here has a path that fits.
+        let fits = known.is_some() && !place.elsewhere || place.path.check_join(bytes).is_ok();
+        if !fits {
             let problem = Problem { path: place.path.clone(), reason: Reason::Name };
             worker.report.problems.push(problem);
             return Look::Found(Found::Absent);
         }
-        if name.kind.is_some_and(|kind| !kept(rules, bytes, kind, worker)) {
+        if kind.is_some_and(|kind| !kept(rules, bytes, kind, worker)) {
             return Look::Found(Found::Absent);
         }
         // Opening it tells whether it still is one.
-        if name.kind == Some(FileType::Directory) {
+        if kind == Some(FileType::Directory) {
             return Look::Walk(place.inside(bytes));
         }
-        let before = place.before(bytes);
+        let is_new = !matches!(known, Some((_, Node::File { .. })));
         // A file not known before is read whatever its facts: they are asked of the open file only.
-        if name.kind == Some(FileType::RegularFile)
-            && !matches!(before, Some(Node::File { .. }))
-            && let Some(found) = self.content(place, directory, &name.name, worker)
+        if kind == Some(FileType::RegularFile)
+            && is_new
+            && let Some(found) = self.content(place, directory, name, worker)
         {
             return Look::Found(found);
         }
         // What it is may change between the question and the opening: ask again.
         for _ in 0..3 {
-            let facts = match Facts::at(directory, &name.name) {
+            let facts = match Facts::at(directory, name) {
                 Ok(facts) => facts,
                 Err(error) => return Look::Found(failed(place, bytes, error, worker)),
             };
-            if name.kind != Some(facts.kind) && !kept(rules, bytes, facts.kind, worker) {
+            if kind != Some(facts.kind) && !kept(rules, bytes, facts.kind, worker) {
                 return Look::Found(Found::Absent);
             }
             let found = match facts.kind {
                 FileType::Directory => return Look::Walk(place.inside(bytes)),
-                FileType::Symlink => self.link(place, directory, &name.name, worker),
-                FileType::RegularFile => match as_before(before, facts) {
-                    Some(node) => Some(Found::Node(node)),
-                    None => self.content(place, directory, &name.name, worker),
+                FileType::Symlink => self.link(place, directory, name, worker),
+                FileType::RegularFile => match as_before(known, facts) {
+                    Some(look) => return look,
+                    None => self.content(place, directory, name, worker),
                 },
                 _ => {
                     let problem = Problem { path: place.inside(bytes), reason: Reason::Special };
@@ -606,6 +655,8 @@ impl Wanted for Wishes<'_> {
 /// The outcome of looking at one name.
 enum Look {
     Found(Found),
+    /// The file that stood there.
+    Same(Spot),
     /// A directory to be walked.
     Walk(SyncPath),
 }
@@ -640,10 +691,15 @@ impl Place {
 }
 
 /// The file that stood there, when by its facts it is the very same.
-fn as_before(before: Option<&Node>, facts: Facts) -> Option<Node> {
-    let Some(&Node::File { digest, size, stamp, .. }) = before else { return None };
-    let same = stamp != Stamp::default() && (stamp, size) == (facts.stamp, facts.size);
-    same.then_some(Node::File { digest, size, executable: facts.executable, stamp })
+fn as_before(known: Option<(Spot, &Node)>, facts: Facts) -> Option<Look> {
+    let Some((spot, &Node::File { digest, size, executable, stamp })) = known else { return None };
+    if stamp == Stamp::default() || (stamp, size) != (facts.stamp, facts.size) {
+        return None;
+    }
+    Some(match facts.executable {
+        now if now == executable => Look::Same(spot),
+        executable => Look::Found(Found::Node(Node::File { digest, size, executable, stamp })),
+    })
 }
 
 /// Whether the rules keep a name; counts when not.
@@ -668,7 +724,7 @@ fn failed(place: &Place, name: &[u8], error: Errno, worker: &mut Worker) -> Foun
 /// The hinted names by the directory they lie in. Where a directory on the way was none before,
 /// all of it is new, and it takes the hint's place. A single path counts as a subtree: when it is a
 /// directory, it may be another one than before (`mv d elsewhere; mkdir d`).
-fn grouped(previous: &Snapshot, hints: &Hints) -> BTreeMap<SyncPath, Vec<Name>> {
+fn grouped(previous: &Snapshot, hints: &Hints) -> BTreeMap<SyncPath, Names> {
     let mut groups: BTreeMap<SyncPath, BTreeSet<&[u8]>> = BTreeMap::new();
     for path in hints.paths().keys().chain(hints.subtrees().keys()) {
         let mut parent = SyncPath::root();
@@ -681,23 +737,23 @@ fn grouped(previous: &Snapshot, hints: &Hints) -> BTreeMap<SyncPath, Vec<Name>> 
             parent = next;
         }
     }
-    let name = |name: &[u8]| {
-        let name = CString::new(name).expect("a path holds no NUL");
-        Name { name, kind: None }
+    let names = |group: BTreeSet<&[u8]>| {
+        let mut names = Names::default();
+        group.into_iter().for_each(|name| names.push(name, None));
+        names
     };
-    let names = |names: BTreeSet<&[u8]>| names.into_iter().map(name).collect();
     groups.into_iter().map(|(parent, group)| (parent, names(group))).collect()
 }
 
-fn names_of(directory: &OwnedFd, buffer: &mut [MaybeUninit<u8>]) -> Result<Vec<Name>, Errno> {
-    let mut names = Vec::new();
+fn names_of(directory: &OwnedFd, buffer: &mut [MaybeUninit<u8>]) -> Result<Names, Errno> {
+    let mut names = Names::default();
     let mut entries = RawDir::new(directory, buffer);
     while let Some(entry) = entries.next() {
         let entry = entry?;
         let name = entry.file_name();
         if name != c"." && name != c".." {
             let kind = Some(entry.file_type()).filter(|&kind| kind != FileType::Unknown);
-            names.push(Name { name: name.to_owned(), kind });
+            names.push(name.to_bytes(), kind);
         }
     }
     Ok(names)

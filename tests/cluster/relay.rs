@@ -34,6 +34,8 @@ impl Relay {
         thread::spawn(move || {
             for ours in listener.incoming().map_while(Result::ok) {
                 let Ok(theirs) = TcpStream::connect(SERVER) else { continue };
+                // What is timed through here is not to wait for acknowledgements.
+                let _ = (ours.set_nodelay(true), theirs.set_nodelay(true));
                 there.made.fetch_add(1, Ordering::SeqCst);
                 let mut connections = there.connections.lock().unwrap();
                 connections.extend([ours.try_clone().unwrap(), theirs.try_clone().unwrap()]);

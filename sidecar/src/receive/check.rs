@@ -44,12 +44,10 @@ pub(super) fn check_content(op: &Op, roots: usize) -> Result<(), WireError> {
 /// Splits a path of the session's tree: the number of its path pair, and the path below that root.
 #[must_use]
 pub fn root_index(path: &SyncPath) -> Option<(usize, SyncPath)> {
-    let mut components = path.components();
-    let first = components.next()?;
+    let (first, below) = path.split_first()?;
     let digits = std::str::from_utf8(first).ok().filter(|d| *d == "0" || !d.starts_with('0'))?;
     let index = digits.bytes().all(|b| b.is_ascii_digit()).then(|| digits.parse().ok())??;
-    let base = SyncPath::new(first).ok()?;
-    Some((index, path.strip_prefix(&base)?))
+    Some((index, below))
 }
 
 pub(super) fn bytes_of(op: &Op) -> usize {

@@ -172,9 +172,8 @@ impl Hub {
         let Ok(epoch) = leases.acquire(now, open.workspace, &open.writer, false) else { return };
         self.serial += 1;
         let serial = self.serial;
-        if let Some(process) = site.process.as_ref().filter(|_| open.container.is_some()) {
-            self.watch_end(serial, process);
-        }
+        let process = site.process.as_ref().filter(|_| open.container.is_some());
+        let end = process.map(|process| self.watch_end(serial, process));
         let alone_since = id.is_none().then_some(now);
         let serving = Serving {
             serial,
@@ -187,6 +186,7 @@ impl Hub {
             runs: false,
             credit: 0,
             left_out: 0,
+            _end: end,
         };
         self.sites.push(serving);
         self.start_wrapped(self.sites.len() - 1);

@@ -32,7 +32,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
@@ -92,6 +92,8 @@ struct Serving {
     credit: u64,
     /// Bytes that it was not sent.
     left_out: u64,
+    /// Held, its container's end is watched for.
+    _end: Option<oneshot::Sender<()>>,
 }
 
 /// Whose command the command is: there is one at a time.

@@ -7,6 +7,7 @@
 use std::time::Instant;
 
 use tokio::io::unix::AsyncFd;
+use tokio::sync::oneshot;
 use tracing::{info, warn};
 
 use super::Hub;
@@ -21,20 +22,25 @@ use crate::restart::{ActionSet, Signal};
 use crate::wire::{Blob, ChildEvent, CommandSpec, FromHub, OUTPUT_WINDOW_BYTES};
 
 impl Hub {
-    /// Says that a container's process ended, when it does.
-    pub(super) fn watch_end(&mut self, serial: u64, process: &Process) {
+    /// Says that a container's process ended, when it does and as long as what this gives is held.
+    pub(super) fn watch_end(&mut self, serial: u64, process: &Process) -> oneshot::Sender<()> {
+        let (held, dropped) = oneshot::channel();
         // SAFETY: the descriptor is owned, and closed with what registers it.
         let watch = |fd| unsafe { AsyncFd::register(fd) }.map_err(std::io::Error::from);
         match process.pidfd().try_clone_to_owned().and_then(watch) {
             Ok(pidfd) => {
                 self.ends.spawn(async move {
-                    let _ = pidfd.readable().await;
-                    serial
+                    // One that is not served any more has a number that nobody has.
+                    tokio::select! {
+                        _ = pidfd.readable() => serial,
+                        _ = dropped => serial,
+                    }
                 });
             }
             // It is seen at the next acknowledgement.
             Err(error) => warn!(%error, "a container's end is not watched for"),
         }
+        held
     }
 
     /// A container's process has ended, and with it all that was written beside its volumes.

@@ -2,7 +2,7 @@
 
 mod dir;
 
-pub use dir::{Dir, DirBuilder};
+pub use dir::{Dir, DirBuilder, Spot};
 
 use std::cmp::Ordering;
 use std::fmt;
@@ -96,7 +96,7 @@ impl Node {
 
     fn same_content(&self, other: &Self) -> bool {
         match (self, other) {
-            (Self::Directory(a), Self::Directory(b)) => a.id() == b.id(),
+            (Self::Directory(a), Self::Directory(b)) => Arc::ptr_eq(a, b) || a.id() == b.id(),
             (
                 Self::File { digest: a, size: b, executable: c, .. },
                 Self::File { digest: x, size: y, executable: z, .. },
@@ -283,52 +283,50 @@ fn walk_dir(at: &SyncPath, dir: &Dir, visit: &mut dyn FnMut(&SyncPath, &Node)) {
     }
 }
 
-/// Rebuilds one directory. `depth` is how many components of each edit's path lead to it. Cost: its
+/// Rebuilds one directory. `from` is where in each edit's path the name in it begins. Cost: its
 /// children; of a wide one, those of the parts that are edited.
-fn edit_dir(dir: &Arc<Dir>, edits: &[Edit], depth: usize) -> Result<Arc<Dir>, TreeError> {
+fn edit_dir(dir: &Arc<Dir>, edits: &[Edit], from: usize) -> Result<Arc<Dir>, TreeError> {
     if edits.is_empty() {
         return Ok(dir.clone());
     }
-    let component = |edit: &Edit| -> Box<[u8]> {
-        edit.0.components().nth(depth).expect("edits below a directory are longer").into()
-    };
     let mut made = Assembly::like(dir);
     let mut kept = dir.cursor();
     let mut rest = edits;
     while let Some(first) = rest.first() {
-        let name = component(first);
-        let here = rest.iter().take_while(|edit| component(edit) == name).count();
+        let name = name_at(first, from);
+        let here = rest.iter().take_while(|edit| name_at(edit, from) == name).count();
         let (group, after) = rest.split_at(here);
         rest = after;
-        made.take_until(&mut kept, Some(&name));
-        let before =
-            kept.peek().filter(|(kept_name, _)| **kept_name == *name).map(|(_, node)| node);
+        made.take_until(&mut kept, Some(name));
+        let before = kept.peek().filter(|(kept_name, _)| *kept_name == name).map(|(_, node)| node);
         if before.is_some() {
             kept.step();
         }
-        if let Some(node) = edit_node(before, group, depth + 1)? {
-            made.push(&name, node);
+        if let Some(node) = edit_node(before, group, from + name.len())? {
+            made.push(name, node);
         }
     }
     made.take_until(&mut kept, None);
     Ok(made.finish())
 }
 
-fn edit_node(
-    before: Option<&Node>,
-    edits: &[Edit],
-    depth: usize,
-) -> Result<Option<Node>, TreeError> {
+/// The component of an edit's path that begins at `from`.
+fn name_at(edit: &Edit, from: usize) -> &[u8] {
+    let rest = &edit.0.as_bytes()[from..];
+    let end = rest.iter().position(|&byte| byte == b'/');
+    &rest[..end.unwrap_or(rest.len())]
+}
+
+/// What edits make of one child; `end` is where its path ends in each of theirs.
+fn edit_node(before: Option<&Node>, edits: &[Edit], end: usize) -> Result<Option<Node>, TreeError> {
     let (node, inside) = match edits {
-        [(path, node), inside @ ..] if path.components().count() == depth => {
-            (node.as_ref(), inside)
-        }
+        [(path, node), inside @ ..] if path.as_bytes().len() == end => (node.as_ref(), inside),
         inside => (before, inside),
     };
     match (node, inside) {
         (node, []) => Ok(node.cloned()),
         (Some(Node::Directory(dir)), inside) => {
-            Ok(Some(Node::Directory(edit_dir(dir, inside, depth)?)))
+            Ok(Some(Node::Directory(edit_dir(dir, inside, end + 1)?)))
         }
         // Everything below is gone with its parent: removing it again changes nothing.
         (None, inside) if inside.iter().all(|(_, node)| node.is_none()) => Ok(None),
@@ -406,21 +404,21 @@ fn diff_node(
     {
         return;
     }
-    let path = &child_path(at, name);
+    let path = child_path(at, name);
     let below = |node: Option<&Node>| match node {
         Some(Node::Directory(dir)) => Some(dir.clone()),
         _ => None,
     };
     let (old_dir, new_dir) = (below(old), below(new));
+    let (old, new) = (old.map(Node::entry), new.map(Node::entry));
+    if old_dir.is_none() && new_dir.is_none() {
+        return changes.push(Change { path, old, new });
+    }
     if old_dir.is_none() || new_dir.is_none() {
-        let (old, new) = (old.map(Node::entry), new.map(Node::entry));
         changes.push(Change { path: path.clone(), old, new });
     }
-    if old_dir.is_some() || new_dir.is_some() {
-        let (old_dir, new_dir) =
-            (old_dir.unwrap_or_else(Dir::empty), new_dir.unwrap_or_else(Dir::empty));
-        diff_dir(path, &old_dir, &new_dir, limit, changes);
-    }
+    let [old_dir, new_dir] = [old_dir, new_dir].map(|dir| dir.unwrap_or_else(Dir::empty));
+    diff_dir(&path, &old_dir, &new_dir, limit, changes);
 }
 
 #[cfg(test)]

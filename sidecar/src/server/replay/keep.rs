@@ -365,6 +365,7 @@ mod tests {
             receiver: Receiver::new(held, 1, 1),
             applying: Applying::default(),
             ahead: Lane::default(),
+            torn: Default::default(),
             in_place: true,
             parts: Parts::default(),
             torn: Default::default(),

@@ -20,6 +20,10 @@ const PART_KEY: &[u8; 32] = b"e2ek-sync directory part v1\0\0\0\0\0";
 const PARTS_KEY: &[u8; 32] = b"e2ek-sync directory parts v1\0\0\0\0";
 /// Most children of a directory without parts.
 const PLAIN: usize = 512;
+/// About what a name takes.
+const NAME_BYTES: usize = 16;
+/// What a child takes in the listing that is hashed, beside its name; a link is longer.
+const LISTED_BYTES: usize = 42;
 /// A part has so many children on average; a power of two.
 const PART: u32 = 256;
 
@@ -71,6 +75,13 @@ pub struct Dir {
     count: u64,
     /// Direct children.
     len: usize,
+}
+
+/// Where a child stands among the others, in their order.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub struct Spot {
+    block: u32,
+    at: u32,
 }
 
 impl Block {
@@ -147,6 +158,12 @@ impl Dir {
     /// The child of that name. Cost: a binary search.
     #[must_use]
     pub fn get(&self, name: &[u8]) -> Option<&Node> {
+        self.find(name).map(|(_, node)| node)
+    }
+
+    /// The child of that name, and its place among the children. Cost: a binary search.
+    #[must_use]
+    pub fn find(&self, name: &[u8]) -> Option<(Spot, &Node)> {
         let index = match &self.body {
             Body::Plain(_) => 0,
             Body::Wide(parts) => {
@@ -154,7 +171,15 @@ impl Dir {
             }
         };
         let block = self.block(index)?;
-        block.at(block.place(name)).filter(|(found, _)| *found == name).map(|(_, node)| node)
+        let at = block.place(name);
+        let (found, node) = block.at(at)?;
+        (found == name).then_some((Spot { block: index as u32, at: at as u32 }, node))
+    }
+
+    /// The child at a place that [`Self::find`] gave for this directory.
+    #[must_use]
+    pub fn at(&self, place: Spot) -> Option<(&[u8], &Node)> {
+        self.block(place.block as usize)?.at(place.at as usize)
     }
 
     /// Whether all that it holds would have a path below `at`. Cost: a walk.
@@ -245,8 +270,8 @@ impl DirBuilder {
         let mut made = Assembly::default();
         let children = children.min(PLAIN + 1);
         made.pool.children.reserve_exact(children);
-        made.pool.names.reserve(children * 16);
-        made.pool.listing.reserve(children * (16 + 42));
+        made.pool.names.reserve(children * NAME_BYTES);
+        made.pool.listing.reserve(children * (NAME_BYTES + LISTED_BYTES));
         Self { made, late: Vec::new() }
     }
 
@@ -300,7 +325,10 @@ pub(super) struct Assembly {
 impl Assembly {
     /// For what will be much like `dir`.
     pub(super) fn like(dir: &Dir) -> Self {
-        Self { wide: matches!(dir.body, Body::Wide(_)), ..Self::default() }
+        match &dir.body {
+            Body::Plain(block) => Self { pool: Pool::like(block), ..Self::default() },
+            Body::Wide(_) => Self { wide: true, ..Self::default() },
+        }
     }
 
     fn last(&self) -> Option<&[u8]> {
@@ -392,6 +420,17 @@ struct Pool {
 }
 
 impl Pool {
+    /// With room for what a block holds, and one child more.
+    fn like(block: &Block) -> Self {
+        let (names, children) = (block.names.len() + NAME_BYTES, block.children.len() + 1);
+        Self {
+            names: Vec::with_capacity(names),
+            children: Vec::with_capacity(children),
+            listing: Vec::with_capacity(names + children * LISTED_BYTES),
+            count: 0,
+        }
+    }
+
     fn last(&self) -> Option<&[u8]> {
         let start = match &self.children[..] {
             [] => return None,
