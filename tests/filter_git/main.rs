@@ -106,6 +106,49 @@ fn random_trees_are_sent_as_git_would() {
     assert!(kept as u64 > trees, "the rules leave something to compare");
 }
 
+/// The patterns alone decide: what git tracks all the same, by `git add -f`, is still not sent, and
+/// what it tracks of the rest still is.
+#[test]
+fn what_git_tracks_makes_no_difference() {
+    let first = number("E2EK_FILTER_SEED", 1);
+    let ground = Ground::new();
+    let tree = ground.tree();
+    let forced = |kind: &[&str]| {
+        let words = [&["ls-files", "-z", "--exclude-standard"], kind].concat();
+        let out = ground.git(&tree, &words);
+        let names = out.split(|&b| b == 0).filter(|name| !name.is_empty() && !name.ends_with(b"/"));
+        names.map(<[u8]>::to_vec).collect::<BTreeSet<_>>()
+    };
+    let (mut tracked_and_ignored, mut tracked) = (0, 0);
+    for seed in first..first + 40 {
+        let mut dice = Dice(seed);
+        clear(&tree);
+        let _ = std::fs::remove_file(tree.join(".git/index"));
+        let mut told = Vec::new();
+        grow(&mut dice, &tree, 3, &mut told);
+        write(&tree.join(".git/info/exclude"), rules(&mut dice, 2), &mut told);
+        let wanted = ground.listed(&tree);
+        // Half of what is ignored, and half of what is not.
+        let all = forced(&["-o", "-i"]).into_iter().chain(wanted.iter().cloned());
+        let some: Vec<Vec<u8>> = all.filter(|_| dice.one_in(2)).collect();
+        let mut list = Vec::new();
+        some.iter().for_each(|name| list.extend([&name[..], b"\0"].concat()));
+        let words = ["update-index", "--add", "-z", "--stdin"];
+        let added = ask_git(&ground, &words, &list);
+        assert!(added.status.success(), "{}", String::from_utf8_lossy(&added.stderr));
+        let ignored = forced(&["-c", "-i"]);
+        tracked += forced(&["-c"]).len();
+        tracked_and_ignored += ignored.len();
+        let ours = sent(&ground.filter(&tree));
+        assert!(ours == wanted, "{}", describe(seed, &wanted, &ours, &told));
+        assert!(ours.is_disjoint(&ignored), "seed {seed}");
+    }
+    assert!(
+        tracked_and_ignored > 40 && tracked > tracked_and_ignored,
+        "{tracked_and_ignored} of {tracked}"
+    );
+}
+
 fn describe(
     seed: u64,
     git: &BTreeSet<Vec<u8>>,

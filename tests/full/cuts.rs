@@ -126,9 +126,11 @@ fn i1_i11_a_link_whose_bytes_are_turned() {
 #[test]
 fn i3_a_link_that_goes_silent_is_given_up() {
     let mut ground = Ground::new();
-    ground.cross(None);
-    let (bytes, _) = ground.relay.carried(Way::ToHub);
-    for at in some(bytes, 1) {
-        assert!(ground.cross(Some((Way::ToHub, Harm::Stall(at)))));
+    for way in WAYS {
+        ground.cross(None);
+        let (bytes, _) = ground.relay.carried(way);
+        for at in some(bytes, 1) {
+            assert!(ground.cross(Some((way, Harm::Stall(at)))), "{way:?}");
+        }
     }
 }

@@ -11,6 +11,7 @@ mod injection;
 mod once;
 mod relay;
 mod scenario;
+mod short;
 mod table;
 mod watch;
 

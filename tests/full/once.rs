@@ -7,7 +7,7 @@ use std::fs::{self, File};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use crate::injection::{Injection, Stops, calls_made, can_inject, survey, was_impossible};
+use crate::injection::{Stops, calls_made, can_inject, survey, was_impossible};
 use crate::place::{Link, PATIENCE, Place, Said, sidecar, until};
 use crate::processes;
 use crate::scenario::{Side, neither_old_nor_new, records, unknown};
@@ -65,7 +65,7 @@ fn traced(place: &Place, subject: Subject, tracer: &[String]) -> Said {
 }
 
 /// Runs a command to its end, and a little longer than the product itself ever waits.
-fn ended(place: &Place, mut command: Command) -> Said {
+pub(crate) fn ended(place: &Place, mut command: Command) -> Said {
     let [out, err] = ["out", "err"].map(|name| place.top.join(name));
     command.stdout(File::create(&out).unwrap()).stderr(File::create(&err).unwrap());
     let mut child = command.spawn().unwrap();
@@ -100,7 +100,13 @@ pub(crate) fn hub_traced(place: &Place, tracer: &[String]) -> String {
 }
 
 /// What must hold at a stop, and after one plain run.
-fn judge(place: &Place, injection: Injection, said: &Said, old: &Tree, new: &Tree) {
+pub(crate) fn judge(
+    place: &Place,
+    injection: impl std::fmt::Display,
+    said: &Said,
+    old: &Tree,
+    new: &Tree,
+) {
     let mut wrong = neither_old_nor_new(&place.target, old, new);
     wrong.extend(unknown(&place.target, old, new));
     assert!(wrong.is_empty(), "i1: {injection}:\n{}\n{}{}", wrong.join("\n"), said.out, said.err);

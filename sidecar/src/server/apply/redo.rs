@@ -329,3 +329,87 @@ impl Found {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A whole record of a file that becomes shorter, and what it is of.
+    fn record(folder: &Path) -> (Vec<u8>, File) {
+        let old = folder.join("old");
+        std::fs::write(&old, [b'a'; 1000]).unwrap();
+        let old = File::open(old).unwrap();
+        let path = SyncPath::try_from("0/f").unwrap();
+        let meta = PutMeta { executable: false, mode: None, mtime_ns: None };
+        let head = Head::new(&path, (1, 2), Sizes { old: 1000, new: 990 }, &meta);
+        let mut redo = Redo::begin(&folder.join("redo"), "1-0", head).unwrap();
+        redo.take(100, b"new", &old).unwrap();
+        redo.take(987, b"end", &old).unwrap();
+        redo.take_rest(&old).unwrap();
+        redo.seal().unwrap();
+        let bytes = std::fs::read(&redo.path).unwrap();
+        redo.forget();
+        (bytes, old)
+    }
+
+    #[test]
+    fn i8_i11_a_record_is_whole_or_none() {
+        let home = tempfile::tempdir().unwrap();
+        let (bytes, old) = record(home.path());
+        let file = home.path().join("found");
+        let found = |bytes: &[u8]| {
+            std::fs::write(&file, bytes).unwrap();
+            Found::open(&file).unwrap()
+        };
+        let mut whole = found(&bytes).unwrap();
+        assert_eq!(whole.next().unwrap(), Some((100, b"new".to_vec())));
+        assert_eq!(whole.next().unwrap(), Some((987, b"end".to_vec())));
+        assert_eq!(whole.next().unwrap(), None);
+        assert!(found(&bytes).unwrap().can_have_left(&old).unwrap(), "not begun");
+        for at in 0..bytes.len() {
+            assert!(found(&bytes[..at]).is_none(), "cut at {at}");
+            for bit in 0..8 {
+                let mut turned = bytes.clone();
+                turned[at] ^= 1 << bit;
+                assert!(found(&turned).is_none(), "turned at {at}");
+            }
+        }
+    }
+
+    #[test]
+    fn i4_what_a_patch_can_have_left_is_told_from_the_rest() {
+        let home = tempfile::tempdir().unwrap();
+        let (bytes, _) = record(home.path());
+        let [record, file] = ["record", "file"].map(|name| home.path().join(name));
+        std::fs::write(&record, bytes).unwrap();
+        let old = vec![b'a'; 1000];
+        let with = |at: usize, bytes: &[u8], size: usize| {
+            let mut content = old.clone();
+            content[at..at + bytes.len()].copy_from_slice(bytes);
+            content.resize(size, b'+');
+            content
+        };
+        let can = |content: Vec<u8>| {
+            std::fs::write(&file, content).unwrap();
+            let file = File::open(&file).unwrap();
+            Found::open(&record).unwrap().unwrap().can_have_left(&file).unwrap()
+        };
+        for (content, ours) in [
+            (old.clone(), true),
+            (with(100, b"n", 1000), true),
+            (with(100, b"new", 1000), true),
+            (with(100, b"new", 990), true),
+            (with(500, b"theirs", 1000), true),
+            (with(100, b"aew", 1000), false),
+            (with(102, b"x", 1000), false),
+            (with(994, b"x", 1000), false),
+            (with(100, b"new", 989), false),
+            (with(100, b"new", 995), false),
+            (with(100, b"new", 1001), false),
+        ] {
+            let at = content.iter().position(|byte| *byte != b'a');
+            let size = content.len();
+            assert_eq!(can(content), ours, "of {size} bytes, others from {at:?}");
+        }
+    }
+}
