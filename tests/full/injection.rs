@@ -158,12 +158,23 @@ impl Stops {
     }
 
     /// Has `strike` done at each stop for as long as it answers that the fault happened. `made` is
-    /// what [`calls_made`] counted.
+    /// what [`calls_made`] counted. With `E2EK_STOP="ENOSPC at openat number 2"` that one alone.
     pub(crate) fn each(
         &self,
         made: &HashMap<String, u32>,
         mut strike: impl FnMut(Injection) -> bool,
     ) {
+        if let Ok(one) = std::env::var("E2EK_STOP") {
+            let kinds =
+                CALLS.iter().flat_map(|call| faults(call).into_iter().map(move |f| (call, f)));
+            let all = kinds.flat_map(|(call, fault)| {
+                (1..=999).map(move |when| Injection { call, fault, when })
+            });
+            all.filter(|injection| injection.to_string() == one).for_each(|injection| {
+                strike(injection);
+            });
+            return;
+        }
         let made = CALLS.iter().filter_map(|&call| Some((call, *made.get(call)?)));
         let kinds = made.flat_map(|(call, n)| faults(call).into_iter().map(move |f| (call, f, n)));
         match self {
