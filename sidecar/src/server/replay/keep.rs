@@ -368,7 +368,6 @@ mod tests {
             torn: Default::default(),
             in_place: true,
             parts: Parts::default(),
-            torn: Default::default(),
             directory: top.to_owned(),
             epoch: 1,
             populated: false,
