@@ -44,14 +44,15 @@ fn put(dir: &Path, pieces: &[&[u8]], digests: &[Digest]) {
     let held = Snapshot::empty();
     let mut contents = Contents::open(dir, MOST).expect("damage is no error");
     for (piece, digest) in pieces.iter().zip(digests) {
-        if let Some((length, _, reader)) = contents.read(digest) {
+        let found = contents.read(digest).map(|(length, _, reader)| {
             let mut found = Vec::new();
             reader.take(MOST).read_to_end(&mut found).expect("it is read");
             assert!(found.len() as u64 <= length);
-            // That it is whole is seen by who reads it.
-            if found != *piece {
-                contents.forget(digest);
-            }
+            found
+        });
+        // That it is whole is seen by who reads it.
+        if found.is_some_and(|found| found != *piece) {
+            contents.forget(digest);
         }
         let length = piece.len() as u64;
         let kept = contents.put(*digest, length, 0o644, *piece, &held).expect("it is kept");
