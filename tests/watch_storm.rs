@@ -6,6 +6,7 @@
 use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::fs;
+use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use std::time::{Duration, Instant};
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sync::engine::debounce::Seen;
 use e2ek_sync::watch::{Observed, Shortage, Wanted, Watch};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 /// Starts a watch, by one backend or the other.
 type Start = fn(PathBuf, PathBuf, Wanted) -> std::io::Result<Watch>;
@@ -50,6 +52,8 @@ over_both! {
     few_watches,
     #[ignore = "run by another test with no inotify to be had"]
     no_instances,
+    #[ignore = "run by another test in a process of its own"]
+    no_descriptors,
     #[ignore = "a measurement"]
     figures,
 }
@@ -482,6 +486,38 @@ fn i10_beyond_the_limit_of_watches_directories_are_polled() {
 fn i10_without_any_inotify_everything_is_polled() {
     in_namespace("max_inotify_instances", 0, "inotify::no_instances");
     in_namespace("max_inotify_instances", 0, "portable::no_instances");
+}
+
+#[test]
+fn i5_what_could_not_be_opened_for_a_moment_is_watched_later() {
+    for name in ["inotify::no_descriptors", "portable::no_descriptors"] {
+        let mut command = std::process::Command::new(std::env::current_exe().unwrap());
+        let output = command.args(["--ignored", "--exact", name]).output().unwrap();
+        let passed = String::from_utf8_lossy(&output.stdout).contains("1 passed");
+        assert!(output.status.success() && passed, "{name}: {output:#?}");
+    }
+}
+
+async fn no_descriptors(start: Start) {
+    let wanted: Wanted = Arc::new(|path: &SyncPath| path.name() != Some(b"a1"));
+    let mut scene = Scene::new(start, wanted, |root| fill(root, 3, 1)).await;
+    scene.settle().await;
+    let before = getrlimit(Resource::Nofile);
+    let next = fs::File::open("/").unwrap().as_raw_fd();
+    let none = Rlimit { current: u64::try_from(next).ok(), ..before };
+    setrlimit(Resource::Nofile, none).unwrap();
+    scene.watch.rewalk(everything());
+    scene.until(|o| matches!(o, Observed::Everywhere { .. })).await;
+    setrlimit(Resource::Nofile, before).unwrap();
+    // Nothing but these saves happens from here on.
+    fill(&scene.root.join("a1"), 3, 2);
+    while !scene.lost().is_empty() {
+        scene.until(|_| true).await;
+    }
+    while !scene.watch.degraded().is_empty() {
+        scene.until(|_| true).await;
+    }
+    assert_eq!(scene.watch.stats().directories, directories(&scene.root));
 }
 
 async fn few_watches(start: Start) {

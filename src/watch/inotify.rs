@@ -454,7 +454,7 @@ impl Watcher {
     }
 
     fn root_stands(&self) -> bool {
-        self.tree.as_ref().is_some_and(|tree| tree.open_root(&self.root).is_some())
+        self.tree.as_ref().is_some_and(|tree| !matches!(tree.open_root(&self.root), Err(None)))
     }
 
     fn lose_root(&mut self) {

@@ -93,17 +93,25 @@ impl Tree {
         })
     }
 
-    /// Opens the root; `None` when its path leads to another directory, or nowhere.
-    pub(super) fn open_root(&self, root: &Path) -> Option<Rc<OwnedFd>> {
-        let directory = open_root(root).ok()?;
-        (identity(&directory) == Ok(self.identity)).then(|| Rc::new(directory))
+    /// Opens the root.
+    ///
+    /// # Errors
+    /// `None` when its path leads to another directory, or nowhere: an event tells of that.
+    pub(super) fn open_root(&self, root: &Path) -> Result<Rc<OwnedFd>, Option<Shortage>> {
+        let directory = open_root(root).map_err(Shortage::of_directory)?;
+        let same = identity(&directory) == Ok(self.identity);
+        same.then(|| Rc::new(directory)).ok_or(None)
     }
 
     /// Goes through all wanted directories: watches those that are not, forgets those not found.
     /// Reports nothing; the caller says "look everywhere" afterwards.
     pub(super) fn walk_all(&mut self, tools: &mut Tools<'_>) {
-        let Some(root) = self.open_root(tools.root) else {
-            return;
+        let root = match self.open_root(tools.root) {
+            Ok(root) => root,
+            Err(why) => {
+                self.polled.extend(why.map(|why| (SyncPath::root(), why)));
+                return;
+            }
         };
         self.suspect = false;
         self.polled.clear();
@@ -130,12 +138,21 @@ impl Tree {
         report: bool,
         tools: &mut Tools<'_>,
     ) -> bool {
-        let (Some(root), Some(path)) = (self.open_root(tools.root), self.dirs.path(parent)) else {
+        let Some(path) = self.dirs.path(parent) else {
             return false;
         };
-        // The parent's own watch, or its parent's, tells when it is not there any more.
-        let Ok(inside) = open_beneath(&root, &path) else {
-            return false;
+        let opened = self.open_root(tools.root).and_then(|root| {
+            let inside = open_beneath(&root, &path).map_err(Shortage::of_directory)?;
+            Ok((root, inside))
+        });
+        let (root, inside) = match opened {
+            Ok(opened) => opened,
+            // The parent's own watch, or its parent's, tells when it is not there any more.
+            Err(None) => return false,
+            Err(Some(why)) => {
+                self.polled.extend(path.join(name).ok().map(|path| (path, why)));
+                return false;
+            }
         };
         let todo = Todo { inside: Rc::new(inside), parent, name: name.into() };
         self.work_off(&root, vec![todo], report, tools);
@@ -164,7 +181,7 @@ impl Tree {
 
     /// Goes on from the root, which could not be listed.
     fn list_root(&mut self, why: Shortage, tools: &mut Tools<'_>) {
-        let Some(root) = self.open_root(tools.root) else {
+        let Ok(root) = self.open_root(tools.root) else {
             self.polled.insert(SyncPath::root(), why);
             return;
         };
