@@ -508,7 +508,9 @@ async fn no_descriptors(start: Start) {
     setrlimit(Resource::Nofile, none).unwrap();
     scene.watch.rewalk(everything());
     scene.until(|o| matches!(o, Observed::Everywhere { .. })).await;
+    let degraded = scene.watch.degraded();
     setrlimit(Resource::Nofile, before).unwrap();
+    assert!(!degraded.is_empty(), "{:?}", scene.watch.stats());
     // Nothing but these saves happens from here on.
     fill(&scene.root.join("a1"), 3, 2);
     while !scene.lost().is_empty() {
