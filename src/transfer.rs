@@ -26,6 +26,7 @@ use std::sync::Arc;
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::receive::root_index;
 use e2ek_sidecar::tree::{Digest, Entry};
+use e2ek_sidecar::wire::Shrunk;
 use e2ek_sidecar::wire::{How, Meta, Op};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 
@@ -64,6 +65,7 @@ const GROWS_FROM_BYTES: u64 = 1 << 20;
 pub struct Origin {
     roots: Vec<PathBuf>,
     contents: Arc<Contents>,
+    shrunk: Arc<Shrunk>,
 }
 
 /// The directory that was read from last. Ops come in path order, so the next one mostly lies in it;
@@ -79,7 +81,7 @@ impl Origin {
     /// The pairs' directories in their order.
     #[must_use]
     pub fn new(roots: Vec<PathBuf>, contents: Arc<Contents>) -> Self {
-        Self { roots, contents }
+        Self { roots, contents, shrunk: Arc::default() }
     }
 
     /// The pairs' directories in their order.
@@ -92,6 +94,12 @@ impl Origin {
     #[must_use]
     pub fn contents(&self) -> &Arc<Contents> {
         &self.contents
+    }
+
+    /// What was compressed for one hub, for the others.
+    #[must_use]
+    pub fn shrunk(&self) -> &Arc<Shrunk> {
+        &self.shrunk
     }
 
     /// Permission bits and modification time for an op that puts something; nothing for others and

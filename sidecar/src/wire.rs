@@ -25,7 +25,7 @@ mod pack;
 pub use frame::{Decoder, batches, encode};
 pub use hello::{Hello, HelloReader, PROTOCOL, negotiate};
 pub use ops::{OpsPacker, unpack_ops};
-pub use pack::{Packer, plain, unpack};
+pub use pack::{Packer, Shrunk, plain, unpack};
 
 use serde::{Deserialize, Serialize};
 

@@ -157,7 +157,10 @@ pub(super) async fn serve(
     let down = match connect(&transport, &probe).await {
         Err(error) => LinkError::NotStarted(error),
         Ok(Link { reader, writer, carrier }) => {
+            let shrunk = || origin.shrunk().clone();
             let mut sender = Sender {
+                packer: Packer::sharing(0, shrunk()),
+                lane: Lane::new(taken, shrunk()),
                 writer,
                 origin,
                 credit,
@@ -167,9 +170,7 @@ pub(super) async fn serve(
                 distance,
                 patches: Patches::default(),
                 likened: Likened::default(),
-                packer: Packer::new(0),
                 pace: Pace::new(distance),
-                lane: Lane::new(taken),
             };
             let result = tokio::select! {
                 result = read((target, serial), reader, &events, &probe) => result,

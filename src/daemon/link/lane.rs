@@ -12,7 +12,7 @@ use std::time::Instant;
 
 use e2ek_sidecar::delta::PatchWriter;
 use e2ek_sidecar::tree::{Entry, Snapshot};
-use e2ek_sidecar::wire::{Blob, How, Op, PIECE_BYTES, Packer, ToHub};
+use e2ek_sidecar::wire::{Blob, How, Op, PIECE_BYTES, Packer, Shrunk, ToHub};
 use tokio::sync::Notify;
 
 use super::{LinkEvent, PROGRESS_EVERY, Progress, Sender};
@@ -58,12 +58,12 @@ struct Item {
 }
 
 impl Lane {
-    pub(super) fn new(taken: Arc<Taken>) -> Self {
+    pub(super) fn new(taken: Arc<Taken>, shrunk: Arc<Shrunk>) -> Self {
         Self {
             items: VecDeque::new(),
             taken,
             window: Window::default(),
-            packer: Packer::new(0),
+            packer: Packer::sharing(0, shrunk),
             piece: Vec::new(),
             progress: nothing(),
             told: Instant::now(),

@@ -72,7 +72,7 @@ async fn sent(each_write: Duration, each_credit: Duration) -> u64 {
         likened: Likened::default(),
         packer: Packer::new(0),
         pace: Pace::new(Distance::Far),
-        lane: Lane::new(Arc::default()),
+        lane: Lane::new(Arc::default(), Arc::default()),
     };
     let indices: Vec<u32> = (0..ops.len() as u32).collect();
     let giving = async {
