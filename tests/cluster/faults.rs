@@ -76,7 +76,8 @@ fn a_link_that_went_silent_is_noticed() {
     watch.line(&["sync end", "gen=1"]);
     relay.silent(true);
     rig.write("view.py", "two\n");
-    watch.line(&["disconnected", "15 seconds"]);
+    // For fifteen seconds, or for less since a pod of another test changed the network.
+    watch.line(&["disconnected", "nothing was heard"]);
     relay.silent(false);
     watch.line(&["connected"]);
     watch.flush();
