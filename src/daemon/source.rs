@@ -497,7 +497,17 @@ impl Source {
             .collect();
         for path in over {
             self.problems.remove(&path);
+            self.watch_again(&path);
             self.news.push((path, None));
+        }
+    }
+
+    /// A directory that could not be listed may not be watched either, and no event says that it can be.
+    fn watch_again(&self, path: &SyncPath) {
+        let Some((index, below)) = root_index(path) else { return };
+        let Some(pair) = self.pairs.get(index) else { return };
+        if let Some(watch) = pair.watch.as_ref().filter(|_| pair.tree.dir(&below).is_some()) {
+            watch.rewalk(wanted(&pair.filter));
         }
     }
 
