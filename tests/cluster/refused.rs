@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::pods::{app, deployment, spec};
-use crate::rig::{Rig, Said};
+use crate::rig::{Rig, Said, until};
 
 /// `sync --once` to a target.
 fn once(rig: &Rig, target: &str, more: &[&str]) -> Said {
@@ -199,7 +199,8 @@ fn i12_a_target_that_is_full_is_told_and_filled_when_there_is_room() {
     for name in ["a", "b", "c"] {
         std::fs::remove_file(rig.source.join(name)).unwrap();
     }
-    watch.flush();
+    // What was left out is tried again when there is room.
+    until("all is there", || rig.control(&["flush", "--timeout", "5s"]).code == Some(0));
     assert_eq!(watch.status()["state"], "synced");
     for name in ["d", "e"] {
         assert_eq!(rig.seen(&pod, &format!("/srv/app/{name}")), Some(large.clone()));
