@@ -13,7 +13,7 @@ use e2ek_sidecar::server::run::{COMMANDS_WITHIN, Request, RunEvent, Runner, Spec
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 /// Nothing here takes this long unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn spec(script: &str) -> Spec {
     Spec {

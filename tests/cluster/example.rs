@@ -53,7 +53,7 @@ fn the_demo_in_a_restricted_namespace_answers_with_what_was_saved_last() {
     let local = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let mut watch = rig.watch(TARGET, &["--forward", &format!("{local}:8080")]);
     watch.line(&["sync end", "status=ok", "targets=1/1"]);
-    rig.k(&["rollout", "status", "deploy/pyramid", "--timeout=60s"]).ends_with(0);
+    rig.k(&["rollout", "status", "deploy/pyramid", "--timeout=120s"]).ends_with(0);
     let pod = address(&rig);
     assert_eq!(ask(&pod, "/add/2/3").as_deref(), Some("5"));
 

@@ -116,7 +116,7 @@ fn i12_a_full_disk_is_told_and_heals(place: &Place) {
     let problem = daemon.event("problem path=large");
     assert!(problem.contains("space"), "{problem}");
     assert_ne!(daemon.status()["state"], "synced");
-    place.control(&["flush", "--timeout", "30s"]).ends_with(1).says("left out");
+    place.control(&["flush", "--timeout", "100s"]).ends_with(1).says("left out");
     assert_eq!(place.read("small").unwrap(), "2");
     assert!(!place.target.join("large").exists());
     fs::remove_file(place.target.join("ballast")).unwrap();
@@ -155,7 +155,7 @@ fn i12_a_disk_that_turns_read_only_is_told_and_heals(place: &Place) {
     place.write("new", "1");
     let problem = daemon.event("problem path=d/file");
     assert!(problem.contains("read-only"), "{problem}");
-    place.control(&["flush", "--timeout", "30s"]).ends_with(1).says("left out");
+    place.control(&["flush", "--timeout", "100s"]).ends_with(1).says("left out");
     assert_eq!(place.read("d/file").unwrap(), "1");
     remount(&place.target, "remount,rw");
     daemon.event("problem gone path=d/file");

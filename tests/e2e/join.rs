@@ -44,7 +44,7 @@ fn words(place: &Place, target: &Path, more: &[&str]) -> std::process::Command {
 fn join<'a>(place: &'a Place, target: &Path, more: &[&str]) -> Daemon<'a> {
     let mut daemon = Daemon::start(place, words(place, target, more));
     daemon.event("joined pid=");
-    place.control(&["wait", "--synced", "--timeout", "30s"]).ends_with(0);
+    place.control(&["wait", "--synced", "--timeout", "100s"]).ends_with(0);
     daemon
 }
 
@@ -223,7 +223,7 @@ fn a_target_brings_its_command(place: &Place) {
         daemon.event("restart end");
         daemon.line(&["one"]);
     }
-    place.control(&["flush", "--restarted", "--timeout", "30s"]).ends_with(0);
+    place.control(&["flush", "--restarted", "--timeout", "100s"]).ends_with(0);
     let status = first.status();
     assert!(status["targets"][0]["child"].is_null());
     assert_eq!(status["targets"][1]["restarts"], 1);

@@ -16,7 +16,7 @@ use crate::processes;
 use crate::tree;
 
 /// Nothing takes this long unless it is broken.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How the hub is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

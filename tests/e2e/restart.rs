@@ -39,7 +39,7 @@ fn i9_one_restart_for_a_batch_and_never_before_its_files(place: &Place) {
         let began = daemon.event("restart begin");
         let seen = daemon.line(&["seen "]);
         assert_eq!(seen, format!("seen {FILES} {round}"), "after {began}");
-        place.control(&["flush", "--restarted", "--timeout", "30s"]).ends_with(0);
+        place.control(&["flush", "--restarted", "--timeout", "100s"]).ends_with(0);
         let rest = daemon.rest();
         let starts = rest.lines().filter(|line| line.starts_with("seen ")).count();
         assert_eq!(starts, round + 1, "one start a batch:\n{rest}");
@@ -55,7 +55,7 @@ fn a_command_that_ends_is_held_until_the_next_change(place: &Place) {
     assert_eq!((child["state"].as_str(), child["exit"].as_i64()), (Some("held"), Some(3)));
     place.write("code", "echo works; exec sleep 1000");
     daemon.line(&["works"]);
-    place.control(&["wait", "--ready", "--timeout", "30s"]).ends_with(0);
+    place.control(&["wait", "--ready", "--timeout", "100s"]).ends_with(0);
     let child = &daemon.status()["targets"][0]["child"];
     assert_eq!(child["state"], "running");
     assert_eq!(daemon.status()["state"], "synced");
@@ -90,7 +90,7 @@ action = "needs-build"
     let mut daemon = place.watch(&["--", "sh", "app"]);
     daemon.line(&["up"]);
     let flush = || {
-        place.control(&["flush", "--restarted", "--timeout", "30s"]).ends_with(0);
+        place.control(&["flush", "--restarted", "--timeout", "100s"]).ends_with(0);
     };
     place.write("page.html", "1");
     flush();
@@ -173,7 +173,7 @@ fn i8_a_restart_that_a_killed_daemon_owed_is_done_for_the_next_one() {
     let mut second = place.watch(&words);
     second.event("restart end").contains("status=ok").then_some(()).unwrap();
     second.line(&["runs two"]);
-    place.control_retried(&["wait", "--synced", "--timeout", "30s"]).ends_with(0);
+    place.control_retried(&["wait", "--synced", "--timeout", "100s"]).ends_with(0);
     let pid = |daemon: &Daemon| daemon.status()["targets"][0]["child"]["pid"].as_i64().unwrap();
     let running = pid(&second);
     // Nothing is owed: the command goes on.
@@ -184,13 +184,13 @@ fn i8_a_restart_that_a_killed_daemon_owed_is_done_for_the_next_one() {
     assert_eq!(pid(&third), running);
     // Nor is it after a cut, of which the daemon knows that the page asked for nothing.
     place.write("page.html", "new");
-    place.control(&["flush", "--timeout", "30s"]).ends_with(0);
+    place.control(&["flush", "--timeout", "100s"]).ends_with(0);
     processes::kill(third.hub());
     third.event("disconnected");
     third.event("connected");
-    place.control_retried(&["wait", "--synced", "--timeout", "30s"]).ends_with(0);
+    place.control_retried(&["wait", "--synced", "--timeout", "100s"]).ends_with(0);
     place.write("other.html", "new");
-    place.control(&["flush", "--timeout", "30s"]).ends_with(0);
+    place.control(&["flush", "--timeout", "100s"]).ends_with(0);
     assert_eq!(pid(&third), running);
     third.stop();
 }
@@ -274,7 +274,7 @@ fn the_pyramid_example_answers_anew(place: &Place) {
     // The page needs no restart.
     let before = daemon.status()["targets"][0]["restarts"].clone();
     place.write("e2e_k8s/static/index.html", "changed page");
-    place.control(&["flush", "--restarted", "--timeout", "30s"]).ends_with(0);
+    place.control(&["flush", "--restarted", "--timeout", "100s"]).ends_with(0);
     assert_eq!(get(listening, "/").as_deref(), Some("changed page"));
     assert_eq!(daemon.status()["targets"][0]["restarts"], before);
     daemon.stop();

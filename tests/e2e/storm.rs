@@ -73,7 +73,7 @@ fn i5_i9_a_storm_on_a_queue_of_sixteen_arrives_and_restarts_once() {
     let status = daemon.status();
     assert!(status["watch"]["overflows"].as_u64().unwrap() > 0, "{:#}", status["watch"]);
     fs::remove_file(&lock).unwrap();
-    place.control(&["flush", "--restarted", "--timeout", "30s"]).ends_with(0);
+    place.control(&["flush", "--restarted", "--timeout", "100s"]).ends_with(0);
     daemon.line(&["up"]);
     let rest = daemon.rest();
     assert_eq!(rest.lines().filter(|line| *line == "up").count(), 2, "one restart:\n{rest}");

@@ -33,7 +33,7 @@ fn i5_i9_a_storm_without_a_lock_arrives_and_restarts_once() {
             });
         }
     });
-    place.control(&["flush", "--restarted", "--timeout", "30s"]).ends_with(0);
+    place.control(&["flush", "--restarted", "--timeout", "100s"]).ends_with(0);
     let [source, target] = [&place.source, &place.target].map(|root| tree::of(root));
     assert_eq!(source.len(), 1 + 4 * 5051);
     tree::assert_equal(&source, &target);

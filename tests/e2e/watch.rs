@@ -169,7 +169,7 @@ fn i12_status_is_honest_and_has_its_schema(place: &Place) {
     fs::create_dir(place.target.join("busy")).unwrap();
     fs::write(place.target.join("busy/theirs"), "kept").unwrap();
     place.write("busy", "a file here");
-    let _ = place.control(&["flush", "--timeout", "30s"]);
+    let _ = place.control(&["flush", "--timeout", "100s"]);
     let status = daemon.status();
     if place.read("busy/theirs").is_some() {
         assert_ne!(status["state"], "synced", "{status}");
@@ -232,7 +232,7 @@ fn a_closed_stdout_does_not_end_it(place: &Place) {
     drop(child.stdout.take());
     for round in 0..5 {
         place.write("file", format!("{round}"));
-        place.control_retried(&["flush", "--timeout", "30s"]).ends_with(0);
+        place.control_retried(&["flush", "--timeout", "100s"]).ends_with(0);
         assert_eq!(place.read("file").unwrap(), format!("{round}"));
     }
     assert!(processes::is_alive(child.id()));
