@@ -66,7 +66,7 @@ fn an_edit_arrives_at_both_until_the_second_takes_its_target_away(place: &Place)
     assert_eq!(fs::read_to_string(side.join("file")).unwrap(), "0", "brought up to date");
     assert_eq!(targets(&first), [name(&place.target), name(&side)]);
     first.event("target added");
-    place.write("file", "1");
+    place.save("file", "1");
     for daemon in [&mut first, &mut second] {
         daemon.event("sync end gen=2 status=ok files=1 bytes=1");
     }
@@ -218,7 +218,7 @@ fn a_target_brings_its_command(place: &Place) {
     // The same, or none, follows.
     let mut third = join(place, &side, &run);
     let mut fourth = join(place, &side, &[]);
-    place.write("file", "one");
+    place.save("file", "one");
     for daemon in [&mut first, &mut second, &mut third, &mut fourth] {
         daemon.event("restart end");
         daemon.line(&["one"]);

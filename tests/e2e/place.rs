@@ -115,6 +115,13 @@ impl Place {
         fs::write(path, content).unwrap();
     }
 
+    /// The same, but at once, as many editors do: nobody ever sees half of it.
+    pub(crate) fn save(&self, path: &str, content: impl AsRef<[u8]>) {
+        let aside = self.top.join("aside-of-a-save");
+        fs::write(&aside, content).unwrap();
+        fs::rename(aside, self.source.join(path)).unwrap();
+    }
+
     /// What the target has there.
     pub(crate) fn read(&self, path: &str) -> Option<String> {
         fs::read_to_string(self.target.join(path)).ok()
