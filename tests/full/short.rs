@@ -54,7 +54,11 @@ fn sweep(hub: bool) {
             } else {
                 let plain = place.syncing(&["sync", "--once"], &[]);
                 let mut command = place.environment("sh".as_ref());
-                command.arg(&script).arg(blocks.to_string()).arg(plain.get_program()).args(plain.get_args());
+                command
+                    .arg(&script)
+                    .arg(blocks.to_string())
+                    .arg(plain.get_program())
+                    .args(plain.get_args());
                 command
             };
             command.stdin(std::process::Stdio::null());
