@@ -273,9 +273,8 @@ fn the_pyramid_example_answers_anew(place: &Place) {
     };
     let listening = port(daemon.line(&["listening on"]));
     assert_eq!(get(listening, "/add/2/3").as_deref(), Some("5"));
-    let demo = place.source.join("e2e_k8s/demo.py");
-    let edited = fs::read_to_string(&demo).unwrap().replace("x + y", "x * y");
-    fs::write(&demo, edited).unwrap();
+    let demo = fs::read_to_string(place.source.join("e2e_k8s/demo.py")).unwrap();
+    place.save("e2e_k8s/demo.py", demo.replace("x + y", "x * y"));
     let listening = port(daemon.line(&["listening on"]));
     assert_eq!(get(listening, "/add/2/3").as_deref(), Some("6"));
     // The page needs no restart.
