@@ -201,11 +201,10 @@ impl Source {
     pub(super) fn follow(&mut self, now: Instant, options: &FilterOptions) {
         for pair in &self.pairs {
             pair.filter.follow(options);
-            if let Some(watch) = &pair.watch {
-                watch.rewalk(wanted(&pair.filter));
-            }
+            pair.rewalk();
+            // The watch says so, too, in its own time; a flush may be on its way before.
+            self.debounce.look_everywhere(now, pair.name.clone());
         }
-        self.everything(now, false);
     }
 
     /// The next thing that the watches tell, or the end of a look on a thread. Cancel safe.
@@ -300,9 +299,7 @@ impl Source {
         let pair = &self.pairs[index];
         let parent = path.parent().unwrap_or_default();
         pair.filter.forget(&parent);
-        if let Some(watch) = &pair.watch {
-            watch.rewalk(wanted(&pair.filter));
-        }
+        pair.rewalk();
         if let Ok(full) = pair.name.append(&parent) {
             self.debounce.look_everywhere(at, full);
         }
@@ -505,9 +502,8 @@ impl Source {
     /// A directory that could not be listed may not be watched either, and no event says that it can be.
     fn watch_again(&self, path: &SyncPath) {
         let Some((index, below)) = root_index(path) else { return };
-        let Some(pair) = self.pairs.get(index) else { return };
-        if let Some(watch) = pair.watch.as_ref().filter(|_| pair.tree.dir(&below).is_some()) {
-            watch.rewalk(wanted(&pair.filter));
+        if let Some(pair) = self.pairs.get(index).filter(|pair| pair.tree.dir(&below).is_some()) {
+            pair.rewalk();
         }
     }
 
@@ -676,6 +672,13 @@ impl Pair {
             known: false,
             gone: false,
         })
+    }
+
+    /// Has the watch go through all directories again, by the rules as they are now.
+    fn rewalk(&self) {
+        if let Some(watch) = &self.watch {
+            watch.rewalk(wanted(&self.filter));
+        }
     }
 }
 
