@@ -300,6 +300,22 @@ fn another_way_to_the_hub_is_tried_at_once() {
 }
 
 #[test]
+fn a_hub_has_something_to_do_until_it_has_answered() {
+    let mut bench = Bench::synced(&[]);
+    let quiet = |bench: &Bench| bench.session.is_quiet(0);
+    assert!(quiet(&bench));
+    bench.scan(&[("a", 1)]);
+    assert!(!quiet(&bench));
+    bench.applied(8, &tree(&[("a", 1)]), &[]);
+    assert!(quiet(&bench));
+    bench.input(Input::LinkDown(0));
+    bench.after(0);
+    assert!(!quiet(&bench), "it may have much to read before it opens");
+    bench.opened(&tree(&[("a", 1)]), 8);
+    assert!(quiet(&bench));
+}
+
+#[test]
 fn i12_refused_paths_are_told_tried_again_and_forgotten_with_their_path() {
     let mut bench = Bench::synced(&[]);
     bench.scan(&[("quiet", 1)]);

@@ -67,6 +67,11 @@ impl Lane {
         *self = Self { last: self.last, ..Self::default() };
     }
 
+    /// Whether nothing was begun.
+    pub(super) fn is_empty(&self) -> bool {
+        self.begun.is_empty()
+    }
+
     /// Whether the hub holds something that is to be put in place.
     pub(super) fn holds(&self) -> bool {
         self.begun.values().any(|begun| begun.held)
