@@ -12,6 +12,7 @@ mod command;
 mod entry;
 mod foreign;
 mod hands;
+mod leave;
 mod length;
 mod link;
 pub mod listen;
@@ -39,6 +40,7 @@ use tracing::{info, warn};
 use self::apply::Brought;
 use self::command::Command;
 use self::entry::{Request, Waiting, same_site};
+use self::leave::LettingGo;
 use self::link::{Asked, Links};
 use self::listen::{Incoming, PeerId};
 use self::site::Site;
@@ -124,6 +126,8 @@ pub struct Hub {
     wrappers: Wrappers,
     /// A thread that keeps contents has kept one, or could not.
     kept: Arc<Notify>,
+    /// Lets go of replaced files.
+    letting_go: LettingGo,
     command: Command,
     charge: Option<Charge>,
     /// No new work is taken; when the command is gone, so is the hub.
@@ -148,6 +152,7 @@ impl Hub {
             ends: JoinSet::new(),
             wrappers: Wrappers::default(),
             kept: Arc::default(),
+            letting_go: LettingGo::default(),
             command: Command::default(),
             charge: None,
             ending: false,
@@ -183,6 +188,7 @@ impl Hub {
                 () = until(deadline) => self.expire().await,
                 () = kept.notified() => self.take_kept(),
                 // Only when nothing else is to be done, and the links' tasks have had their turn.
+                () = tokio::task::yield_now(), if self.has_replaced() => self.let_go_of_replaced(),
                 () = tokio::task::yield_now(), if self.has_more_to_keep() => self.keep_more(),
             }
             while let Some(id) = self.links.overrun() {
