@@ -25,6 +25,7 @@ pub mod root;
 pub mod run;
 pub mod said;
 mod site;
+mod still;
 pub mod store;
 pub mod target;
 pub mod wrap;
@@ -44,6 +45,7 @@ use self::leave::LettingGo;
 use self::link::{Asked, Links};
 use self::listen::{Incoming, PeerId};
 use self::site::Site;
+use self::still::Looked;
 use self::wrap::Wrappers;
 use crate::lease::{LEASE, Leases};
 use crate::tree::TreeId;
@@ -88,6 +90,8 @@ struct Serving {
     peer: Option<PeerId>,
     /// Since when nobody is there.
     alone_since: Option<Instant>,
+    /// Whether what lies there was looked at since its link was lost.
+    looked: Looked,
     /// The session of this link hears of the container's command.
     runs: bool,
     /// Bytes of the command's output that it may be sent.
@@ -187,6 +191,7 @@ impl Hub {
                 },
                 () = until(deadline) => self.expire().await,
                 () = kept.notified() => self.take_kept(),
+                () = tokio::task::yield_now(), if self.has_to_look() => self.look().await,
                 // Only when nothing else is to be done, and the links' tasks have had their turn.
                 () = tokio::task::yield_now(), if self.has_replaced() => self.let_go_of_replaced(),
                 () = tokio::task::yield_now(), if self.has_more_to_keep() => self.keep_more(),
@@ -257,6 +262,7 @@ impl Hub {
             serving.site.abandon();
             serving.peer = None;
             serving.alone_since = Some(Instant::now());
+            serving.looked = Looked::due(serving);
         }
         // Nobody comes back to a mere look.
         self.sites.retain(|serving| serving.peer.is_some() || !serving.site.is_dry());

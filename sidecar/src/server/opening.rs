@@ -203,6 +203,12 @@ impl Site {
         }
     }
 
+    /// Whether all that is managed lies there as it was written, by one look at each path.
+    pub(super) fn is_as_written(&self) -> bool {
+        let found = Compare::new(&self.roots).all(self.receiver.held().root());
+        found.edits.is_empty() && self.is_visible()
+    }
+
     /// Compares the record with the disk. Returns the true record, the managed paths that somebody
     /// changed, and whether anything differs.
     fn make_true(&self, held: &Snapshot, unfinished: &[Change]) -> (Snapshot, Vec<SyncPath>, bool) {
