@@ -148,9 +148,10 @@ impl Daemon {
     /// that look alive must prove it.
     pub(super) fn network_changed(&mut self, what: Changed) {
         tracing::info!(?what, "the network changed: links are tried at once");
-        let far = self.targets.values().filter(|target| target.transport.is_far());
-        for connection in far.filter_map(|target| target.connection.as_ref()) {
-            connection.shared.probe.notify_one();
+        let far = self.targets.iter().filter(|(_, target)| target.transport.is_far());
+        for (&id, target) in far {
+            let Some(connection) = &target.connection else { continue };
+            connection.shared.probe.ask(self.session.is_quiet(id));
             let _ = connection.outgoing.send(Outgoing::Message(ToHub::Ping));
         }
         for group in self.groups.all.values() {
