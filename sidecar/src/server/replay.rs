@@ -130,14 +130,17 @@ impl Site {
             return Ok(());
         };
         write_note(&dir, STANDING, &open.lasting())?;
-        let mut whole = true;
         if let Some(lost) = lost {
-            whole = self.replay(&lost);
+            let whole = self.replay(&lost);
             self.remove_again();
+            if !whole {
+                // Nor is it at the next opening: a session has to say so again.
+                forget(&dir, CURRENT)?;
+            }
             forget(&dir, WANTED)?;
         }
         if let Some(inside) = &mut self.inside {
-            inside.complete = whole && read_note::<()>(&dir, CURRENT).is_some();
+            inside.complete = read_note::<()>(&dir, CURRENT).is_some();
         }
         self.keep_all();
         Ok(())

@@ -95,3 +95,34 @@ fn i4_what_is_forgotten_is_not_removed_again() {
     let gone: Vec<String> = here.inside.unwrap().gone.iter().map(ToString::to_string).collect();
     assert_eq!(gone, ["0/removed"]);
 }
+
+#[test]
+fn i9_what_was_not_written_again_whole_is_not_complete_at_the_next_opening_either() {
+    let home = tempfile::tempdir().unwrap();
+    let [top, store] = ["top", "store"].map(|name| home.path().join(name));
+    std::fs::create_dir(&top).unwrap();
+    let open = request(1, &["/srv"]);
+    let opened = |lost: Option<Snapshot>| {
+        let (record, _) = Store::open(&store).unwrap();
+        let held = if lost.is_none() { filled(&top, &["there"]) } else { Vec::new() };
+        let mut here = site(&top, &store, &held);
+        here.store = Some(record);
+        here.stand(&open, lost).unwrap();
+        here
+    };
+    let mut first = opened(None);
+    first.complete();
+    assert!(first.is_complete());
+    first.close();
+    assert!(opened(None).is_complete(), "as it was");
+    // The container lost a file whose content is not kept.
+    let edits = filled(&top, &["there", "unkept"]);
+    std::fs::remove_file(top.join("unkept")).unwrap();
+    let lost = Snapshot::empty().apply(&edits).unwrap();
+    assert!(!opened(Some(lost)).is_complete());
+    let mut again = opened(None);
+    assert!(!again.is_complete(), "nobody brought it");
+    again.complete();
+    drop(again);
+    assert!(opened(None).is_complete());
+}
