@@ -45,7 +45,7 @@ fn a_new_pod_is_followed_and_so_is_a_rollout() {
     rig.k(&["rollout", "restart", "deploy/app"]).ends_with(0);
     watch.line(&["pod found"]);
     watch.line(&["pod gone", &next]);
-    rig.k(&["rollout", "status", "deploy/app", "--timeout=60s"]).ends_with(0);
+    rig.k(&["rollout", "status", "deploy/app", "--timeout=120s"]).ends_with(0);
     rig.write("view.py", "two\n");
     watch.flush();
     let last = rig.pods().remove(0);

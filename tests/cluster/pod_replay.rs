@@ -205,19 +205,27 @@ fn i2_acknowledged_is_visible_however_often_the_container_is_killed() {
         .map(|name| rig.named_pod(name, &manifest))
         .collect();
     let mut before: Vec<Main> = pods.iter().map(|pod| pod.main("app")).collect();
-    let mut acked = 0;
+    let (mut acked, mut took) = (0, Duration::ZERO);
     for round in 0..kills.div_ceil(pods.len()) {
         let text = format!("{round}");
         rig.write("view.py", &text);
-        let pause = Duration::from_millis((round as u64 * 7) % 40);
         std::thread::scope(|scope| {
             let sync = |pod: &Pod<'_>| {
                 let state = rig.home.join(format!("state-{}", pod.name));
                 let mut command = rig.syncing(&["sync", "--once"], &pod.target("/tmp"), &[]);
                 command.env("E2EK_STATE_DIR", state).output().unwrap().status.code() == Some(0)
             };
+            let began = Instant::now();
             let syncs: Vec<_> = pods.iter().map(|pod| scope.spawn(move || sync(pod))).collect();
-            std::thread::sleep(Duration::from_millis(150) + pause);
+            // The first ones show how long it takes here; the others are struck around that moment.
+            let strikes = took * (5 + round as u32 % 6) / 8;
+            while match round {
+                0 => !syncs.iter().all(|sync| sync.is_finished()),
+                _ => began.elapsed() < strikes,
+            } {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            took = if round == 0 { began.elapsed() } else { took };
             for (pod, main) in pods.iter().zip(&before) {
                 pod.kill(*main);
             }
@@ -226,7 +234,7 @@ fn i2_acknowledged_is_visible_however_often_the_container_is_killed() {
                 *main = pod.next_main("app", Some(*main));
                 if done {
                     acked += 1;
-                    let deadline = Instant::now() + Duration::from_secs(20);
+                    let deadline = Instant::now() + crate::rig::PATIENCE;
                     while main.file("/tmp/view.py").as_deref() != Some(&*text) {
                         assert!(Instant::now() < deadline, "{}: {text} is lost", pod.name);
                         std::thread::sleep(Duration::from_millis(10));
