@@ -148,6 +148,9 @@ impl Daemon {
         let log = (self.kind == Kind::Watch && !place.wrapped)
             .then(|| self.follow_log(id, target, place.clone()))
             .flatten();
+        if let Some(target) = self.targets.get_mut(&target) {
+            target.wrapped = place.wrapped;
+        }
         if let Some(group) = self.groups.all.get_mut(&id) {
             group.targets.insert(place.uid.clone(), Member { target, log });
         }

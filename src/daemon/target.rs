@@ -33,6 +33,8 @@ pub(super) struct Target {
     transport: Transport,
     /// The workload whose pod it is.
     pub(super) group: Option<usize>,
+    /// A pod's: its container's command runs under the wrapper, as its manifest says or as was seen.
+    pub(super) wrapped: bool,
     /// Links in a row that led to nothing.
     failures: u32,
     /// Its hub would not open, though others of its workload did: when it is asked again, and what
@@ -58,6 +60,11 @@ pub(super) struct Reach {
 impl Target {
     pub(super) fn command(&self) -> Option<CommandSpec> {
         settings::command(&self.wanted, self.terminal)
+    }
+
+    /// Whether there is a command that its hub can restart.
+    pub(super) fn runs_command(&self) -> bool {
+        self.wrapped || self.wanted.command.is_some()
     }
 
     /// For people: the path at the target.
@@ -102,6 +109,7 @@ impl Daemon {
             open,
             transport,
             group,
+            wrapped: false,
             failures: 0,
             refused: None,
             wanted,

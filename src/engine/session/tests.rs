@@ -474,7 +474,7 @@ fn nothing_is_made_from_what_a_skip_put_in_doubt() {
 fn restart_now_covers_what_waits() {
     let mut bench = Bench::synced(&[]);
     bench.scan(&[("a", 1)]);
-    bench.input(Input::Restart);
+    bench.input(Input::Restart(0));
     assert_eq!(acted(&bench.after(0)), Some((8, true)));
     assert_eq!(acted(&bench.after(5000)), None);
 }
