@@ -67,6 +67,14 @@ impl Target {
         self.wrapped || self.wanted.command.is_some()
     }
 
+    /// The right to write is ours: who has it after us is not overruled, unless asked for again.
+    fn took_over(&mut self) {
+        self.wanted.take_over = false;
+        if let ToHub::Open(open) | ToHub::OpenIn { open, .. } = &mut self.open {
+            open.take_over = false;
+        }
+    }
+
     /// For people: the path at the target.
     pub(super) fn root(&self) -> String {
         self.wanted.root.as_path().display().to_string()
@@ -83,7 +91,7 @@ impl Target {
 impl Daemon {
     /// A target more; the session has not heard of it yet.
     pub(super) fn new_target(&mut self, wanted: Wanted, own: bool, terminal: bool) -> TargetId {
-        let open = settings::open(self.kind, &self.config, &wanted);
+        let open = settings::open(self.kind, &self.config, self.identity, &wanted);
         let transport = settings::transport(&self.program, &self.config, &wanted, terminal);
         let (open, transport) = (ToHub::Open(open), Transport::Process(transport));
         self.add_target(wanted, own, terminal, Reach { open, transport, group: None })
@@ -199,6 +207,7 @@ impl Daemon {
             LinkEvent::Message(message) => {
                 if matches!(message, FromHub::Opened { .. }) {
                     one.ever_opened = true;
+                    one.took_over();
                     one.failures = 0;
                     one.refused = None;
                     let group = one.group;
