@@ -139,7 +139,7 @@ impl Daemon {
         let (origin, events) = (self.origin.clone(), self.events.0.clone());
         let theirs = shared.clone();
         let serving = link::serve(target, self.serial, transport, origin, queue, theirs, events);
-        self.tasks.spawn(serving);
+        self.carriers.spawn(serving);
         one.foreign.clear();
         one.connection = Some(Connection { serial: self.serial, outgoing, shared });
     }
