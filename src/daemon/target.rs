@@ -132,7 +132,7 @@ impl Daemon {
         self.serial += 1;
         let Some(one) = self.targets.get_mut(&target) else { return };
         let (outgoing, queue) = mpsc::unbounded_channel();
-        let shared = link::Shared::new();
+        let shared = link::Shared::new(self.kind == Kind::Watch);
         // Said with the Hello, unasked.
         let _ = outgoing.send(Outgoing::Message(one.open.clone()));
         let transport = one.transport.clone();
