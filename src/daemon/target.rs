@@ -148,14 +148,14 @@ impl Daemon {
         self.serial += 1;
         let Some(one) = self.targets.get_mut(&target) else { return };
         let (outgoing, queue) = mpsc::unbounded_channel();
-        let shared = link::Shared::new();
+        let shared = link::Shared::new(self.kind == Kind::Watch);
         // Said with the Hello, unasked.
         let _ = outgoing.send(Outgoing::Message(one.open.clone()));
         let transport = one.transport.clone();
         let (origin, events) = (self.origin.clone(), self.events.0.clone());
         let theirs = shared.clone();
         let serving = link::serve(target, self.serial, transport, origin, queue, theirs, events);
-        self.tasks.spawn(serving);
+        self.carriers.spawn(serving);
         one.foreign.clear();
         one.connection = Some(Connection { serial: self.serial, outgoing, shared });
     }

@@ -124,6 +124,13 @@ impl Rig {
         Said::of(self.command(words).output().unwrap())
     }
 
+    /// What all runs on this source have logged.
+    pub(crate) fn logged(&self) -> String {
+        let workspaces = fs::read_dir(self.home.join("state")).unwrap();
+        let log = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("log/e2ek.log")).ok();
+        workspaces.filter_map(|entry| log(entry.unwrap())).collect()
+    }
+
     /// A command to the running daemon.
     pub(crate) fn control(&self, words: &[&str]) -> Said {
         self.run(&[&["-C", self.source.to_str().unwrap()], words].concat())

@@ -67,12 +67,13 @@ async fn sent(each_write: Duration, each_credit: Duration) -> u64 {
         events,
         at: (1, 1),
         buffer: Vec::new(),
+        unflushed: false,
         distance: Distance::Far,
         patches: Patches::default(),
         likened: Likened::default(),
         packer: Packer::new(0),
         pace: Pace::new(Distance::Far),
-        lane: Lane::new(Arc::default(), Arc::default()),
+        lane: Lane::new(Arc::default(), Window::default(), Arc::default()),
     };
     let indices: Vec<u32> = (0..ops.len() as u32).collect();
     let giving = async {
