@@ -154,6 +154,11 @@ fn i4_a_second_laptop_is_told_who_holds_the_pod() {
     let other = other.to_str().unwrap().to_owned();
     let words = ["sync", "--once", other.as_str(), TARGET, "-n", rig.namespace.as_str()];
     let source = rig.source.to_str().unwrap();
-    rig.run(&words).ends_with(5).says(&["is being written by", "tester@", source, "--take-over"]);
+    rig.run(&words).ends_with(5).says_all(&[
+        "is being written by",
+        "tester@",
+        source,
+        "--take-over",
+    ]);
     watch.stop();
 }
