@@ -10,6 +10,7 @@ mod ending;
 mod forward;
 mod git;
 mod groups;
+mod identity;
 mod join;
 mod link;
 mod members;
@@ -31,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use e2ek_sidecar::server::{memory, until};
 use e2ek_sidecar::tree::Snapshot;
-use e2ek_sidecar::wire::{ChildEvent, ToHub};
+use e2ek_sidecar::wire::{ChildEvent, ToHub, WorkspaceId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -86,6 +87,8 @@ struct Daemon {
     groups: Groups,
     /// Listened to from the first target on that may be on another machine.
     network: Option<Network>,
+    /// The workspace, as hubs know it.
+    identity: WorkspaceId,
     /// This program, to start hubs of it.
     program: PathBuf,
     teller: Teller,
@@ -216,8 +219,12 @@ impl Daemon {
         let wanted = wanted.collect::<Result<Vec<_>, Error>>()?;
         let program = std::env::current_exe()
             .map_err(|error| Error::io("find", Path::new("the running program"), &error))?;
+        let state = &config.places.state.value;
+        let identity = identity::workspace(state, &config.workspace.folder)
+            .map_err(|error| Error::io("write below", state, &error))?;
         let mut daemon = Self {
             kind,
+            identity,
             // Targets come one by one.
             session: Session::new(settings::session(kind, &config, source.ignored())),
             origin: Arc::new(Origin::new(roots.clone(), contents)),

@@ -9,6 +9,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
@@ -37,9 +38,11 @@ const PACK_FROM: usize = 4;
 const PACK_LEVEL: i32 = 6;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
-/// How soon something must be heard after the network changed: the other end says something every five
-/// seconds.
+/// How soon something must be heard after the network changed, of a hub that may be busy with what was
+/// sent to it, or is too old to answer: it says something every five seconds.
 const PROBED_WITHIN: Duration = HEARTBEAT.saturating_add(Duration::from_secs(2));
+/// The same, of a hub that answers a Ping at once when nothing else is on its way to it.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 /// A try to connect that has come so far without an end is begun anew when the network changed.
 const TRIED_FOR: Duration = Duration::from_secs(1);
 /// How long a carrier may take to end by itself after its streams were closed.
@@ -131,7 +134,36 @@ pub(super) struct Shared {
     /// What the hub took of contents sent ahead.
     pub(super) taken: Arc<Taken>,
     /// Says that the network changed.
-    pub(super) probe: Arc<Notify>,
+    pub(super) probe: Arc<Probe>,
+}
+
+/// Says that the network changed: the other end must prove that it can be reached.
+#[derive(Default)]
+pub(super) struct Probe {
+    notify: Notify,
+    /// Nothing is on its way there but the Ping.
+    alone: AtomicBool,
+}
+
+impl Probe {
+    /// Says so. A Ping is sent beside it; `alone`: it waits behind nothing.
+    pub(super) fn ask(&self, alone: bool) {
+        self.alone.store(alone, Ordering::Relaxed);
+        self.notify.notify_one();
+    }
+
+    /// Waits until it is said. Cancel safe.
+    async fn asked(&self) {
+        self.notify.notified().await;
+    }
+
+    /// How long the answer may take of a hub that answers, or does not.
+    fn patience(&self, answers: bool) -> Duration {
+        match answers && self.alone.load(Ordering::Relaxed) {
+            true => ANSWERED_WITHIN,
+            false => PROBED_WITHIN,
+        }
+    }
 }
 
 impl Shared {
@@ -191,7 +223,7 @@ pub(super) async fn serve(
 }
 
 /// Makes the carrier; begins anew when the network changed while it was long about it.
-async fn connect(transport: &Transport, probe: &Notify) -> Result<Link, NotStarted> {
+async fn connect(transport: &Transport, probe: &Probe) -> Result<Link, NotStarted> {
     loop {
         let began = Instant::now();
         let connecting = transport.connect();
@@ -199,7 +231,7 @@ async fn connect(transport: &Transport, probe: &Notify) -> Result<Link, NotStart
         loop {
             tokio::select! {
                 link = &mut connecting => return link,
-                () = probe.notified() => {}
+                () = probe.asked() => {}
             }
             if began.elapsed() >= TRIED_FOR {
                 break;
@@ -212,7 +244,7 @@ async fn read(
     (target, serial): (TargetId, u64),
     mut reader: Box<dyn tokio::io::AsyncRead + Send + Unpin>,
     events: &Events,
-    probe: &Notify,
+    probe: &Probe,
 ) -> Result<(), LinkError> {
     let mut buffer = vec![0; READ_BYTES];
     let greeting = tokio::time::timeout(HELLO_WITHIN, hello(&mut reader, &mut buffer)).await;
@@ -233,16 +265,17 @@ async fn read(
         while let Some((message, _)) = decoder.message::<FromHub>().map_err(LinkError::Wire)? {
             tell(LinkEvent::Message(message)).await?;
         }
-        let len = heard(&mut reader, &mut buffer, probe).await?;
+        let len = heard(&mut reader, &mut buffer, probe, theirs.answers_pings()).await?;
         decoder.feed(&buffer[..len]);
     }
 }
 
-/// What comes next, in time.
+/// What comes next, in time. `answers`: the other end answers a Ping at once.
 async fn heard(
     reader: &mut (dyn tokio::io::AsyncRead + Send + Unpin),
     buffer: &mut [u8],
-    probe: &Notify,
+    probe: &Probe,
+    answers: bool,
 ) -> Result<usize, LinkError> {
     let mut patience = tokio::time::Instant::now() + DEAD_AFTER;
     let mut silent = LinkError::Silent;
@@ -254,8 +287,8 @@ async fn heard(
                 Err(_) => Err(silent),
                 Ok(Ok(len)) => Ok(len),
             },
-            () = probe.notified() => {
-                let sooner = tokio::time::Instant::now() + PROBED_WITHIN;
+            () = probe.asked() => {
+                let sooner = tokio::time::Instant::now() + probe.patience(answers);
                 if sooner < patience {
                     (patience, silent) = (sooner, LinkError::SilentSince);
                 }

@@ -85,8 +85,10 @@ impl Session {
             Input::Reconnect => {
                 self.targets.values_mut().for_each(|t| t.reconnect(&mut effects));
             }
-            Input::Restart => self.restart(now, |_| true),
-            Input::RestartOne(target) => self.restart(now, |id| id == target),
+            Input::Restart(id) => {
+                let target = self.targets.get_mut(&id).into_iter();
+                target.for_each(|target| target.restart_now(now, &self.settings));
+            }
             Input::Tick { .. } if self.ending => {}
             Input::Tick { git_busy } => self.tick(now, git_busy, &mut effects),
         }
@@ -101,6 +103,13 @@ impl Session {
             return None;
         }
         self.targets.values().filter_map(target::Target::deadline).min()
+    }
+
+    /// Whether nothing that this hub has to work at is on its way to it: what it is asked then it can
+    /// answer at once.
+    #[must_use]
+    pub fn is_quiet(&self, id: TargetId) -> bool {
+        self.targets.get(&id).is_some_and(target::Target::is_quiet)
     }
 
     /// Whether a restart waits: only then does [`Input::Tick`] need to know about git.
@@ -201,11 +210,6 @@ impl Session {
         if accept && let Some(local) = &self.local {
             self.targets.values_mut().for_each(|t| t.accept(local.tree.id()));
         }
-    }
-
-    fn restart(&mut self, now: Instant, which: impl Fn(TargetId) -> bool) {
-        let named = self.targets.iter_mut().filter(|(id, _)| which(**id));
-        named.for_each(|(_, target)| target.restart_now(now, &self.settings));
     }
 
     fn tick(&mut self, now: Instant, git_busy: bool, effects: &mut Vec<Effect>) {

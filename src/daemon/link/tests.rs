@@ -105,3 +105,20 @@ async fn a_slow_link_is_spared_bytes_and_a_slow_hub_is_none() {
     let slow_link = sent(Duration::from_millis(100), Duration::from_millis(1)).await;
     assert!(slow_link < fast - fast / 20, "{slow_link} of {fast} bytes");
 }
+
+#[test]
+fn a_hub_that_answers_and_has_nothing_to_do_proves_it_soon() {
+    let probe = Probe::default();
+    for (alone, answers, within) in [
+        (true, true, ANSWERED_WITHIN),
+        // What it has to work at may be before the Ping.
+        (false, true, PROBED_WITHIN),
+        (true, false, PROBED_WITHIN),
+        (false, false, PROBED_WITHIN),
+    ] {
+        probe.ask(alone);
+        assert_eq!(probe.patience(answers), within, "{alone} {answers}");
+    }
+    assert!(ANSWERED_WITHIN < HEARTBEAT, "else it would say something unasked");
+    assert!(PROBED_WITHIN < DEAD_AFTER);
+}

@@ -84,10 +84,8 @@ pub enum Input {
     /// The way to the targets may be another by now (a route changed, the machine woke up): lost links
     /// are made again at once.
     Reconnect,
-    /// Restart every command now, whatever changed.
-    Restart,
-    /// Restart the command of this target now.
-    RestartOne(TargetId),
+    /// Restart the command of this target now, whatever changed.
+    Restart(TargetId),
     /// Time passed. `git_busy`: a git command holds the index of the source.
     Tick {
         /// See above.
