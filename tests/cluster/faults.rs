@@ -155,11 +155,11 @@ fn i4_i14_a_second_laptop_is_told_who_holds_the_pod() {
     let words = ["sync", "--once", other.as_str(), TARGET, "-n", rig.namespace.as_str()];
     let source = rig.source.to_str().unwrap();
     let told = ["is being written by", "tester@", source, "--take-over"];
-    rig.run(&words).ends_with(5).says(&told);
+    rig.run(&words).ends_with(5).says_all(&told);
     // A dev container: the folder is called the same there.
     let mut alike = rig.syncing(&["sync", "--once"], TARGET, &[]);
     alike.env("E2EK_STATE_DIR", rig.home.join("elsewhere"));
-    Said::of(alike.output().unwrap()).ends_with(5).says(&told);
+    Said::from(alike.output().unwrap()).ends_with(5).says_all(&told);
     rig.write("view.py", "two\n");
     watch.flush();
 

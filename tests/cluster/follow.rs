@@ -24,7 +24,7 @@ fn i2_a_save_is_in_the_container_when_it_is_said_to_be() {
     watch.stop();
     let again =
         rig.run(&["sync", "--once", rig.source.to_str().unwrap(), TARGET, "-n", &rig.namespace]);
-    again.ends_with(0).says(&["equal=true"]);
+    again.ends_with(0).says_all(&["equal=true"]);
 }
 
 #[test]

@@ -145,7 +145,7 @@ fn without_the_wrapper_nothing_is_restarted_and_that_is_said_once() {
     assert_eq!(watch.said().matches("has no wrapper").count(), 1);
     for more in [&[][..], &["--target", &pod.target("/tmp")]] {
         let said = rig.control(&[&["restart"], more].concat()).ends_with(2);
-        said.says(&["its container has no wrapper", "e2ek-sidecar run --"]);
+        said.says_all(&["its container has no wrapper", "e2ek-sidecar run --"]);
     }
     assert_eq!((pod.main("app"), pod.restarts("app")), (main, 0));
     watch.stop();
