@@ -258,6 +258,47 @@ fn what_was_refused_is_left_out_with_all_that_hangs_on_it() {
 }
 
 proptest! {
+    /// A directory that moves stands for what an op for each entry would do, and each index for the
+    /// same op at both ends.
+    #[test]
+    fn a_move_stands_for_an_op_for_each_entry(
+        files in proptest::collection::vec(("[abc]/[abc](/[ab])?", "[0123]"), 2..14),
+        moves in proptest::collection::vec(("[abc](/[abc])?", "[defg](/[abc])?"), 1..4),
+        edit in ("[abcdefg](/[abc]){1,2}", "[0123]"),
+    ) {
+        let held: BTreeMap<String, String> = files.into_iter().collect();
+        let mut wanted = held.clone();
+        for (from, to) in moves {
+            let inside = |path: &String| path.starts_with(&format!("{from}/"));
+            let moved: Vec<String> = wanted.keys().filter(|path| inside(path)).cloned().collect();
+            for path in moved {
+                let content = wanted.remove(&path).unwrap();
+                wanted.insert(format!("{to}{}", &path[from.len()..]), content);
+            }
+        }
+        wanted.insert(edit.0, edit.1);
+        let clean = |files: &BTreeMap<String, String>| {
+            let clash = |p: &str, q: &str| p != q && path(q).starts_with(&path(p));
+            let all: Vec<(&str, &str)> = files.iter().map(|(p, c)| (&**p, &**c)).collect();
+            let kept = all.iter().filter(|(p, _)| !all.iter().any(|(q, _)| clash(p, q)));
+            tree(&kept.copied().collect::<Vec<_>>())
+        };
+        let (held, wanted) = (clean(&held), clean(&wanted));
+        let ops = moving(&held, &wanted, &|_| false);
+        let each = plan(&held, &wanted, given(&Refused::new(), false));
+        let all = e2ek_sidecar::receive::expand(&held, &ops).unwrap_or_else(|| ops.clone());
+        let changes = |ops: &[Op]| ops.iter().map(|op| op.change.clone()).collect::<Vec<_>>();
+        prop_assert_eq!(changes(&all), changes(&each));
+        for (index, op) in e2ek_sidecar::receive::fold(&held, &ops) {
+            prop_assert_eq!(&all[index as usize].change, &op.change);
+        }
+        for op in &all {
+            if let How::Copy { from } = &op.how {
+                prop_assert_eq!(held.entry(from), op.change.new.clone());
+            }
+        }
+    }
+
     #[test]
     fn i7_nothing_outside_what_is_held_is_ever_deleted(
         a in proptest::collection::vec(("[ab](/[ab]){0,2}", "[012]"), 0..8),
