@@ -4,6 +4,7 @@ use std::os::fd::RawFd;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::builder::{OsStringValueParser, TypedValueParser as _};
 use clap::{ArgGroup, Args, Subcommand};
 
 use super::Directory;
@@ -173,7 +174,7 @@ pub struct CheckIgnoreArgs {
     #[arg(long)]
     pub no_index: bool,
     /// The paths to judge
-    #[arg(value_name = "PATH")]
+    #[arg(value_name = "PATH", value_parser = OsStringValueParser::new().map(PathBuf::from))]
     pub paths: Vec<PathBuf>,
 }
 

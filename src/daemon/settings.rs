@@ -111,6 +111,13 @@ fn rules(config: &Config) -> Rules {
     let some = (!restart.patterns.value.is_empty()).then(|| Patterns::new(&restart.patterns.value));
     let never = Patterns::new(&restart.ignore_patterns.value);
     let default = restart.default.value.clone();
+    if list.is_empty() && some.is_none() && restart.ignore_patterns.value.is_empty() {
+        // The same for every path but the pairs' own: many may be asked about at once.
+        return Box::new(move |path: &SyncPath| match path.as_bytes().contains(&b'/') {
+            true => vec![default.clone()],
+            false => Vec::new(),
+        });
+    }
     Box::new(move |path: &SyncPath| {
         let Some((_, below)) = e2ek_sidecar::receive::root_index(path) else { return Vec::new() };
         let left_out = some.as_ref().is_some_and(|some| !some.matches(&below));

@@ -6,12 +6,13 @@
 //! (`later`), so that a save is not told after them.
 
 mod later;
+mod outside;
 mod pair;
 mod problems;
 mod told;
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -23,10 +24,11 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
 use self::later::Later;
+use self::outside::{Outside, nothing_below, tell_of};
 use self::pair::{Pair, tree_of};
 use self::problems::{FAULTY_AGAIN, Problems};
 pub(super) use self::told::Told;
-use self::told::{is_complete, is_in, tell, tell_of_file};
+use self::told::{is_complete, is_in, settings_of, tell};
 use crate::engine::debounce::{Debounce, Hints, Seen};
 use crate::filter::{Filter, FilterError, FilterOptions, Near};
 use crate::scan::{ScanError, ScanReport, Scanner, Traced};
@@ -79,6 +81,9 @@ pub(super) struct Source {
     told: mpsc::Sender<Told>,
     heard: mpsc::Receiver<Told>,
     tasks: JoinSet<()>,
+    /// Files of rules that lie elsewhere, and where the watches of their folders keep cookies.
+    outside: Outside,
+    cookies: PathBuf,
     looking: Option<(JoinHandle<Look>, Instant, Instant)>,
     /// Large files that are hashed beside.
     later: Later,
@@ -119,6 +124,8 @@ impl Source {
             told,
             heard,
             tasks: JoinSet::new(),
+            outside: Outside::default(),
+            cookies: PathBuf::new(),
             looking: None,
             later: Later::default(),
             problems: Problems::new(),
@@ -145,17 +152,40 @@ impl Source {
             let (watch, reaches) = pair.watch(cookies)?;
             self.tasks.spawn(tell(index, watch, reaches, self.told.clone()));
         }
+        self.cookies = cookies.to_owned();
+        self.follow_outside()?;
         self.settings = settings.map(std::path::Path::to_owned);
         let Some((file, folder)) = settings.and_then(|file| Some((file, file.parent()?))) else {
             return Ok(());
         };
         if !self.pairs.iter().any(|pair| pair.filter.root() == folder) {
-            let nothing_below = Arc::new(|_: &SyncPath| false);
-            let watch = Watch::start(folder.to_owned(), cookies.to_owned(), nothing_below)?;
+            let watch = Watch::start(folder.to_owned(), cookies.to_owned(), nothing_below())?;
             let name = file.file_name().unwrap_or_default().as_encoded_bytes().to_vec();
-            self.tasks.spawn(tell_of_file(watch, name, self.told.clone()));
+            let names = BTreeSet::from([name]);
+            self.tasks.spawn(tell_of(watch, names, self.told.clone(), settings_of));
         }
         Ok(())
+    }
+
+    /// Follows the files of rules that lie in no pair's root, as long as anything is followed.
+    fn follow_outside(&mut self) -> std::io::Result<()> {
+        if self.pairs.iter().all(|pair| pair.watch.is_none()) {
+            return Ok(());
+        }
+        let files = self.pairs.iter().flat_map(|pair| pair.filter.outside());
+        self.outside.follow(files, &self.cookies, &self.told)
+    }
+
+    /// Looks whether those say something else by now: then all is decided anew.
+    fn look_outside(&mut self, now: Instant) {
+        for index in 0..self.pairs.len() {
+            if self.pairs[index].filter.is_outdated() {
+                self.rules_changed(index, &SyncPath::root(), now);
+            }
+        }
+        if let Err(error) = self.follow_outside() {
+            tracing::warn!(%error, "rules that lie outside of the source are not followed");
+        }
     }
 
     /// Whether the file of settings may have changed since this was asked last.
@@ -196,6 +226,7 @@ impl Source {
 
     /// Asks every watch for a point in time; [`Told::Point`] comes once for each pair.
     pub(super) fn points(&mut self) -> usize {
+        self.look_outside(Instant::now());
         for pair in &self.pairs {
             let Some((watch, reached)) = pair.watch.clone().zip(pair.reached.clone()) else {
                 continue;
@@ -215,6 +246,10 @@ impl Source {
             Told::Point => return false,
             Told::Settings => {
                 self.settings_changed = true;
+                return false;
+            }
+            Told::Rules => {
+                self.look_outside(Instant::now());
                 return false;
             }
         };

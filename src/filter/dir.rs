@@ -3,6 +3,7 @@
 //! A [`DirRules`] is made from its parent's and the directory's own files; it then decides without
 //! touching the file system. The order of the sources stands at the head of the parent room.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -95,6 +96,9 @@ struct Common {
     excludes: Arc<RuleFile>,
     git: Option<GitPlaces>,
     unread: Mutex<Vec<Unread>>,
+    /// Files that lie outside of what a watcher of the root sees: whether they may be links, and a
+    /// hash of what was read.
+    outside: Mutex<BTreeMap<PathBuf, (bool, Option<blake3::Hash>)>>,
     next_id: AtomicU64,
 }
 
@@ -126,6 +130,7 @@ impl DirRules {
             excludes: patterns(b"--exclude", &options.excludes),
             git: options.git.clone(),
             unread: Mutex::default(),
+            outside: Mutex::default(),
             next_id: AtomicU64::new(1),
         });
         let outermost = Dir {
@@ -209,6 +214,18 @@ impl DirRules {
         Arc::ptr_eq(&self.dir.common, &other.dir.common)
     }
 
+    /// The files that lie outside of what a watcher of the root sees, whether they are there or not.
+    pub(super) fn outside(&self) -> Vec<PathBuf> {
+        let outside = self.dir.common.outside.lock().unwrap_or_else(PoisonError::into_inner);
+        outside.keys().cloned().collect()
+    }
+
+    /// Whether one of those says something else than what was read.
+    pub(super) fn is_outdated(&self) -> bool {
+        let outside = self.dir.common.outside.lock().unwrap_or_else(PoisonError::into_inner);
+        outside.iter().any(|(file, (follow, hash))| hash_of(&read(file, *follow)) != *hash)
+    }
+
     pub(super) fn unread(&self) -> Vec<Unread> {
         self.dir.common.unread.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -276,6 +293,7 @@ impl Dir {
             return self;
         }
         let directory = self.common.top.join(as_path(&self.path));
+        let above = self.path.len() < self.common.prefix;
         if let Some(places) = &self.common.git {
             let begins = || repository::git_directory(&directory).is_some();
             if is_top || (present.repository && begins()) {
@@ -284,24 +302,32 @@ impl Dir {
                 self.ignore_case = repository.ignore_case;
                 let files = [repository.excludes_file, repository.info_exclude];
                 for file in files.into_iter().flatten() {
-                    self.gits = self.with_layer(&self.gits, &directory.join(&file), &file, true);
+                    let place = Place { follow: true, outside: is_top };
+                    self.gits = self.with_layer(&self.gits, &directory.join(&file), &file, place);
                 }
             }
             if present.gitignore {
                 let file = directory.join(GITIGNORE);
-                self.gits = self.with_layer(&self.gits, &file, &file, false);
+                let place = Place { follow: false, outside: above };
+                self.gits = self.with_layer(&self.gits, &file, &file, place);
             }
         }
         if present.e2ekignore {
             let file = directory.join(E2EKIGNORE);
-            self.ours = self.with_layer(&self.ours, &file, &file, false);
+            let place = Place { follow: false, outside: above };
+            self.ours = self.with_layer(&self.ours, &file, &file, place);
         }
         self
     }
 
     /// `layers` with `file` on top, if that can be read and says anything.
-    fn with_layer(&self, layers: &Layers, file: &Path, shown: &Path, follow: bool) -> Layers {
-        let bytes = match read(file, follow) {
+    fn with_layer(&self, layers: &Layers, file: &Path, shown: &Path, place: Place) -> Layers {
+        let bytes = read(file, place.follow);
+        if place.outside {
+            let mut outside = self.common.outside.lock().unwrap_or_else(PoisonError::into_inner);
+            outside.insert(file.to_path_buf(), (place.follow, hash_of(&bytes)));
+        }
+        let bytes = match bytes {
             Ok(Some(bytes)) => bytes,
             Ok(None) => return Arc::clone(layers),
             Err(error) => {
@@ -319,6 +345,20 @@ impl Dir {
         let layer = Layer { file: Arc::new(rules), base: self.path.len() };
         layers.iter().cloned().chain([layer]).collect()
     }
+}
+
+/// How a file of rules is read.
+#[derive(Clone, Copy)]
+struct Place {
+    /// If it is a link, what that leads to.
+    follow: bool,
+    /// A watcher of the root does not see it.
+    outside: bool,
+}
+
+/// What tells that a file says something else by now; `None` where there is nothing to read.
+fn hash_of(bytes: &io::Result<Option<Vec<u8>>>) -> Option<blake3::Hash> {
+    bytes.as_ref().ok()?.as_ref().map(|bytes| blake3::hash(bytes))
 }
 
 /// Patterns of an option, counted from 1.

@@ -254,9 +254,23 @@ impl Filter {
         })
     }
 
+    /// The files of rules that a watcher of the root does not see, whether they are there or not: those
+    /// of the directories above it, up to the repository's top, its `info/exclude` and
+    /// `core.excludesFile`. (Of repositories inside, and git's configuration, is not told here; those are
+    /// read again by the next reload.)
+    #[must_use]
+    pub fn outside(&self) -> Vec<PathBuf> {
+        self.root_rules().outside()
+    }
+
+    /// Whether one of [`outside`](Self::outside) says something else than when it was read. Reads them.
+    #[must_use]
+    pub fn is_outdated(&self) -> bool {
+        self.root_rules().is_outdated()
+    }
+
     /// Whether a file of this name holds rules: when it changed, [`forget`](Self::forget) its directory
-    /// and look at all of that again. (`info/exclude` and git's configuration are not seen by a
-    /// watcher of the root; they are read again by the next reload.)
+    /// and look at all of that again. Those that lie elsewhere: [`outside`](Self::outside).
     #[must_use]
     pub fn is_rule_file(name: &[u8]) -> bool {
         name == dir::GITIGNORE.as_bytes() || name == dir::E2EKIGNORE.as_bytes()

@@ -32,6 +32,7 @@ mod git;
 mod join;
 mod kill;
 mod large;
+mod moved;
 mod network;
 mod once;
 mod place;

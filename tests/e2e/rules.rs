@@ -10,6 +10,7 @@ over_each_link! {
     what_is_ignored_from_now_on_is_told_and_left_alone,
     the_settings_are_followed_where_they_lie,
     settings_above_the_source_are_followed,
+    rules_outside_the_source_are_followed,
 }
 
 fn a_directory_that_takes_the_place_of_another_brings_its_own_rules(place: &Place) {
@@ -144,5 +145,46 @@ fn settings_are_followed(place: &Place, file: &Path) {
     crate::place::until("what no rule leaves out", || {
         place.read("big/c").is_some_and(|text| text == "3")
     });
+    daemon.stop();
+}
+
+/// Rules above the source, of the repository and of the user: no event in the source tells of them.
+fn rules_outside_the_source_are_followed(place: &Place) {
+    let init =
+        std::process::Command::new("git").args(["init", "-q"]).current_dir(&place.top).status();
+    assert!(init.unwrap().success());
+    let files = ["a.log", "b.new", "c.bak", "d.old"];
+    files.iter().for_each(|name| place.write(name, "1"));
+    let mut daemon = place.watch(&[]).synced();
+    // In the order of their files: the home directory is the repository's top, and has no `.config`.
+    let rules = [".gitignore", ".git/info/exclude", ".config/git/ignore", ".e2ekignore"];
+    for (at, name) in rules.iter().zip(files) {
+        let file = place.top.join(at);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(&file, format!("{name}\n")).unwrap();
+        daemon.line(&["1 file ignored from now on"]);
+        place.write(name, "2");
+        daemon.flush();
+        assert_eq!(place.read(name).unwrap(), "1", "{at}");
+    }
+    for (at, name) in rules.iter().zip(files) {
+        // By a rename, as editors do, and by a removal.
+        let file = place.top.join(at);
+        if name < "c" {
+            let aside = place.top.join("aside");
+            fs::write(&aside, "# nothing\n").unwrap();
+            fs::rename(&aside, &file).unwrap();
+        } else {
+            fs::remove_file(&file).unwrap();
+        }
+        crate::place::until(at, || place.read(name).is_some_and(|text| text == "2"));
+    }
+    // What was saved before a flush counts for it.
+    fs::write(place.top.join(".gitignore"), "a.log\n").unwrap();
+    place.write("a.log", "3");
+    daemon.flush();
+    place.write("a.log", "4");
+    daemon.flush();
+    assert_ne!(place.read("a.log").unwrap(), "4");
     daemon.stop();
 }

@@ -18,6 +18,8 @@ pub(in crate::daemon) enum Told {
     Point,
     /// The file of settings, which lies in no pair's root, may have changed.
     Settings,
+    /// A file of rules that lies in no pair's root may have changed.
+    Rules,
 }
 
 /// Tells what a watch observes, and the points that it has reached. One task does both, and takes
@@ -46,17 +48,9 @@ pub(super) async fn tell(
     }
 }
 
-/// Tells of one file of a watched directory, and when events of it may have been lost.
-pub(super) async fn tell_of_file(watch: Watch, name: Vec<u8>, told: mpsc::Sender<Told>) {
-    while let Some(observed) = watch.next().await {
-        let of_it = observed.iter().any(|observed| match observed {
-            Observed::Path { path, seen, .. } => is_complete(*seen) && path.as_bytes() == name,
-            _ => true,
-        });
-        if of_it && told.send(Told::Settings).await.is_err() {
-            return;
-        }
-    }
+/// The file of settings may have changed.
+pub(super) fn settings_of(seen: Seen) -> Option<Told> {
+    is_complete(seen).then_some(Told::Settings)
 }
 
 /// Whether a file may be there as a whole now. One that went away may be on its way back: that is how

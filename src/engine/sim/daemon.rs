@@ -14,6 +14,7 @@ use super::World;
 use super::checks::brief;
 use super::clock::Event;
 use super::link::Down;
+use crate::engine::plan::has_moves;
 use crate::engine::session::{Closing, Effect, Input, TargetId};
 
 impl World {
@@ -128,6 +129,9 @@ impl World {
     /// In as many frames as chance likes, packed or not.
     fn send_ops(&mut self, target: TargetId, generation: u64, base: &Snapshot, ops: &[Op]) {
         let (packed, folds) = (self.rng.one_in(2), self.rng.one_in(2));
+        if has_moves(ops) {
+            self.trace.count("directories that move as one");
+        }
         let folded: Vec<Op> = match folds {
             true => fold(base, ops).into_iter().map(|(_, op)| op).collect(),
             false => expand(base, ops).unwrap_or_else(|| ops.to_vec()),

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::receive::{changes_of_move, expand, leave_out_stayers};
+use e2ek_sidecar::receive::{expand, leave_out_stayers};
 use e2ek_sidecar::tree::{
     Change, Dir, Edit, Entry, Node, Problem, Reason, Snapshot, Stamp, TreeId,
 };
@@ -124,9 +124,9 @@ impl Target {
         let fresh = ops.iter().map(|op| &op.change.path).filter(|p| !self.told.contains_key(*p));
         self.command.settle(now, number, fresh, settings);
         for (to, from, dir) in moves(&self.sent, &ops) {
-            let inside = changes_of_move(dir, to, from);
-            let inside = inside.iter().map(|change| &change.path);
-            self.command.settle(now, number, inside, settings);
+            let mut inside = Vec::new();
+            [to, from].iter().for_each(|at| paths_below(at, dir, &mut inside));
+            self.command.settle(now, number, inside.iter(), settings);
         }
         let count = ops.len();
         let ops: Arc<[Op]> = ops.into();
@@ -422,6 +422,17 @@ fn edits(base: &Snapshot, ops: &[Op]) -> Vec<Edit> {
         }
     };
     ops.iter().map(|op| (op.change.path.clone(), node(op))).collect()
+}
+
+/// Everything in a directory that lies at `at`.
+fn paths_below(at: &SyncPath, dir: &Dir, paths: &mut Vec<SyncPath>) {
+    for (name, node) in dir.iter() {
+        let path = at.join(name).expect("planned from trees that hold it");
+        if let Node::Directory(inside) = node {
+            paths_below(&path, inside, paths);
+        }
+        paths.push(path);
+    }
 }
 
 /// Files and links in directories that move as a whole.
