@@ -26,7 +26,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use self::lane::Lane;
 pub(super) use self::lane::Taken;
 use crate::engine::session::TargetId;
-use crate::transfer::{Changed, Distance, Folder, Kin, Likened, Origin, Pace, Patches};
+use crate::transfer::{Changed, Distance, Folder, Kin, Likened, Origin, Pace, Patches, Window};
 use crate::transport::{Ended, Link, NotStarted, Transport};
 
 /// Read at once.
@@ -135,6 +135,8 @@ pub(super) struct Shared {
     pub(super) taken: Arc<Taken>,
     /// Says that the network changed.
     pub(super) probe: Arc<Probe>,
+    /// Saves come at any time, and wait for nothing.
+    pub(super) saves: bool,
 }
 
 /// Says that the network changed: the other end must prove that it can be reached.
@@ -167,8 +169,8 @@ impl Probe {
 }
 
 impl Shared {
-    pub(super) fn new() -> Self {
-        Self { credit: new_credit(), taken: Arc::default(), probe: Arc::default() }
+    pub(super) fn new(saves: bool) -> Self {
+        Self { credit: new_credit(), taken: Arc::default(), probe: Arc::default(), saves }
     }
 }
 
@@ -182,7 +184,7 @@ pub(super) async fn serve(
     transport: Transport,
     origin: Arc<Origin>,
     mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
-    Shared { credit, taken, probe }: Shared,
+    Shared { credit, taken, probe, saves }: Shared,
     events: Events,
 ) {
     let distance = if transport.is_far() { Distance::Far } else { Distance::Here };
@@ -190,15 +192,17 @@ pub(super) async fn serve(
         Err(error) => LinkError::NotStarted(error),
         Ok(Link { reader, writer, carrier }) => {
             let shrunk = || origin.shrunk().clone();
+            let window = if saves { Window::default() } else { Window::whole() };
             let mut sender = Sender {
                 packer: Packer::sharing(0, shrunk()),
-                lane: Lane::new(taken, shrunk()),
+                lane: Lane::new(taken, window, shrunk()),
                 writer,
                 origin,
                 credit,
                 events: events.clone(),
                 at: (target, serial),
                 buffer: Vec::new(),
+                unflushed: false,
                 distance,
                 patches: Patches::default(),
                 likened: Likened::default(),
@@ -304,6 +308,8 @@ struct Sender {
     events: Events,
     at: (TargetId, u64),
     buffer: Vec<u8>,
+    /// Something was written since the last flush.
+    unflushed: bool,
     distance: Distance,
     /// Of the generation whose ops were sent last.
     patches: Patches,
@@ -367,22 +373,34 @@ impl Sender {
         Ok(())
     }
 
-    /// Encodes a message; written with the next flush, or at once when much has gathered.
+    /// Encodes a message; sent with the next flush, or most of it at once when much has gathered.
     async fn message(&mut self, message: &ToHub) -> io::Result<usize> {
         let len = wire::encode(message, &mut self.buffer);
         if self.buffer.len() >= READ_BYTES {
-            self.flush().await?;
+            self.write().await?;
         }
         Ok(len)
     }
 
+    /// Sends all that was made, down to its last byte: to be done before anything is waited for.
     async fn flush(&mut self) -> io::Result<()> {
-        let began = Instant::now();
+        self.write().await?;
+        if std::mem::take(&mut self.unflushed) {
+            let began = Instant::now();
+            self.writer.flush().await?;
+            self.pace.observe(0, began.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Sends what was made; the end of it may wait for more.
+    async fn write(&mut self) -> io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
         }
+        let began = Instant::now();
+        self.unflushed = true;
         self.writer.write_all(&self.buffer).await?;
-        self.writer.flush().await?;
         self.pace.observe(self.buffer.len() as u64, began.elapsed());
         self.buffer.clear();
         Ok(())

@@ -98,10 +98,8 @@ pub enum Input {
     /// The way to the targets may be another by now (a route changed, the machine woke up): lost links
     /// are made again at once.
     Reconnect,
-    /// Restart every command now, whatever changed.
-    Restart,
-    /// Restart the command of this target now.
-    RestartOne(TargetId),
+    /// Restart the command of this target now, whatever changed.
+    Restart(TargetId),
     /// Time passed. `git_busy`: a git command holds the index of the source.
     Tick {
         /// See above.
@@ -397,8 +395,10 @@ impl Session {
             Input::Reconnect => {
                 self.targets.values_mut().for_each(|t| t.reconnect(&mut effects));
             }
-            Input::Restart => self.restart(now, |_| true),
-            Input::RestartOne(target) => self.restart(now, |id| id == target),
+            Input::Restart(id) => {
+                let target = self.targets.get_mut(&id).into_iter();
+                target.for_each(|target| target.restart_now(now, &self.settings));
+            }
             Input::Tick { .. } if self.ending => {}
             Input::Tick { git_busy } => self.tick(now, git_busy, &mut effects),
         }
@@ -520,11 +520,6 @@ impl Session {
         if accept && let Some(local) = &self.local {
             self.targets.values_mut().for_each(|t| t.accept(local.tree.id()));
         }
-    }
-
-    fn restart(&mut self, now: Instant, which: impl Fn(TargetId) -> bool) {
-        let named = self.targets.iter_mut().filter(|(id, _)| which(**id));
-        named.for_each(|(_, target)| target.restart_now(now, &self.settings));
     }
 
     fn tick(&mut self, now: Instant, git_busy: bool, effects: &mut Vec<Effect>) {

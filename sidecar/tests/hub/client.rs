@@ -134,7 +134,7 @@ impl Client {
     }
 
     fn over(mut stream: UnixStream, child: Option<Child>) -> Self {
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
         let mut hello = Vec::new();
         Hello::ours().encode(&mut hello);
         stream.write_all(&hello).unwrap();

@@ -276,7 +276,7 @@ impl World {
 
     fn restart(&mut self) {
         self.checks.user_restart();
-        self.input(Input::Restart);
+        (0..self.hubs.len()).for_each(|target| self.input(Input::Restart(target)));
     }
 
     /// The machine sleeps, for up to an hour, and sees that it did.

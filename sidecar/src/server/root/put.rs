@@ -169,7 +169,7 @@ impl TargetRoot {
         meta: &PutMeta,
     ) -> Result<(), Fault> {
         let old = old.filter(|found| found.kind == FoundKind::File);
-        if old.is_some_and(|old| self.is_fleeting(old)) && staged.len() > 0 {
+        if old.is_some_and(|old| self.is_fleeting(old)) && !staged.is_empty() {
             // A file that has its blocks is not sent to the disk when it is renamed over another (ext4,
             // `auto_da_alloc`): that waits while others write. The time is set after it.
             let all = FallocateFlags::KEEP_SIZE;
