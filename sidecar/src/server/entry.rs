@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::length::aside;
 use super::listen::PeerId;
@@ -237,6 +237,7 @@ impl Hub {
             let stays = !self.command.is_idle() || serving.is_as_left(open, now);
             let stays = stays && same && !open.check;
             if stays && serving.site.next_epoch(open, epoch).is_ok() {
+                debug!(generation = serving.site.receiver.generation(), "goes on as it was left");
                 serving.epoch = epoch;
             } else {
                 serving.epoch = 0;

@@ -1,5 +1,5 @@
-//! Owns the thread that lets go of replaced files: the disk may keep whoever does, and nobody who saves is
-//! to wait for that (`root::replaced`).
+//! Owns the thread that lets go of replaced files (`root::replaced`) and of the roots of containers that
+//! ended: the disk may keep whoever does, and nobody who saves is to wait for that.
 //!
 //! It is woken after what was done has been said, never in between: on two cores the one it would run on
 //! is the daemon's.
@@ -14,10 +14,13 @@ use super::root::{Replaced, TargetRoot};
 /// Files handed over and not let go: beyond, they stay where they are held, which is bounded itself.
 const MOST_WAITING: usize = 256;
 
+/// Something to be dropped, and how many files that is.
+type Left = (usize, Box<dyn Send>);
+
 /// The thread, from the first file on. Dropped, it ends when it has let go of all.
 #[derive(Default)]
 pub(super) struct LettingGo {
-    files: Option<Sender<Replaced>>,
+    thread: Option<Sender<Left>>,
     waiting: Arc<AtomicUsize>,
 }
 
@@ -28,22 +31,31 @@ impl LettingGo {
 
     /// Takes files over; where there can be no thread, lets go of them here.
     fn take(&mut self, files: Replaced) {
-        if self.files.is_none() {
-            let (give, take) = channel::<Replaced>();
+        self.give(files.len(), Box::new(files));
+    }
+
+    /// Takes over what leads into a container that ended. Whoever lets go of it last unmounts its root,
+    /// and waits until all that was written there is on the disk.
+    pub(super) fn take_container(&mut self, held: impl Send + 'static) {
+        self.give(1, Box::new(held));
+    }
+
+    fn give(&mut self, count: usize, what: Box<dyn Send>) {
+        if self.thread.is_none() {
+            let (give, take) = channel::<Left>();
             let waiting = Arc::clone(&self.waiting);
             let work = move || {
-                while let Ok(files) = take.recv() {
-                    let count = files.len();
-                    drop(files);
+                while let Ok((count, what)) = take.recv() {
+                    drop(what);
                     waiting.fetch_sub(count, Ordering::Relaxed);
                 }
             };
             let started = std::thread::Builder::new().name("e2ek-leave".to_owned()).spawn(work);
-            self.files = started.ok().map(|_| give);
+            self.thread = started.ok().map(|_| give);
         }
-        if let Some(thread) = &self.files {
-            self.waiting.fetch_add(files.len(), Ordering::Relaxed);
-            let _ = thread.send(files);
+        if let Some(thread) = &self.thread {
+            self.waiting.fetch_add(count, Ordering::Relaxed);
+            let _ = thread.send((count, what));
         }
     }
 }
