@@ -1,5 +1,5 @@
-//! Links into a hub: the standard streams of one process, or a unix socket; and the bridge from
-//! standard streams to that socket.
+//! Links into a hub: the standard streams of one process, or whoever calls at a unix socket, over that
+//! or over streams of its own ([`bridge`](super::bridge)).
 //!
 //! Each link has a task that reads and one that writes. Both ends say Hello at once; a Ping follows
 //! five seconds of silence, and fifteen without a byte end the link. A daemon's Ping is answered at
@@ -7,7 +7,7 @@
 //! long as it asks, nothing need be said unasked, and the hub wakes up once a heartbeat.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -19,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::bridge::{self, Ends, Metered};
 use super::wrap::{self, FromWrappers};
 use crate::wire::{self, Decoder, FromHub, Hello, HelloReader, ToHub, WireError};
 
@@ -152,11 +153,13 @@ pub fn queue() -> (mpsc::Sender<Incoming>, mpsc::Receiver<Incoming>) {
     mpsc::channel(QUEUE)
 }
 
-/// Serves one link until it ends; nothing of it is left then. Returns what was wrong with it.
+/// Serves one link until it ends, at the latest when whoever carries it has `left`; nothing of it is left
+/// then. Returns what was wrong with it.
 pub async fn link<R, W>(
     id: PeerId,
     reader: R,
     writer: W,
+    left: impl Future<Output = ()>,
     hub: mpsc::Sender<Incoming>,
 ) -> Option<WireError>
 where
@@ -174,6 +177,7 @@ where
         result = reading => (result.err(), false),
         () = &mut writing => (None, true),
         _ = dropped => (None, false),
+        () = left => (None, true),
     };
     let _ = hub.send(Incoming::Ended(id, error.clone())).await;
     if !written {
@@ -330,7 +334,7 @@ pub async fn serve_link(
     let (sender, receiver) = queue();
     let hub = super::Hub::new(super::Settings { once: true, ..settings }, receiver);
     let mut links = JoinSet::new();
-    links.spawn(link(0, reader, writer, sender));
+    links.spawn(link(0, reader, writer, std::future::pending(), sender));
     hub.run(stop).await;
     // The last words go out.
     match tokio::time::timeout(HEARTBEAT, links.join_next()).await {
@@ -372,8 +376,7 @@ pub async fn serve_socket(
                 () = &mut hub => break,
                 Some(_) = links.join_next() => {}
                 stream = accept(&bound.listener), if links.len() < MAX_LINKS => {
-                    let (reader, writer) = stream.into_split();
-                    links.spawn(link(next, reader, writer, sender.clone()));
+                    links.spawn(called(next, stream, sender.clone()));
                     next += 1;
                 }
             }
@@ -384,6 +387,24 @@ pub async fn serve_socket(
     let ended = async { while links.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(HEARTBEAT, ended).await;
     Ok(())
+}
+
+/// Serves whoever has called.
+async fn called(id: PeerId, stream: UnixStream, hub: mpsc::Sender<Incoming>) -> Option<WireError> {
+    let ends = tokio::time::timeout(HELLO_WITHIN, bridge::take_in(stream)).await;
+    let Ends { reader, writer, lender } = match ends {
+        Ok(Ok(ends)) => ends,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a caller without a link");
+            return None;
+        }
+        Err(_) => return Some(WireError::NotOurs(String::new())),
+    };
+    let ((reader, taken), (writer, given)) = (Metered::new(reader), Metered::new(writer));
+    let error = link(id, reader, writer, bridge::left(lender.as_ref()), hub).await;
+    let [taken, given] = [taken, given].map(|bytes| bytes.load(Ordering::Relaxed));
+    tracing::info!(taken, given, "a link has ended, bytes from and to the daemon");
+    error
 }
 
 /// The next link of our own user, or of root. Cancel safe.
@@ -507,31 +528,8 @@ fn open_to_all(socket: &Path) -> std::io::Result<UnixListener> {
 ///
 /// # Errors
 /// When nobody listens there.
-pub async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
-    UnixStream::connect(Short::of(socket)?.path()).await
-}
-
-/// Carries bytes between this process's standard streams and a hub until either ends.
-///
-/// # Errors
-/// When the standard streams are neither pipes nor sockets, or fail. An end is no failure.
-pub async fn bridge(hub: UnixStream) -> std::io::Result<()> {
-    let (mut from_hub, mut to_hub) = hub.into_split();
-    let (stdin, stdout) = (
-        rustix::stdio::stdin().try_clone_to_owned()?,
-        rustix::stdio::stdout().as_fd().try_clone_to_owned()?,
-    );
-    let (mut input, mut output) = (reader_of(stdin)?, writer_of(stdout)?);
-    let carried = tokio::select! {
-        result = tokio::io::copy(&mut input, &mut to_hub) => result,
-        result = tokio::io::copy(&mut from_hub, &mut output) => result,
-    };
-    match carried.map_err(|error| (error.kind(), error)) {
-        Ok(_) | Err((std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset, _)) => {
-            Ok(())
-        }
-        Err((_, error)) => Err(error),
-    }
+pub fn connect(socket: &Path) -> std::io::Result<std::os::unix::net::UnixStream> {
+    std::os::unix::net::UnixStream::connect(Short::of(socket)?.path())
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@
 
 mod ahead;
 mod apply;
+pub mod bridge;
 mod command;
 mod entry;
 mod foreign;
@@ -19,6 +20,7 @@ pub mod listen;
 mod look;
 pub mod memory;
 mod opening;
+mod pass;
 mod pod;
 mod replay;
 pub mod root;

@@ -10,7 +10,6 @@
 
 mod app;
 mod hub;
-mod pass;
 
 use serde::{Deserialize, Serialize};
 

@@ -21,7 +21,8 @@ use tokio::signal::unix::{Signal as Listener, SignalKind, signal};
 use tokio::sync::mpsc;
 use tracing::{info, warn};
 
-use super::{FromWrapper, PROTOCOL, ToWrapper, pass};
+use super::super::pass;
+use super::{FromWrapper, PROTOCOL, ToWrapper};
 use crate::restart::{ActionSet, OnExit, Policy, Signal, Status};
 use crate::server::command::child_event;
 use crate::server::run::{COMMANDS_WITHIN, Request, RunEvent, Runner, Spec, Stdio, Stream, raw};
@@ -184,7 +185,7 @@ impl Wrapper {
         let (pid, started) = (self.pid, self.started && !self.unsynced);
         wire::encode(&FromWrapper::Hello { protocol: PROTOCOL, pid, started }, &mut hello);
         stream.writable().await?;
-        let sent = pass::send(&stream, &hello, std::os::fd::AsFd::as_fd(&root))?;
+        let sent = pass::send(&stream, &hello, &[std::os::fd::AsFd::as_fd(&root)])?;
         if sent != hello.len() {
             return Err(io::ErrorKind::WriteZero.into());
         }
