@@ -19,7 +19,7 @@ use self::compare::{Compare, Differences, Seen};
 use super::Settings as HubSettings;
 use super::ahead::Lane;
 use super::apply::{Applying, Parts, Torn};
-use super::entry::Request;
+use super::entry::{Request, name_in, path_of};
 use super::replay::Inside;
 use super::root::{Found, RootErrorKind, Settings, TargetRoot, WriteMode};
 use super::site::Site;
@@ -87,8 +87,14 @@ impl Site {
             site.peek(open, state, &names)?;
         } else {
             // The right comes first: not even a directory is made in another's place.
-            for name in &names {
-                site.claims.push(claim_root(state, name, open)?);
+            for (name, root) in names.iter().zip(&open.roots) {
+                // In a container by the directory's own name: links lead there under several.
+                let own = open.inside().map(|inside| {
+                    let own = name_in(site.process.as_ref(), path_of(root));
+                    Path::new("/container:").join(inside).join(below_top(&own))
+                });
+                let claimed = own.as_deref().unwrap_or(name);
+                site.claims.push(claim_root(state, claimed, open)?);
             }
             site.take(open, settings, &names)?;
         }
@@ -335,8 +341,8 @@ fn words(error: &FindError) -> String {
 fn names(open: &Request) -> Result<Vec<PathBuf>, Refusal> {
     let mut names: Vec<PathBuf> = Vec::with_capacity(open.roots.len());
     for path in &open.roots {
-        let path = Path::new(std::ffi::OsStr::from_bytes(&path.0));
-        let below = path.strip_prefix("/").unwrap_or(path);
+        let path = path_of(path);
+        let below = below_top(path);
         let name = match (open.inside(), open.process) {
             // No directory's name, and the same however often the container is started.
             (Some(name), _) => Path::new("/container:").join(name).join(below),
@@ -351,6 +357,10 @@ fn names(open: &Request) -> Result<Vec<PathBuf>, Refusal> {
         names.push(name);
     }
     Ok(names)
+}
+
+fn below_top(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
 }
 
 fn canonical(path: &Path) -> std::io::Result<PathBuf> {

@@ -16,8 +16,7 @@ use crate::wire::{Blob, Container, Open, WriteMode};
 /// A site of container `app` whose root is `top`, with its contents in `store`. Nothing of it is
 /// written down.
 pub(in crate::server) fn site(top: &Path, store: &Path, held: &[Edit]) -> Site {
-    let [pod, name, start] = ["pod", "app", "1"].map(str::to_owned);
-    let mut inside = Inside::of(Identity { pod, name, start, id: None });
+    let mut inside = started("1");
     inside.contents = Some(Contents::open(store, 64 << 20).unwrap());
     let held = Snapshot::empty().apply(held).unwrap();
     Site {
@@ -37,6 +36,12 @@ pub(in crate::server) fn site(top: &Path, store: &Path, held: &[Edit]) -> Site {
         drifted: Vec::new(),
         claims: Vec::new(),
     }
+}
+
+/// One start of the container `app`.
+pub(in crate::server) fn started(start: &str) -> Inside {
+    let [pod, name, start] = ["pod", "app", start].map(str::to_owned);
+    Inside::of(Identity { pod, name, start, id: None })
 }
 
 /// What a workspace asks for in container `app`.

@@ -178,6 +178,14 @@ impl TargetRoot {
         Ok(root)
     }
 
+    /// What a directory is called in a process's root, without links; `None` when there is none.
+    pub(super) fn name_in_process(target: &Target, path: &Path) -> Option<PathBuf> {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::ffi::OsStrExt;
+        let fd = beneath::directory_in_root(target.root(), path.as_os_str().as_bytes()).ok()?;
+        std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()
+    }
+
     /// As [`TargetRoot::open_in_process`] for who only wants to look: nothing is swept.
     ///
     /// # Errors

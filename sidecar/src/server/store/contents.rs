@@ -133,6 +133,17 @@ impl Contents {
         Ok(Self { dir, file, index, coming, end, rewrites, max_bytes, evictions, buffer })
     }
 
+    /// Removes what [`Contents::open`] made in a store's folder. Whoever has it open keeps it until then.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn remove(dir: &Path) -> io::Result<()> {
+        match fs::remove_file(dir.join(NAME)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
     /// Whether a content is there, or has a slot. That it is whole is seen when it is read.
     #[must_use]
     pub fn contains(&self, digest: &Digest) -> bool {
