@@ -179,16 +179,18 @@ impl Hub {
                 self.wait_on(waiting, now);
             }
             // Of too many files or too little room there may be an end, and nobody else asks again.
-            Err(NotOpened::Busy(refusal) | NotOpened::Refused(refusal)) if id.is_none() => {
+            Err(NotOpened::Busy(why) | NotOpened::Refused(why) | NotOpened::Full(why))
+                if id.is_none() =>
+            {
                 if !waiting.told {
-                    self.refuse_entry(id, refusal);
+                    self.refuse_entry(id, why);
                 }
                 let step = (now.saturating_duration_since(waiting.since) / 10)
                     .clamp(REFUSED_STEP, REFUSED_STEP_MAX);
                 self.waiting.push(Waiting { again: now + step, told: true, ..waiting });
             }
-            Err(NotOpened::Busy(refusal) | NotOpened::Refused(refusal)) => {
-                self.refuse_entry(id, refusal);
+            Err(NotOpened::Busy(why) | NotOpened::Refused(why) | NotOpened::Full(why)) => {
+                self.refuse_entry(id, why);
             }
         }
     }

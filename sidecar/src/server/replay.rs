@@ -23,6 +23,7 @@ use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
 use self::keep::Keeper;
+pub(super) use self::keep::is_full;
 use super::Settings;
 use super::apply::Brought;
 use super::entry::{Request, near, path_of};
@@ -79,6 +80,11 @@ impl Inside {
             kept: Arc::default(),
         }
     }
+
+    /// As at the beginning.
+    pub(super) fn emptied(self) -> Self {
+        Self::of(self.identity)
+    }
 }
 
 /// What targets in containers were written to, according to the records.
@@ -117,6 +123,12 @@ fn are_near(a: &Request, b: &Request) -> bool {
         request.roots.iter().map(|root| path_of(root).to_owned()).collect()
     };
     a.inside() == b.inside() && near(&names(a), &names(b))
+}
+
+/// Removes the contents that a target's record keeps. Whether there were any.
+pub(super) fn make_way(dir: &Path) -> bool {
+    let bytes = Contents::bytes_in(dir);
+    Contents::remove(dir).is_ok() && bytes > 0
 }
 
 /// A target is not gone on with any more; nor is it written again when a session comes back to it.

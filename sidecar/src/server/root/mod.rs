@@ -31,7 +31,7 @@ mod put;
 mod stage;
 mod staged;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
