@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::unix::OwnedReadHalf;
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
@@ -37,6 +38,10 @@ pub const OUTGOING_BYTES: usize = 64 << 20;
 pub(super) const ANSWERS_AHEAD_BYTES: usize = 4 << 20;
 /// Links at a time.
 const MAX_LINKS: usize = 64;
+/// What [`bridge`] reads at a time.
+const CARRIED_BYTES: usize = 64 << 10;
+/// How often it looks whether the hub is still there, while nobody takes what it said.
+const STUCK: Duration = Duration::from_secs(1);
 /// How long to wait before the next accept after one that failed.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
@@ -463,6 +468,38 @@ pub async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
     UnixStream::connect(Short::of(socket)?.path()).await
 }
 
+/// Carries what the hub says. It ends with the hub also while nobody takes it: whoever should is gone, or
+/// is to find a link that has ended.
+async fn carry_out(
+    hub: &mut OwnedReadHalf,
+    output: &mut (impl AsyncWrite + Unpin),
+) -> std::io::Result<()> {
+    let mut buffer = vec![0; CARRIED_BYTES];
+    loop {
+        let len = hub.read(&mut buffer).await?;
+        if len == 0 {
+            return Ok(());
+        }
+        let mut left = &buffer[..len];
+        while !left.is_empty() {
+            match tokio::time::timeout(STUCK, output.write(left)).await {
+                Ok(Ok(0)) => return Err(std::io::ErrorKind::WriteZero.into()),
+                Ok(written) => left = &left[written?..],
+                Err(_) if has_closed(hub.as_ref()) => return Ok(()),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Whether nobody is at a socket's other end, whatever is still to be read.
+fn has_closed(socket: &UnixStream) -> bool {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let mut ends = [PollFd::new(socket, PollFlags::empty())];
+    let asked = poll(&mut ends, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    asked.is_ok() && ends[0].revents().contains(PollFlags::HUP)
+}
+
 /// Carries bytes between this process's standard streams and a hub until either ends.
 ///
 /// # Errors
@@ -476,7 +513,7 @@ pub async fn bridge(hub: UnixStream) -> std::io::Result<()> {
     let (mut input, mut output) = (reader_of(stdin)?, writer_of(stdout)?);
     let carried = tokio::select! {
         result = tokio::io::copy(&mut input, &mut to_hub) => result,
-        result = tokio::io::copy(&mut from_hub, &mut output) => result,
+        result = carry_out(&mut from_hub, &mut output) => result.map(|()| 0),
     };
     match carried.map_err(|error| (error.kind(), error)) {
         Ok(_) | Err((std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset, _)) => {

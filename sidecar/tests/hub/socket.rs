@@ -205,3 +205,28 @@ fn connect_carries_a_link_and_ends_with_either_side() {
     assert_eq!(second.wait().unwrap().code(), Some(0));
     drop(input.take());
 }
+
+/// Nobody reads what a bridge brings, as when the laptop is gone and the API server has not noticed.
+#[test]
+fn a_bridge_whose_output_nobody_takes_ends_with_its_hub() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("hub.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut connect = sidecar(&["connect", "--socket"]);
+    connect.arg(&socket).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
+    let mut bridge = connect.spawn().unwrap();
+    let (mut hub, _) = listener.accept().unwrap();
+    // Until nothing more goes in: the pipe is full, and the socket.
+    hub.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    while hub.write(&[0; 65536]).is_ok() {}
+    drop(hub);
+    let give_up = Instant::now() + Duration::from_secs(30);
+    while bridge.try_wait().unwrap().is_none() {
+        if Instant::now() >= give_up {
+            bridge.kill().unwrap();
+            bridge.wait().unwrap();
+            panic!("it stays");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
