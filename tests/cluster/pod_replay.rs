@@ -54,7 +54,7 @@ fn i3_a_killed_app_has_its_files_again_with_nobody_there() {
         i3_all_there(main, "one");
     }
     // Nothing is lost, so nothing is sent.
-    rig.once("/tmp", &[]).ends_with(0).says(&["equal=true"]);
+    rig.once("/tmp", &[]).ends_with(0).says_all(&["equal=true"]);
 }
 
 fn is_whole(line: &str) -> bool {
@@ -180,7 +180,7 @@ fn i9_in_the_container_itself_it_is_the_same() {
         let source = rig.source.to_str().unwrap();
         rig.run(&["sync", "--once", source, "/tmp", "--transport-cmd", &carrier])
     };
-    once().ends_with(0).says(&["sync end", "status=ok"]);
+    once().ends_with(0).says_all(&["sync end", "status=ok"]);
     until("it started", || pod.log("app").contains("started with one two"));
     i3_all_there(pod.main("app"), "one");
     rig.write("view.py", "three");

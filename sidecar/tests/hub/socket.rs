@@ -186,13 +186,14 @@ fn connect_carries_a_link_and_ends_with_either_side() {
         let mut command = sidecar(&["connect", "--socket"]);
         command.arg(&served.socket).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
     };
-    let mut hello = Vec::new();
+    let [mut hello, mut theirs] = [Vec::new(), Vec::new()];
     Hello::ours().encode(&mut hello);
+    Hello::of_hub().encode(&mut theirs);
     let greet = |child: &mut Child| {
         child.stdin.as_mut().unwrap().write_all(&hello).unwrap();
-        let mut said = vec![0; hello.len()];
+        let mut said = vec![0; theirs.len()];
         child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
-        assert_eq!(said, hello);
+        assert_eq!(said, theirs);
     };
     let (mut first, mut second) = (bridge(), bridge());
     greet(&mut first);
@@ -229,4 +230,15 @@ fn a_bridge_whose_output_nobody_takes_ends_with_its_hub() {
         }
         std::thread::sleep(Duration::from_millis(20));
     }
+}
+
+/// The link's own task answers: in its turn, and whether or not a session is open.
+#[test]
+fn a_ping_is_answered_before_what_is_asked_after_it() {
+    let served = Served::new();
+    let mut client = served.client();
+    client.send(&ToHub::Ping);
+    client.send(&ToHub::Bye);
+    assert_eq!(client.any(), Some(FromHub::Ping));
+    assert!(matches!(client.any(), Some(FromHub::Bye { .. })));
 }

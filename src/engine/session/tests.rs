@@ -1,10 +1,13 @@
 //! The session by tables: one hub, spoken for by the test.
 
-use e2ek_sidecar::restart::Policy;
+use std::time::Duration;
+
+use e2ek_sidecar::restart::{Action, Policy};
 use e2ek_sidecar::tree::{Digest, Edit, Entry, Node, Stamp};
-use e2ek_sidecar::wire::{Blob, Skipped};
+use e2ek_sidecar::wire::{Blob, ChildEvent, Skipped, ToHub};
 
 use super::*;
+use crate::engine::plan::{DeleteBudget, Mode};
 
 mod joining;
 mod large;

@@ -165,6 +165,13 @@ impl Site {
         Some(FromHub::NotReplayable { paths, count: inside.unkept.len() as u64 })
     }
 
+    /// Somebody else listens from now on, who knows of nothing.
+    pub(in super::super) fn tell_unkept_again(&mut self) {
+        if let Some(inside) = &mut self.inside {
+            inside.unkept_told &= inside.unkept.is_empty();
+        }
+    }
+
     fn remember_gone(&self, inside: &mut Inside, edits: &[Edit], forgotten: &HashSet<SyncPath>) {
         let mut changed = false;
         for (path, node) in edits {

@@ -169,7 +169,14 @@ fn owners_are_those_of_the_file_or_its_directory() {
 
 #[test]
 fn a_changed_file_always_has_a_later_time() {
-    let bench = Bench::new();
+    for fleeting in [false, true] {
+        let mut bench = Bench::new();
+        bench.root.configure(Settings { fleeting, ..Settings::default() });
+        has_a_later_time(&bench);
+    }
+}
+
+fn has_a_later_time(bench: &Bench) {
     let at = |mtime_ns| PutMeta { mtime_ns: Some(mtime_ns), ..PLAIN };
     let put = |content: &str, mtime| bench.put("a", content, at(mtime)).unwrap().stamp.mtime_ns;
     assert_eq!(put("1", 5 * SECOND_NS + 7), 5 * SECOND_NS + 7, "the source's");

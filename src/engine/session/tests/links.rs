@@ -110,3 +110,19 @@ fn i14_a_link_that_one_given_up_before_cuts_off_is_made_again() {
     assert!(matches!(&effects[..], [Effect::Say(Notice::Refused { target: 0, .. })]));
     assert_eq!((bench.state(), bench.wait()), (TargetState::Refused, None));
 }
+
+#[test]
+fn a_hub_has_something_to_do_until_it_has_answered() {
+    let mut bench = Bench::synced(&[]);
+    let quiet = |bench: &Bench| bench.session.is_quiet(0);
+    assert!(quiet(&bench));
+    bench.scan(&[("a", 1)]);
+    assert!(!quiet(&bench));
+    bench.applied(8, &tree(&[("a", 1)]), &[]);
+    assert!(quiet(&bench));
+    bench.input(Input::LinkDown(0));
+    bench.after(0);
+    assert!(!quiet(&bench), "it may have much to read before it opens");
+    bench.opened(&tree(&[("a", 1)]), 8);
+    assert!(quiet(&bench));
+}

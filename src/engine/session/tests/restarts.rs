@@ -116,7 +116,7 @@ fn paths_that_need_an_image_are_told() {
 fn restart_now_covers_what_waits() {
     let mut bench = Bench::synced(&[]);
     bench.scan(&[("a", 1)]);
-    bench.input(Input::Restart);
+    bench.input(Input::Restart(0));
     assert_eq!(acted(&bench.after(0)), Some((8, true)));
     assert_eq!(acted(&bench.after(5000)), None);
 }
