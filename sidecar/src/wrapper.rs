@@ -75,6 +75,7 @@ fn parse(
     };
     let (mut wrappers, mut exit, mut command) = (None, false, Vec::new());
     let (mut serve, mut hub) = (false, Arguments::default());
+    let (mut signal_stays, mut grace_stays) = (false, false);
     while let Some(word) = words.next() {
         let name = word.to_str().unwrap_or_default().to_owned();
         let mut value = || {
@@ -90,11 +91,13 @@ fn parse(
             "--kill-after" => {
                 let wrong = || Failure::Usage("--kill-after: seconds".to_owned());
                 policy.kill_after = patience(&text(&value()?, &name)?, &name)?.ok_or_else(wrong)?;
+                grace_stays = true;
             }
             "--stop-signal" => {
                 let signal = text(&value()?, &name)?.parse();
                 let signal = signal.map_err(|error| Failure::Usage(format!("{name}: {error}")));
                 policy.stop_signal = signal?;
+                signal_stays = true;
             }
             "--exit" => exit = true,
             "--" => {
@@ -111,7 +114,8 @@ fn parse(
     // A hub of our own needs no shared directory: beside its own socket.
     let own = || serve.then(|| socket(&hub).with_file_name("run.sock"));
     let socket = wrappers.or_else(own).or_else(|| wrappers_of(None)).unwrap_or_else(shared);
-    Ok((wrap::Options { command, socket, hold, policy, exit }, serve.then_some(hub)))
+    let options = wrap::Options { command, socket, hold, policy, signal_stays, grace_stays, exit };
+    Ok((options, serve.then_some(hub)))
 }
 
 /// Seconds, with a fraction if need be; `None` for ever.

@@ -6,7 +6,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 
 use e2ek_sidecar::restart::{ActionSet, Policy};
-use e2ek_sidecar::wire;
+use e2ek_sidecar::wire::{self, Blob, ChildEvent};
 use rustix::process::{Pid, Signal, kill_process};
 
 fn run(options: &[&str], script: &str) -> Command {
@@ -138,6 +138,7 @@ fn i9_nothing_is_started_while_nobody_says_so() {
 enum ToWrapper {
     Run { generation: u64, policy: Option<Policy> },
     Act { generation: u64, actions: ActionSet },
+    ActIn { generation: u64, actions: ActionSet, directory: Blob },
 }
 
 fn say(stream: &mut std::os::unix::net::UnixStream, message: &ToWrapper) {
@@ -206,6 +207,86 @@ fn i9_started_before_its_files_it_is_started_anew_when_they_are_there() {
     say(&mut stream, &restart());
     assert_eq!(wrapped.line(), "up");
     assert_eq!(wrapped.end(), "", "once");
+}
+
+#[test]
+fn what_is_typed_stays_whatever_sessions_want() {
+    let script = "trap 'echo usr1; exit' USR1; trap 'echo int; exit' INT; echo up; \
+        while :; do sleep 0.02; done";
+    for (options, told) in [(&["--stop-signal", "USR1"][..], "usr1"), (&[], "int")] {
+        let mut wrapped = Wrapped::new(options, script);
+        let mut stream = hello(&wrapped.hub).1;
+        let policy = Some(Policy::default());
+        say(&mut stream, &ToWrapper::Run { generation: 1, policy });
+        assert_eq!(wrapped.line(), "up");
+        say(&mut stream, &restart());
+        assert_eq!((&*wrapped.line(), &*wrapped.line()), (told, "up"));
+    }
+}
+
+#[test]
+fn commands_run_in_the_directory_that_is_told_and_the_app_where_it_did() {
+    let folder = tempfile::tempdir().unwrap();
+    let told = folder.path().canonicalize().unwrap();
+    let mut wrapped = Wrapped::new(&[], "pwd -P; exec sleep 1000000");
+    let mut stream = hello(&wrapped.hub).1;
+    say(&mut stream, &ToWrapper::Run { generation: 1, policy: None });
+    let own = wrapped.line();
+    let actions = ActionSet {
+        restart: true,
+        commands: vec![["sh", "-c", "pwd -P > here"].map(str::to_owned).to_vec()],
+        ..ActionSet::default()
+    };
+    let directory = Blob(told.to_str().unwrap().into());
+    say(&mut stream, &ToWrapper::ActIn { generation: 2, actions, directory });
+    assert_eq!(wrapped.line(), own, "it was started again after that");
+    let here = std::fs::read_to_string(told.join("here")).unwrap();
+    assert_eq!(here.trim_end(), told.to_str().unwrap());
+}
+
+/// What a wrapper says; as the hub reads it.
+#[derive(serde::Deserialize)]
+enum FromWrapper {
+    #[expect(dead_code, reason = "as it is on the wire")]
+    Hello {
+        protocol: u16,
+        pid: Option<i32>,
+        started: bool,
+    },
+    Child(ChildEvent),
+    #[expect(dead_code, reason = "as it is on the wire")]
+    Output {
+        stream: u8,
+        bytes: Blob,
+    },
+}
+
+#[test]
+fn who_waits_for_a_restart_hears_of_it_however_much_is_printed() {
+    let script = "head -c 4000000 /dev/zero | tr '\\0' 'x'; echo; echo up; exec sleep 1000000";
+    let mut wrapped = Wrapped::new(&[], script);
+    let mut stream = hello(&wrapped.hub).1;
+    // What is left of it: the checksum.
+    stream.read_exact(&mut [0; 4]).unwrap();
+    // The hub reads nothing of all that.
+    say(&mut stream, &ToWrapper::Run { generation: 1, policy: None });
+    for _ in 0..2 {
+        assert_eq!(wrapped.line().len(), 4_000_000);
+        assert_eq!(wrapped.line(), "up");
+        say(&mut stream, &restart());
+    }
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(30))).unwrap();
+    let mut decoder = wire::Decoder::default();
+    loop {
+        match decoder.message::<FromWrapper>().unwrap() {
+            Some((FromWrapper::Child(ChildEvent::Restarted { .. }), _)) => break,
+            Some(_) => continue,
+            None => {}
+        }
+        let mut bytes = [0; 65536];
+        let len = stream.read(&mut bytes).expect("it is told");
+        decoder.feed(&bytes[..len]);
+    }
 }
 
 /// Whatever becomes of the test.

@@ -26,10 +26,12 @@ use super::ahead::Lane;
 use super::hands::{AHEAD, Hands, Job, NewFile};
 use super::look::{Look, content_of, is_as_written, look, reason, whose};
 use super::memory;
+use super::replay::is_full;
 use super::root::{
     Found, FoundKind, InPlace, Put, PutMeta, Removed, RootError, RootErrorKind, Staged,
 };
 use super::site::Site;
+use super::store::Store;
 use crate::delta::NodeHasher;
 use crate::path::SyncPath;
 use crate::receive::{Finished, Step};
@@ -122,8 +124,19 @@ impl Site {
         self.applying = Applying { generation, began: Some(Instant::now()), ..Applying::default() };
         self.roots.iter().flatten().for_each(|root| root.ask_for_staging_again());
         if let Some(store) = &mut self.store {
-            let changes = self.receiver.ops().iter().map(|op| &op.change);
-            if let Err(error) = store.begin(generation, changes, self.receiver.moves()) {
+            let receiver = &self.receiver;
+            let begin = |store: &mut Store| {
+                let changes = receiver.ops().iter().map(|op| &op.change);
+                store.begin(generation, changes, receiver.moves())
+            };
+            let begun = begin(store).or_else(|error| {
+                let held = receiver.held();
+                let inside = self.inside.as_mut().filter(|_| is_full(&error));
+                // Rather than not to sync at all.
+                let gave_way = inside.is_some_and(|inside| inside.give_way(held));
+                if gave_way { begin(store) } else { Err(error) }
+            });
+            if let Err(error) = begun {
                 // Without the note nothing may be written: a crash would orphan it.
                 warn!(%error, "the record cannot be written");
                 self.receiver.skip_all(&Reason::from(&error));
@@ -364,7 +377,13 @@ impl Site {
             FoundKind::Other => return Err(Reason::Special),
         };
         let store = self.store.as_mut().ok_or(Reason::ReadOnly)?;
-        let kept = store.trash(path, generation, content).map_err(|e| Reason::from(&e))?;
+        let kept = store.trash(path, generation, content).map_err(|error| {
+            // The next try finds room; a trash that is full by its own bound is no volume's matter.
+            if error.kind() == std::io::ErrorKind::StorageFull {
+                self.give_way();
+            }
+            Reason::from(&error)
+        })?;
         info!(%path, kept = %kept.display(), "content of others is kept in the trash");
         Ok(Some(found.stamp))
     }

@@ -17,8 +17,9 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::FileType;
 use rustix::io::Errno;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, BufReader, Interest, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader, Interest, ReadBuf};
 use tokio::net::UnixStream;
+use tokio::net::unix::OwnedReadHalf;
 
 use super::listen::{DEAD_AFTER, reader_of, writer_of};
 use super::pass;
@@ -29,6 +30,8 @@ const LENT: &[u8] = b"L";
 const PIPE_BYTES: usize = 256 << 10;
 /// Carried at once, in bytes.
 const CARRIED_BYTES: usize = 64 << 10;
+/// How often [`carry`] looks whether the hub is still there, while nobody takes what it said.
+const STUCK: Duration = Duration::from_secs(1);
 /// Read of a caller that lends nothing before it is known.
 const READ_BYTES: usize = 4096;
 
@@ -78,20 +81,50 @@ pub fn lend(hub: &Stream) -> io::Result<()> {
 /// When the standard streams are neither pipes nor sockets, or fail. An end is no failure.
 pub async fn carry(hub: Stream) -> io::Result<()> {
     hub.set_nonblocking(true)?;
-    let (from_hub, mut to_hub) = UnixStream::from_std(hub)?.into_split();
+    let (mut from_hub, mut to_hub) = UnixStream::from_std(hub)?.into_split();
     let own = |stream: BorrowedFd<'_>| stream.try_clone_to_owned();
     let input = reader_of(own(rustix::stdio::stdin())?)?;
     let mut output = writer_of(own(rustix::stdio::stdout())?)?;
     let mut input = BufReader::with_capacity(CARRIED_BYTES, input);
-    let mut from_hub = BufReader::with_capacity(CARRIED_BYTES, from_hub);
     let carried = tokio::select! {
         result = tokio::io::copy_buf(&mut input, &mut to_hub) => result,
-        result = tokio::io::copy_buf(&mut from_hub, &mut output) => result,
+        result = carry_out(&mut from_hub, &mut output) => result.map(|()| 0),
     };
     match carried.map_err(|error| (error.kind(), error)) {
         Ok(_) | Err((io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset, _)) => Ok(()),
         Err((_, error)) => Err(error),
     }
+}
+
+/// Carries what the hub says. It ends with the hub also while nobody takes it: whoever should is gone, or
+/// is to find a link that has ended.
+async fn carry_out(
+    hub: &mut OwnedReadHalf,
+    output: &mut (impl AsyncWrite + Unpin),
+) -> io::Result<()> {
+    let mut buffer = vec![0; CARRIED_BYTES];
+    loop {
+        let len = hub.read(&mut buffer).await?;
+        if len == 0 {
+            return Ok(());
+        }
+        let mut left = &buffer[..len];
+        while !left.is_empty() {
+            match tokio::time::timeout(STUCK, output.write(left)).await {
+                Ok(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(written) => left = &left[written?..],
+                Err(_) if has_closed(hub.as_ref()) => return Ok(()),
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Whether nobody is at a socket's other end, whatever is still to be read.
+fn has_closed(socket: &UnixStream) -> bool {
+    let mut ends = [PollFd::new(socket, PollFlags::empty())];
+    let asked = poll(&mut ends, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }));
+    asked.is_ok() && ends[0].revents().contains(PollFlags::HUP)
 }
 
 fn wait(watched: &mut [PollFd<'_>], patience: Option<Duration>) -> io::Result<()> {

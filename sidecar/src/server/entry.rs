@@ -3,6 +3,9 @@
 //! Whoever wrote into a container of our pod stays on with nobody there: what was written is written
 //! again when the container is started anew. Its request waits like any other's, only for ever.
 
+use std::ffi::OsStr;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -11,11 +14,13 @@ use tracing::{debug, warn};
 use super::length::aside;
 use super::listen::PeerId;
 use super::opening::NotOpened;
+use super::root::TargetRoot;
 use super::site::Site;
 use super::still::Looked;
-use super::{Hub, Serving};
+use super::target::Target as Process;
+use super::{Hub, Serving, replay};
 use crate::lease::Leases;
-use crate::wire::{Container, FromHub, Open, Refusal, WireError};
+use crate::wire::{Blob, Container, FromHub, Open, Refusal, WireError};
 
 /// How long an earlier hub of the same workspace may take to finish.
 const HAND_OVER: Duration = Duration::from_secs(15);
@@ -27,6 +32,9 @@ const WRAPPER_WITHIN: Duration = Duration::from_secs(2);
 /// own pauses grow.
 const LOOK_STEP: Duration = Duration::from_millis(10);
 const LOOK_STEP_MAX: Duration = Duration::from_millis(500);
+/// How soon to try again where it was refused and nobody is there, at first and at most.
+const REFUSED_STEP: Duration = Duration::from_secs(1);
+const REFUSED_STEP_MAX: Duration = Duration::from_secs(10);
 
 /// What a session asks for, and where.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
@@ -45,6 +53,17 @@ impl std::ops::Deref for Request {
 }
 
 impl Request {
+    /// What is asked for. In a container a root has one name, however it was typed.
+    pub(super) fn new(mut open: Open, container: Option<Container>) -> Self {
+        if container.is_some() {
+            for root in &mut open.roots {
+                let path: PathBuf = path_of(root).components().collect();
+                *root = Blob(path.into_os_string().into_vec());
+            }
+        }
+        Self { open, container }
+    }
+
     /// As it is gone on with: for this place, whoever is there, and whichever start of the container.
     pub(super) fn lasting(&self) -> Self {
         let open = Open { take_over: false, check: false, ..self.open.clone() };
@@ -69,6 +88,8 @@ pub(super) struct Waiting {
     pub(super) again: Instant,
     /// The last one.
     until: Option<Instant>,
+    /// It was said that it was refused.
+    told: bool,
 }
 
 impl Waiting {
@@ -93,7 +114,8 @@ impl Hub {
         }
         let now = Instant::now();
         let until = Some(now + HAND_OVER);
-        self.enter(Waiting { id: Some(id), request, since: now, again: now, until }).await;
+        self.enter(Waiting { id: Some(id), request, since: now, again: now, until, told: false })
+            .await;
         Ok(())
     }
 
@@ -105,7 +127,14 @@ impl Hub {
     /// Goes on with what was asked for, with nobody there, as soon as its container runs.
     pub(super) fn stand_by(&mut self, request: Request) {
         let now = Instant::now();
-        self.waiting.push(Waiting { id: None, request, since: now, again: now, until: None });
+        self.waiting.push(Waiting {
+            id: None,
+            request,
+            since: now,
+            again: now,
+            until: None,
+            told: false,
+        });
     }
 
     pub(super) async fn try_waiting(&mut self, now: Instant) {
@@ -119,7 +148,8 @@ impl Hub {
         let now = Instant::now();
         let (id, open) = (waiting.id, &waiting.request);
         if !open.dry_run {
-            if id.is_none() && self.sites.iter().any(|serving| meet(&serving.open, open)) {
+            let taken = |serving: &Serving| meet(&serving.open, open) || serving.is_near(open);
+            if id.is_none() && self.sites.iter().any(taken) {
                 // Somebody came in before us.
                 return;
             }
@@ -149,8 +179,19 @@ impl Hub {
             Err(NotOpened::Refused(Refusal::NotFound(_))) if id.is_none() => {
                 self.wait_on(waiting, now);
             }
-            Err(NotOpened::Busy(refusal) | NotOpened::Refused(refusal)) => {
-                self.refuse_entry(id, refusal);
+            // Of too many files or too little room there may be an end, and nobody else asks again.
+            Err(NotOpened::Busy(why) | NotOpened::Refused(why) | NotOpened::Full(why))
+                if id.is_none() =>
+            {
+                if !waiting.told {
+                    self.refuse_entry(id, why);
+                }
+                let step = (now.saturating_duration_since(waiting.since) / 10)
+                    .clamp(REFUSED_STEP, REFUSED_STEP_MAX);
+                self.waiting.push(Waiting { again: now + step, told: true, ..waiting });
+            }
+            Err(NotOpened::Busy(why) | NotOpened::Refused(why) | NotOpened::Full(why)) => {
+                self.refuse_entry(id, why);
             }
         }
     }
@@ -163,7 +204,7 @@ impl Hub {
     fn refuse_entry(&self, id: Option<PeerId>, refusal: Refusal) {
         match id {
             Some(id) => self.links.send(id, &FromHub::Refused(refusal)),
-            None => warn!(?refusal, "what was written into a container is not written again"),
+            None => warn!(?refusal, "what was written into a container is not written again yet"),
         }
     }
 
@@ -171,6 +212,12 @@ impl Hub {
         site.tell_kept(&self.kept);
         let mut leases = Leases::new(site.epoch().saturating_sub(1));
         let Ok(epoch) = leases.acquire(now, open.workspace, &open.writer, false) else { return };
+        if id.is_none() {
+            // Nobody writes until somebody comes.
+            leases.release(epoch);
+        } else if open.container.is_some() && !open.dry_run {
+            replay::stand_alone(&self.settings.state, &open);
+        }
         self.serial += 1;
         let serial = self.serial;
         let process = site.process.as_ref().filter(|_| open.container.is_some());
@@ -225,8 +272,18 @@ impl Hub {
     fn make_room(&mut self, open: &Request, now: Instant) -> Result<(), Refusal> {
         let mut at = 0;
         while at < self.sites.len() {
-            if self.sites[at].site.is_dry() || !meet(&self.sites[at].open, open) {
-                at += 1;
+            let serving = &mut self.sites[at];
+            if serving.site.is_dry() || !meet(&serving.open, open) {
+                // One that was left and lies above, below or at another name gives way as well, unless
+                // its lease holds: then the claim of its place says whose it is.
+                let (workspace, writer) = (open.workspace, &open.writer);
+                let left =
+                    !serving.site.is_dry() && serving.peer.is_none() && serving.is_near(open);
+                if left && serving.leases.acquire(now, workspace, writer, open.take_over).is_ok() {
+                    self.let_go(at);
+                } else {
+                    at += 1;
+                }
                 continue;
             }
             let serving = &mut self.sites[at];
@@ -264,6 +321,37 @@ impl Hub {
     }
 }
 
+impl Serving {
+    /// Whether a session leads to the same place of the same container as this one, above or below it:
+    /// links in the container count.
+    fn is_near(&self, open: &Request) -> bool {
+        if self.open.inside().is_none() || self.open.inside() != open.inside() {
+            return false;
+        }
+        let named = |request: &Request| -> Vec<PathBuf> {
+            let process = self.site.process.as_ref();
+            request.roots.iter().map(|root| name_in(process, path_of(root))).collect()
+        };
+        near(&named(&self.open), &named(open))
+    }
+}
+
+/// Whether a path of one is that of another, above or below it.
+pub(super) fn near(some: &[PathBuf], others: &[PathBuf]) -> bool {
+    let mut all = some.iter().flat_map(|a| others.iter().map(move |b| (a, b)));
+    all.any(|(a, b)| a.starts_with(b) || b.starts_with(a))
+}
+
+/// The name of a directory in a process's root, without links; as it was typed, where none is there.
+pub(super) fn name_in(process: Option<&Process>, path: &Path) -> PathBuf {
+    let named = process.and_then(|process| TargetRoot::name_in_process(process, path));
+    named.unwrap_or_else(|| path.to_owned())
+}
+
+pub(super) fn path_of(root: &Blob) -> &Path {
+    Path::new(OsStr::from_bytes(&root.0))
+}
+
 /// What a session is told that has to make room for another. One of the same writer may be its own:
 /// a link that was given up and whose first message came late. It tries again then.
 fn to_replaced(before: &Open, after: &Open) -> Refusal {
@@ -285,3 +373,6 @@ fn meet(a: &Request, b: &Request) -> bool {
         && a.process == b.process
         && a.roots.iter().any(|root| b.roots.contains(root))
 }
+
+#[cfg(test)]
+mod tests;

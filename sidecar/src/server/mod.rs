@@ -279,10 +279,10 @@ impl Hub {
             ToHub::Open(open) => {
                 let name = self.settings.container.clone().filter(|_| open.process.is_none());
                 let container = name.map(|name| Container { name, id: None });
-                return self.open(id, Request { open, container }).await;
+                return self.open(id, Request::new(open, container)).await;
             }
             ToHub::OpenIn { open, container } => {
-                return self.open(id, Request { open, container: Some(container) }).await;
+                return self.open(id, Request::new(open, Some(container))).await;
             }
             message => message,
         };
@@ -544,8 +544,10 @@ impl Hub {
     /// arrive.
     fn bye(&mut self, id: PeerId, at: usize) {
         if self.sites[at].open.container.is_some() {
-            // What was written is kept for the container's next start.
-            self.sites[at].site.tidy();
+            // What was written is kept for the container's next start, and whoever comes may have it.
+            let serving = &mut self.sites[at];
+            serving.leases.release(serving.epoch);
+            serving.site.tidy();
             self.links.send(id, &FromHub::Bye { reason: String::new() });
             return self.unlink(id);
         }
@@ -623,6 +625,7 @@ impl Hub {
         if self.runs_for(&serving.open) {
             self.command.stop();
         }
+        serving.site.fall();
         serving.site.close();
     }
 }

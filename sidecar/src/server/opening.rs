@@ -19,8 +19,8 @@ use self::compare::{Compare, Differences, Seen};
 use super::Settings as HubSettings;
 use super::ahead::Lane;
 use super::apply::{Applying, Parts, Torn};
-use super::entry::Request;
-use super::replay::Inside;
+use super::entry::{Request, name_in, path_of};
+use super::replay::{Inside, is_full, make_way};
 use super::root::{Found, RootErrorKind, Settings, TargetRoot, WriteMode};
 use super::site::Site;
 use super::store::{Claim, ClaimError, Loaded, Owner, Registry, Store, StoreError};
@@ -37,6 +37,8 @@ pub(super) enum NotOpened {
     /// An earlier hub of the same workspace has not let go yet; ask again, then give this as the
     /// reason.
     Busy(Refusal),
+    /// There is no room for the record.
+    Full(Refusal),
 }
 
 impl From<Refusal> for NotOpened {
@@ -86,14 +88,41 @@ impl Site {
         if open.dry_run {
             site.peek(open, state, &names)?;
         } else {
-            // The right comes first: not even a directory is made in another's place.
-            for name in &names {
-                site.claims.push(claim_root(state, name, open)?);
+            let mut taken = site.claim_and_take(open, settings, &names);
+            if let Err(NotOpened::Full(_)) = taken
+                && make_way(&site.folder(settings, &names))
+            {
+                // To write is of more use than to write again what a container loses.
+                warn!("the state's volume is full; what was kept to be written again is removed");
+                site.claims.clear();
+                site.roots.clear();
+                (site.store, site.inside) = (None, site.inside.take().map(Inside::emptied));
+                taken = site.claim_and_take(open, settings, &names);
             }
-            site.take(open, settings, &names)?;
+            taken?;
         }
         site.populated = site.receiver.held().root().is_empty() && site.holds_something();
         Ok(site)
+    }
+
+    /// Takes the right to write, then the record.
+    fn claim_and_take(
+        &mut self,
+        open: &Request,
+        settings: &HubSettings,
+        names: &[PathBuf],
+    ) -> Result<(), NotOpened> {
+        // The right comes first: not even a directory is made in another's place.
+        for (name, root) in names.iter().zip(&open.roots) {
+            // In a container by the directory's own name: links lead there under several.
+            let own = open.inside().map(|inside| {
+                let own = name_in(self.process.as_ref(), path_of(root));
+                Path::new("/container:").join(inside).join(below_top(&own))
+            });
+            let claimed = own.as_deref().unwrap_or(name);
+            self.claims.push(claim_root(&settings.state, claimed, open)?);
+        }
+        self.take(open, settings, names)
     }
 
     /// Takes the record that belongs to the roots, and makes it true.
@@ -112,8 +141,8 @@ impl Site {
             root.configure(Settings { fleeting, ..root.settings() });
             self.roots.push(Some(Arc::new(root)));
         }
-        let dir = settings.state.join("hubs").join(self.folder_name(names));
-        let (mut store, loaded) = open_store(&dir, open)?;
+        let dir = &self.folder(settings, names);
+        let (mut store, loaded) = open_store(dir, open)?;
         if loaded.damaged {
             warn!("the record of this target was damaged; it is made anew");
         }
@@ -124,8 +153,8 @@ impl Site {
         self.epoch = loaded.owner.as_ref().map_or(1, |owner| owner.epoch + 1);
         let unfinished = !loaded.unfinished.is_empty();
         let ours = is_ours(&loaded, open);
-        let lost = self.lost(&dir, &loaded, ours, settings);
-        let lost = lost.map_err(|error| unusable(&dir, &error))?;
+        let lost = self.lost(dir, &loaded, ours, settings);
+        let lost = lost.map_err(|error| unusable(dir, &error))?;
         let (held, changed) = self.believe(loaded, open);
         if lost.is_some() {
             // Nobody changed it: it went with the container.
@@ -142,10 +171,10 @@ impl Site {
             }
             Ok(())
         });
-        written.map_err(|error| unusable(&dir, &error))?;
+        written.map_err(|error| unusable(dir, &error))?;
         self.store = Some(store);
         if self.inside.is_some() {
-            self.stand(open, lost).map_err(|error| unusable(&dir, &error))?;
+            self.stand(open, lost).map_err(|error| unusable(dir, &error))?;
         }
         Ok(())
     }
@@ -241,6 +270,10 @@ impl Site {
         root.stat(&below).map_err(|error| error.kind)
     }
 
+    fn folder(&self, settings: &HubSettings, names: &[PathBuf]) -> PathBuf {
+        settings.state.join("hubs").join(self.folder_name(names))
+    }
+
     /// The record's folder: named by the roots, and by which directories they are; in a container,
     /// where they are other ones after each start, by the roots alone.
     fn folder_name(&self, names: &[PathBuf]) -> String {
@@ -268,8 +301,9 @@ fn is_ours(loaded: &Loaded, open: &Open) -> bool {
     loaded.owner.as_ref().is_none_or(|owner| owner.workspace == open.workspace)
 }
 
-fn unusable(dir: &Path, error: &std::io::Error) -> Refusal {
-    Refusal::Unusable(format!("{}: {error}", dir.display()))
+fn unusable(dir: &Path, error: &std::io::Error) -> NotOpened {
+    let refusal = Refusal::Unusable(format!("{}: {error}", dir.display()));
+    if is_full(error) { NotOpened::Full(refusal) } else { NotOpened::Refused(refusal) }
 }
 
 fn pin(pid: i32) -> Result<Target, Refusal> {
@@ -346,8 +380,8 @@ fn words(error: &FindError) -> String {
 fn names(open: &Request) -> Result<Vec<PathBuf>, Refusal> {
     let mut names: Vec<PathBuf> = Vec::with_capacity(open.roots.len());
     for path in &open.roots {
-        let path = Path::new(std::ffi::OsStr::from_bytes(&path.0));
-        let below = path.strip_prefix("/").unwrap_or(path);
+        let path = path_of(path);
+        let below = below_top(path);
         let name = match (open.inside(), open.process) {
             // No directory's name, and the same however often the container is started.
             (Some(name), _) => Path::new("/container:").join(name).join(below),
@@ -362,6 +396,10 @@ fn names(open: &Request) -> Result<Vec<PathBuf>, Refusal> {
         names.push(name);
     }
     Ok(names)
+}
+
+fn below_top(path: &Path) -> &Path {
+    path.strip_prefix("/").unwrap_or(path)
 }
 
 fn canonical(path: &Path) -> std::io::Result<PathBuf> {
@@ -425,10 +463,9 @@ fn open_store(dir: &Path, open: &Open) -> Result<(Store, Loaded), NotOpened> {
             let refusal = Refusal::Owned { by, active: true };
             if ours { NotOpened::Busy(refusal) } else { NotOpened::Refused(refusal) }
         }
-        StoreError::Io { .. } => {
-            let why = std::error::Error::source(&error).map(ToString::to_string);
-            let why = why.unwrap_or_default();
-            Refusal::Unusable(format!("state folder {error}: {why}")).into()
+        StoreError::Io { path, source } => {
+            let refusal = Refusal::Unusable(format!("state folder {}: {source}", path.display()));
+            if is_full(&source) { NotOpened::Full(refusal) } else { refusal.into() }
         }
     })
 }
@@ -445,6 +482,9 @@ fn claim_root(state: &Path, canonical: &Path, open: &Open) -> Result<Claim, NotO
                 Refusal::Nested { root, by: clash.writer }
             };
             if ours { NotOpened::Busy(refusal) } else { NotOpened::Refused(refusal) }
+        }
+        ClaimError::Io { ref source, .. } if is_full(source) => {
+            NotOpened::Full(Refusal::Unusable(error.to_string()))
         }
         other => Refusal::Unusable(other.to_string()).into(),
     })

@@ -153,7 +153,9 @@ impl Hub {
         let serving = &self.sites[at];
         let name = serving.open.inside().unwrap_or_default();
         let held = serving.site.receiver.held().id();
-        if self.wrappers.act(name, generation, actions, held) || actions.is_empty() {
+        // A session has at least one root.
+        let directory = &serving.open.roots[0];
+        if self.wrappers.act(name, directory, generation, actions, held) || actions.is_empty() {
             return;
         }
         for event in bare(&serving.site, name, actions) {

@@ -15,7 +15,7 @@ pub(super) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -23,9 +23,10 @@ use tokio::sync::Notify;
 use tracing::{debug, info, warn};
 
 use self::keep::Keeper;
+pub(super) use self::keep::is_full;
 use super::Settings;
 use super::apply::Brought;
-use super::entry::Request;
+use super::entry::{Request, near, path_of};
 use super::root::{Found, FoundKind};
 use super::site::Site;
 use super::store::{Contents, Loaded, read_note, read_tree, write_note, write_tree};
@@ -79,12 +80,63 @@ impl Inside {
             kept: Arc::default(),
         }
     }
+
+    /// As at the beginning.
+    pub(super) fn emptied(self) -> Self {
+        Self::of(self.identity)
+    }
 }
 
 /// What targets in containers were written to, according to the records.
 pub(super) fn standing(state: &Path) -> Vec<Request> {
-    let Ok(folders) = std::fs::read_dir(state.join("hubs")) else { return Vec::new() };
-    folders.flatten().filter_map(|folder| read_note(&folder.path(), STANDING)).collect()
+    let mut noted: Vec<_> = notes(state)
+        .filter_map(|(dir, request)| {
+            let written = std::fs::metadata(dir.join(STANDING)).and_then(|note| note.modified());
+            Some((written.ok()?, dir, request))
+        })
+        .collect();
+    noted.sort_by_key(|(written, ..)| std::cmp::Reverse(*written));
+    let mut standing: Vec<Request> = Vec::new();
+    for (_, dir, request) in noted {
+        if standing.iter().any(|newer| are_near(newer, &request)) {
+            fall(&dir);
+        } else {
+            standing.push(request);
+        }
+    }
+    standing
+}
+
+/// Lets go of what targets were written to that lie where this one does, above or below it.
+pub(super) fn stand_alone(state: &Path, open: &Request) {
+    let others = notes(state).filter(|(_, request)| are_near(request, open));
+    others.filter(|(_, request)| request.roots != open.roots).for_each(|(dir, _)| fall(&dir));
+}
+
+fn notes(state: &Path) -> impl Iterator<Item = (PathBuf, Request)> + use<> {
+    let folders = std::fs::read_dir(state.join("hubs")).into_iter().flatten().flatten();
+    folders.filter_map(|folder| Some((folder.path(), read_note(&folder.path(), STANDING)?)))
+}
+
+fn are_near(a: &Request, b: &Request) -> bool {
+    let names = |request: &Request| -> Vec<PathBuf> {
+        request.roots.iter().map(|root| path_of(root).to_owned()).collect()
+    };
+    a.inside() == b.inside() && near(&names(a), &names(b))
+}
+
+/// Removes the contents that a target's record keeps. Whether there were any.
+pub(super) fn make_way(dir: &Path) -> bool {
+    let bytes = Contents::bytes_in(dir);
+    Contents::remove(dir).is_ok() && bytes > 0
+}
+
+/// A target is not gone on with any more; nor is it written again when a session comes back to it.
+fn fall(dir: &Path) {
+    let forgotten = [STANDING, CURRENT].iter().try_for_each(|name| forget(dir, name));
+    if let Err(error) = forgotten.and_then(|()| Contents::remove(dir)) {
+        warn!(%error, dir = %dir.display(), "what is not written again is still kept");
+    }
 }
 
 impl Site {
@@ -101,7 +153,8 @@ impl Site {
         inside.contents = Some(Contents::open(dir, settings.contents_bytes)?);
         let before: Option<String> = read_note(dir, INCARNATION);
         let now = inside.identity.incarnation();
-        let lost = if ours {
+        let stood = read_note::<Request>(dir, STANDING).is_some();
+        let lost = if ours && stood {
             let restarted = before.as_ref().is_some_and(|before| *before != now);
             read_tree(dir, WANTED).or_else(|| restarted.then(|| loaded.held.clone()))
         } else {
@@ -144,6 +197,13 @@ impl Site {
         }
         self.keep_all();
         Ok(())
+    }
+
+    /// Somebody else has this place now.
+    pub(super) fn fall(&self) {
+        if let (Some(store), Some(_)) = (&self.store, &self.inside) {
+            fall(store.folder());
+        }
     }
 
     /// Whether all that a session once wanted to be there is there.

@@ -186,6 +186,12 @@ impl Runner {
         }
     }
 
+    /// Has what runs before a restart begin in this directory from now on, rather than where the command
+    /// runs.
+    pub fn run_commands_in(&mut self, directory: std::path::PathBuf) {
+        self.commands.run_in(directory);
+    }
+
     /// Treats the command by another policy from now on.
     pub fn set_policy(&mut self, policy: Policy) {
         self.spec.policy = policy;

@@ -62,4 +62,13 @@ pub(super) enum ToWrapper {
         /// What to do.
         actions: ActionSet,
     },
+    /// As [`ToWrapper::Act`], its commands in this directory.
+    ActIn {
+        /// What the files hold.
+        generation: u64,
+        /// What to do.
+        actions: ActionSet,
+        /// In the container.
+        directory: Blob,
+    },
 }

@@ -269,6 +269,29 @@ fn i11_streams_that_are_none_are_not_taken() {
     greet(&mut bridge(&served.socket, &[]));
 }
 
+/// Nobody reads what a bridge brings, as when the laptop is gone and the API server has not noticed.
+#[test]
+fn a_bridge_whose_output_nobody_takes_ends_with_its_hub() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("hub.sock");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let mut bridge = bridge(&socket, &["--carry"]);
+    let (mut hub, _) = listener.accept().unwrap();
+    // Until nothing more goes in: the pipe is full, and the socket.
+    hub.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
+    while hub.write(&[0; 65536]).is_ok() {}
+    drop(hub);
+    let give_up = Instant::now() + Duration::from_secs(30);
+    while bridge.try_wait().unwrap().is_none() {
+        if Instant::now() >= give_up {
+            bridge.kill().unwrap();
+            bridge.wait().unwrap();
+            panic!("it stays");
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 /// The link's own task answers: in its turn, and whether or not a session is open.
 #[test]
 fn a_ping_is_answered_before_what_is_asked_after_it() {

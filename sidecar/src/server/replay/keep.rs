@@ -101,21 +101,16 @@ impl Site {
 
     /// Puts off all that is there and not kept.
     pub(super) fn keep_all(&mut self) {
-        let (held, Some(inside)) = (self.receiver.held(), &mut self.inside) else { return };
-        let Some(contents) = &inside.contents else { return };
-        let unkept = inside.unkept.len();
-        held.walk(&mut |path, node| match node {
-            &Node::File { digest, size: size @ 1.., .. } if !contents.contains(&digest) => {
-                if contents.takes(size) {
-                    inside.later.insert(path.clone(), (digest, size));
-                } else {
-                    inside.unkept.insert(path.clone());
-                }
-            }
-            _ => {}
-        });
-        inside.unkept_told &= inside.unkept.len() == unkept;
-        inside.gone.retain(|path| held.get(path).is_none());
+        if let Some(inside) = &mut self.inside {
+            inside.put_off(self.receiver.held());
+        }
+    }
+
+    /// Lets go of what is kept, as the volume is full; it is kept anew, and less of it. Whether there was
+    /// anything.
+    pub(in super::super) fn give_way(&mut self) -> bool {
+        let held = self.receiver.held();
+        self.inside.as_mut().is_some_and(|inside| inside.give_way(held))
     }
 
     /// Keeps all that was put off and all that is under way, however long that takes: the container has
@@ -140,6 +135,10 @@ impl Site {
         let (held, Some(inside)) = (self.receiver.held(), &mut self.inside) else { return };
         let Some(contents) = &mut inside.contents else { return };
         let kept = contents.filled(&done.slot, done.whole);
+        if done.full {
+            inside.give_way(held);
+            return;
+        }
         if done.whole && !kept {
             inside.later.insert(done.path.clone(), done.content);
         } else if !kept {
@@ -193,7 +192,7 @@ impl Site {
     /// Keeps one content, or has it kept.
     fn keep_content(&self, inside: &mut Inside, path: &SyncPath, digest: Digest, size: u64) {
         let Some(contents) = &mut inside.contents else { return };
-        let evictions = contents.evictions();
+        let (evictions, mut full) = (contents.evictions(), false);
         let mut keep = || -> io::Result<bool> {
             if contents.contains(&digest) || !contents.takes(size) {
                 return Ok(contents.contains(&digest));
@@ -212,8 +211,13 @@ impl Site {
         };
         let kept = keep().unwrap_or_else(|error| {
             debug!(%path, %error, "its content is not kept");
+            full = is_full(&error);
             false
         });
+        if full {
+            inside.give_way(self.receiver.held());
+            return;
+        }
         let evicted = contents.evictions() != evictions;
         inside.is_kept(path, kept);
         if let Some(contents) = inside.contents.as_ref().filter(|_| evicted) {
@@ -224,6 +228,34 @@ impl Site {
 }
 
 impl Inside {
+    /// Puts off all that is there and not kept.
+    fn put_off(&mut self, held: &Snapshot) {
+        let (Some(contents), inside) = (self.contents.take(), self) else { return };
+        let unkept = inside.unkept.len();
+        held.walk(&mut |path, node| match node {
+            &Node::File { digest, size: size @ 1.., .. } if !contents.contains(&digest) => {
+                if contents.takes(size) {
+                    inside.later.insert(path.clone(), (digest, size));
+                } else {
+                    inside.unkept.insert(path.clone());
+                }
+            }
+            _ => {}
+        });
+        inside.unkept_told &= inside.unkept.len() == unkept;
+        inside.gone.retain(|path| held.get(path).is_none());
+        inside.contents = Some(contents);
+    }
+
+    /// As [`Site::give_way`].
+    pub(in super::super) fn give_way(&mut self, held: &Snapshot) -> bool {
+        let gave = self.contents.as_mut().is_some_and(Contents::give_way);
+        warn!(gave, "the store's volume is full; fewer contents are kept to be written again");
+        (self.unkept, self.unkept_told) = (BTreeSet::new(), false);
+        self.put_off(held);
+        gave
+    }
+
     /// Notes whether the content at a path can be written again, if it has any.
     fn is_kept(&mut self, path: &SyncPath, kept: bool) {
         let changed = match kept {
@@ -254,6 +286,11 @@ fn open(root: &TargetRoot, below: &SyncPath) -> io::Result<(File, u16)> {
     Ok((file, mode))
 }
 
+/// Whether a volume has no room, or none for us.
+pub(in super::super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// A content to be kept.
 struct Job {
     slot: Slot,
@@ -270,6 +307,8 @@ struct Done {
     path: SyncPath,
     content: (Digest, u64),
     whole: bool,
+    /// The volume is.
+    full: bool,
 }
 
 /// A thread that keeps large contents, one after the other. Dropped, it ends, and what it was at is not
@@ -332,7 +371,8 @@ fn perform(mut job: Job, stop: &AtomicBool) -> Done {
         .and_then(|(file, mode)| job.slot.fill(mode, file, stop))
         .inspect_err(|error| debug!(path = %job.path, %error, "its content is not kept"));
     let Job { slot, path, content, .. } = job;
-    Done { slot, path, content, whole: filled.is_ok() }
+    let full = filled.as_ref().is_err_and(is_full);
+    Done { slot, path, content, whole: filled.is_ok(), full }
 }
 
 #[cfg(test)]

@@ -6,9 +6,12 @@ use std::sync::Arc;
 use super::super::ahead::Lane;
 use super::super::apply::{Applying, Brought, Parts};
 use super::super::root::TargetRoot;
+use super::super::root::tests::mounts::in_own_mounts;
 use super::super::store::{Contents, Store};
 use super::super::target::Identity;
 use super::*;
+use rustix::mount::MountFlags;
+
 use crate::receive::Receiver;
 use crate::tree::{Edit, Stamp};
 use crate::wire::{Blob, Container, Open, WriteMode};
@@ -16,8 +19,7 @@ use crate::wire::{Blob, Container, Open, WriteMode};
 /// A site of container `app` whose root is `top`, with its contents in `store`. Nothing of it is
 /// written down.
 pub(in crate::server) fn site(top: &Path, store: &Path, held: &[Edit]) -> Site {
-    let [pod, name, start] = ["pod", "app", "1"].map(str::to_owned);
-    let mut inside = Inside::of(Identity { pod, name, start, id: None });
+    let mut inside = started("1");
     inside.contents = Some(Contents::open(store, 64 << 20).unwrap());
     let held = Snapshot::empty().apply(held).unwrap();
     Site {
@@ -37,6 +39,12 @@ pub(in crate::server) fn site(top: &Path, store: &Path, held: &[Edit]) -> Site {
         drifted: Vec::new(),
         claims: Vec::new(),
     }
+}
+
+/// One start of the container `app`.
+pub(in crate::server) fn started(start: &str) -> Inside {
+    let [pod, name, start] = ["pod", "app", start].map(str::to_owned);
+    Inside::of(Identity { pod, name, start, id: None })
 }
 
 /// What a workspace asks for in container `app`.
@@ -125,4 +133,97 @@ fn i9_what_was_not_written_again_whole_is_not_complete_at_the_next_opening_eithe
     again.complete();
     drop(again);
     assert!(opened(None).is_complete());
+}
+
+/// A megabyte for the store, and what fills it up to the last block.
+fn on_a_small_volume(test: impl FnOnce(&Path, &dyn Fn()) + Send) {
+    in_own_mounts(|| {
+        let home = tempfile::tempdir().unwrap();
+        let volume = home.path().join("volume");
+        std::fs::create_dir(&volume).unwrap();
+        let size = Some(c"size=1m");
+        rustix::mount::mount("tmpfs", &volume, "tmpfs", MountFlags::empty(), size).unwrap();
+        let fill = || {
+            let mut ballast = std::fs::File::create(volume.join("ballast")).unwrap();
+            let full = std::io::copy(&mut std::io::repeat(1), &mut ballast).unwrap_err();
+            assert!(is_full(&full));
+        };
+        test(home.path(), &fill);
+    });
+}
+
+#[test]
+fn i12_on_a_full_volume_less_is_kept_and_all_is_synced() {
+    on_a_small_volume(|home, fill| {
+        let [top, store] = ["top", "volume/store"].map(|name| home.join(name));
+        std::fs::create_dir(&top).unwrap();
+        let (record, _) = Store::open(&store).unwrap();
+        let bytes = |n: u8| vec![n; 60_000];
+        let mut edits = vec![(path("0"), Some(Node::directory()))];
+        for n in 10..50 {
+            std::fs::write(top.join(n.to_string()), bytes(n)).unwrap();
+            let node = Node::from_entry(&file(&bytes(n)), Stamp::default());
+            edits.push((path(&format!("0/{n}")), Some(node)));
+        }
+        let mut here = site(&top, &store, &edits);
+        here.store = Some(record);
+        here.remember(&edits, &Default::default());
+        here.finish_keeping();
+        let kept = |site: &Site| site.inside.as_ref().unwrap().contents.as_ref().unwrap().bytes();
+        assert!((1..600_000).contains(&kept(&here)), "{}", kept(&here));
+        let Some(FromHub::NotReplayable { count, .. }) = here.not_replayable() else {
+            panic!("not told");
+        };
+        assert!((30..40).contains(&count), "{count}");
+        // Somebody else fills it: the record comes first. Its log begins a new block now and then.
+        fill();
+        for generation in 2..40 {
+            let name = path(&format!("0/{}", generation + 8));
+            let change = Change { path: name, old: Some(file(&bytes(generation + 8))), new: None };
+            let op = Op { change, how: How::Forget, meta: Meta::default() };
+            let changes = std::slice::from_ref(&op.change);
+            let target = here.receiver.held().apply_changes(changes).unwrap().id();
+            let (generation, ops) = (u64::from(generation), vec![op]);
+            here.take_ops(Brought { generation, base: None, ops, last: true }).unwrap();
+            let answers = here.commit(generation, target).unwrap();
+            assert!(
+                matches!(&answers[..], [FromHub::Applied { skipped, .. }] if skipped.is_empty()),
+                "{answers:?}"
+            );
+        }
+    });
+}
+
+#[test]
+fn i12_a_full_volume_keeps_nobody_out() {
+    on_a_small_volume(|home, fill| {
+        let (top, state) = (home.join("top"), home.join("volume"));
+        std::fs::create_dir(&top).unwrap();
+        // Claims lie elsewhere: of a target in no container nobody knows its folder by then.
+        std::fs::create_dir(home.join("roots")).unwrap();
+        std::os::unix::fs::symlink(home.join("roots"), state.join("roots")).unwrap();
+        let settings = Settings {
+            state: state.clone(),
+            once: false,
+            idle: None,
+            container: None,
+            own: false,
+            wrappers: None,
+            contents_bytes: 1 << 20,
+        };
+        let mut open = request(1, &[top.to_str().unwrap()]);
+        open.container = None;
+        Site::open(&open, &settings, None).ok().unwrap().close();
+        // Only its contents are left of it.
+        let folder = std::fs::read_dir(state.join("hubs")).unwrap().next().unwrap().unwrap().path();
+        for file in std::fs::read_dir(&folder).unwrap().map(|file| file.unwrap()) {
+            if file.file_type().unwrap().is_file() {
+                std::fs::remove_file(file.path()).unwrap();
+            }
+        }
+        std::fs::write(folder.join("contents"), vec![0; 500_000]).unwrap();
+        fill();
+        Site::open(&open, &settings, None).ok().expect("it is opened").close();
+        assert!(!folder.join("contents").exists());
+    });
 }

@@ -32,7 +32,7 @@ mod replaced;
 mod stage;
 mod staged;
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
@@ -183,6 +183,14 @@ impl TargetRoot {
         let root = Self::look_in_process(target, path)?;
         root.sweep(&target.mountinfo().unwrap_or_default());
         Ok(root)
+    }
+
+    /// What a directory is called in a process's root, without links; `None` when there is none.
+    pub(super) fn name_in_process(target: &Target, path: &Path) -> Option<PathBuf> {
+        use std::os::fd::AsRawFd;
+        use std::os::unix::ffi::OsStrExt;
+        let fd = beneath::directory_in_root(target.root(), path.as_os_str().as_bytes()).ok()?;
+        std::fs::read_link(format!("/proc/self/fd/{}", fd.as_raw_fd())).ok()
     }
 
     /// As [`TargetRoot::open_in_process`] for who only wants to look: nothing is swept.

@@ -1,6 +1,6 @@
 //! Modes, owners, type changes, odd names, full and read-only disks: real files, real mounts.
 
-mod mounts;
+pub(in crate::server) mod mounts;
 mod staging;
 
 use std::fs;

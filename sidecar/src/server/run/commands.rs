@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsString;
 use std::io;
+use std::path::PathBuf;
 use std::time::Instant;
 
 use rustix::process::{Pid, kill_process_group};
@@ -26,6 +27,8 @@ pub(super) struct Commands {
     /// The newest generation asked for.
     generation: u64,
     running: Option<Running>,
+    /// Where they run, unless where the command does.
+    directory: Option<PathBuf>,
 }
 
 /// A command that runs.
@@ -50,6 +53,11 @@ pub(super) enum Next {
 }
 
 impl Commands {
+    /// Has them run there from now on.
+    pub(super) fn run_in(&mut self, directory: PathBuf) {
+        self.directory = Some(directory);
+    }
+
     /// Adds a window's wishes.
     pub(super) fn ask(&mut self, generation: u64, actions: ActionSet) {
         self.wanted.merge(actions);
@@ -90,7 +98,7 @@ impl Commands {
         let words: Vec<OsString> = argv.iter().map(OsString::from).collect();
         let pid = start(Start {
             argv: &words,
-            cwd: spec.cwd.as_deref(),
+            cwd: self.directory.as_deref().or(spec.cwd.as_deref()),
             env,
             place: Place::Session,
             streams,

@@ -19,6 +19,8 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tracing::debug;
+
 use super::files::private;
 use crate::tree::{Digest, Node, Snapshot};
 
@@ -133,6 +135,23 @@ impl Contents {
         Ok(Self { dir, file, index, coming, end, rewrites, max_bytes, evictions, buffer })
     }
 
+    /// Bytes that what [`Contents::open`] made in a store's folder takes on disk.
+    #[must_use]
+    pub fn bytes_in(dir: &Path) -> u64 {
+        fs::metadata(dir.join(NAME)).map_or(0, |file| file.len())
+    }
+
+    /// Removes what [`Contents::open`] made in a store's folder. Whoever has it open keeps it until then.
+    ///
+    /// # Errors
+    /// When the system refuses.
+    pub fn remove(dir: &Path) -> io::Result<()> {
+        match fs::remove_file(dir.join(NAME)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
+    }
+
     /// Whether a content is there, or has a slot. That it is whole is seen when it is read.
     #[must_use]
     pub fn contains(&self, digest: &Digest) -> bool {
@@ -149,6 +168,22 @@ impl Contents {
     #[must_use]
     pub fn takes(&self, len: u64) -> bool {
         len.saturating_add(HEAD_BYTES as u64) <= self.max_bytes / 2
+    }
+
+    /// Begins anew, with half of what there was as the bound: the volume is full, and the record needs
+    /// room as well. Whether anything was let go.
+    pub fn give_way(&mut self) -> bool {
+        let bytes = self.end;
+        self.max_bytes = self.max_bytes.min(bytes / 2);
+        self.evictions += 1;
+        // At once, for a new file needs room as well. Slots are of the file before.
+        let _ = self.file.set_len(0);
+        (self.end, self.rewrites) = (0, self.rewrites + 1);
+        self.index.clear();
+        if let Err(error) = self.rewrite(&[]) {
+            debug!(%error, "contents are kept in the file that was full");
+        }
+        bytes > 0
     }
 
     /// How often contents that are needed had to go for others.

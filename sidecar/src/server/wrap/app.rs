@@ -8,6 +8,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 use std::pin::Pin;
 use std::time::{Duration, Instant};
@@ -34,8 +35,10 @@ const MARKER: &str = "e2ek-run";
 /// How soon to look for a hub again, at first and at most.
 const LOOK_STEP: Duration = Duration::from_millis(50);
 const LOOK_STEP_MAX: Duration = Duration::from_secs(2);
-/// Messages for a hub that does not read; beyond, they are dropped: it asks again when it comes back.
+/// Messages for a hub that does not read; beyond, they are dropped.
 const QUEUE: usize = 64;
+/// So many of them are not output: who waits for a restart hears of it, however much is printed.
+const NOT_OUTPUT: usize = 32;
 
 /// What to run, and how.
 #[derive(Clone, Debug)]
@@ -48,8 +51,26 @@ pub struct Options {
     pub hold: Option<Duration>,
     /// How the command is stopped, and what becomes of one that ends by itself.
     pub policy: Policy,
+    /// The stop signal of `policy` was asked for: sessions do not change it.
+    pub signal_stays: bool,
+    /// So it is with its time to end.
+    pub grace_stays: bool,
     /// End with the command when it ends by itself.
     pub exit: bool,
+}
+
+impl Options {
+    /// What a session wants, as far as it is free to.
+    fn with(&self, mut policy: Policy) -> Policy {
+        policy.on_exit = OnExit::Hold;
+        if self.signal_stays {
+            policy.stop_signal = self.policy.stop_signal;
+        }
+        if self.grace_stays {
+            policy.kill_after = self.policy.kill_after;
+        }
+        policy
+    }
 }
 
 /// Runs until SIGTERM or SIGINT comes, or as `exit` says. The exit code: the command's.
@@ -205,7 +226,7 @@ impl Wrapper {
         match message {
             Some(ToWrapper::Run { generation, policy }) => {
                 if let Some(policy) = policy {
-                    self.runner.set_policy(Policy { on_exit: OnExit::Hold, ..policy });
+                    self.runner.set_policy(self.options.with(policy));
                 }
                 if !self.started {
                     self.start(generation);
@@ -215,15 +236,21 @@ impl Wrapper {
                     self.runner.request(Request::Apply { generation, actions });
                 }
             }
-            Some(ToWrapper::Act { generation, actions }) => {
-                self.unsynced &= !actions.restart;
-                self.runner.request(Request::Apply { generation, actions });
+            Some(ToWrapper::Act { generation, actions }) => self.apply(generation, actions),
+            Some(ToWrapper::ActIn { generation, actions, directory }) => {
+                self.runner.run_commands_in(OsString::from_vec(directory.0).into());
+                self.apply(generation, actions);
             }
             None => {
                 self.link = None;
                 self.look_at = Instant::now() + self.look_step;
             }
         }
+    }
+
+    fn apply(&mut self, generation: u64, actions: ActionSet) {
+        self.unsynced &= !actions.restart;
+        self.runner.request(Request::Apply { generation, actions });
     }
 
     /// What the runner says. The exit code, when it is all over.
@@ -276,6 +303,10 @@ impl Wrapper {
 
     fn say(&self, message: &FromWrapper) {
         if let Some(link) = &self.link {
+            let is_output = matches!(message, FromWrapper::Output { .. });
+            if is_output && link.outgoing.capacity() <= NOT_OUTPUT {
+                return;
+            }
             let mut bytes = Vec::new();
             wire::encode(message, &mut bytes);
             let _ = link.outgoing.try_send(bytes);

@@ -16,7 +16,7 @@ use crate::restart::ActionSet;
 use crate::server::listen::Incoming;
 use crate::server::target::{Identity, identify, is_alive};
 use crate::tree::TreeId;
-use crate::wire::{self, ChildEvent, CommandSpec, Decoder, FromHub, WireError};
+use crate::wire::{self, Blob, ChildEvent, CommandSpec, Decoder, FromHub, WireError};
 
 /// Wrappers at a time: containers of one pod.
 const MAX_LINKS: usize = 32;
@@ -139,10 +139,11 @@ impl Wrappers {
         Some(pid.map(|pid| FromHub::Child(ChildEvent::Started { pid })))
     }
 
-    /// Does what a session asks for. Whether a wrapper is there.
+    /// Does what a session asks for, commands in `directory`. Whether a wrapper is there.
     pub(in crate::server) fn act(
         &mut self,
         name: &str,
+        directory: &Blob,
         generation: u64,
         actions: &ActionSet,
         held: TreeId,
@@ -150,8 +151,11 @@ impl Wrappers {
         let Some(one) = self.of(name) else { return false };
         one.settled = Some(held);
         one.owed &= !actions.restart && !actions.is_empty();
-        if !actions.is_empty() {
-            one.send(&ToWrapper::Act { generation, actions: actions.clone() });
+        let (actions, directory) = (actions.clone(), directory.clone());
+        if !actions.commands.is_empty() {
+            one.send(&ToWrapper::ActIn { generation, actions, directory });
+        } else if !actions.is_empty() {
+            one.send(&ToWrapper::Act { generation, actions });
         }
         true
     }

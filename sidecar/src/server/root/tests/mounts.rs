@@ -3,7 +3,7 @@
 use super::*;
 
 /// Runs in a mount namespace of its own; without root, says so and does nothing.
-fn in_own_mounts(test: impl FnOnce() + Send) {
+pub(in crate::server) fn in_own_mounts(test: impl FnOnce() + Send) {
     std::thread::scope(|scope| {
         let ran = scope.spawn(|| {
             // SAFETY: of this thread only; nothing here relies on sharing the working directory.
