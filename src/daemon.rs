@@ -10,6 +10,7 @@ mod ending;
 mod forward;
 mod git;
 mod groups;
+mod identity;
 mod join;
 mod link;
 mod members;
@@ -31,7 +32,7 @@ use std::time::{Duration, Instant};
 
 use e2ek_sidecar::server::{memory, until};
 use e2ek_sidecar::tree::Snapshot;
-use e2ek_sidecar::wire::{ChildEvent, ToHub};
+use e2ek_sidecar::wire::{ChildEvent, ToHub, WorkspaceId};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -86,12 +87,16 @@ struct Daemon {
     groups: Groups,
     /// Listened to from the first target on that may be on another machine.
     network: Option<Network>,
+    /// The workspace, as hubs know it.
+    identity: WorkspaceId,
     /// This program, to start hubs of it.
     program: PathBuf,
     teller: Teller,
     answers: Answers,
     events: (link::Events, mpsc::Receiver<(TargetId, u64, LinkEvent)>),
     tasks: JoinSet<()>,
+    /// Those behind the links. They end by themselves when they are told to, which the others need not.
+    carriers: JoinSet<()>,
     serial: u64,
     stdin: stdin::Stdin,
     ending: Option<Ending>,
@@ -216,8 +221,12 @@ impl Daemon {
         let wanted = wanted.collect::<Result<Vec<_>, Error>>()?;
         let program = std::env::current_exe()
             .map_err(|error| Error::io("find", Path::new("the running program"), &error))?;
+        let state = &config.places.state.value;
+        let identity = identity::workspace(state, &config.workspace.folder)
+            .map_err(|error| Error::io("write below", state, &error))?;
         let mut daemon = Self {
             kind,
+            identity,
             // Targets come one by one.
             session: Session::new(settings::session(kind, &config, source.ignored())),
             origin: Arc::new(Origin::new(roots.clone(), contents)),
@@ -225,6 +234,7 @@ impl Daemon {
             answers: Answers::default(),
             events: mpsc::channel(EVENTS),
             tasks: JoinSet::new(),
+            carriers: JoinSet::new(),
             serial: 0,
             stdin: stdin::Stdin::new(has_command && kind == Kind::Watch && !terminal),
             ending: None,
@@ -273,6 +283,7 @@ impl Daemon {
                 what = network_changed(&mut self.network) => self.network_changed(what),
                 bytes = self.stdin.next() => self.input(bytes),
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
+                Some(_) = self.carriers.join_next(), if !self.carriers.is_empty() => {}
                 () = tokio::task::yield_now(), if self.is_worth_saying() => self.say_all(),
                 () = until(deadline) => {}
             }

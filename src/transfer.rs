@@ -26,8 +26,7 @@ use std::sync::Arc;
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::receive::root_index;
 use e2ek_sidecar::tree::{Digest, Entry};
-use e2ek_sidecar::wire::Shrunk;
-use e2ek_sidecar::wire::{How, Meta, Op};
+use e2ek_sidecar::wire::{How, Meta, Op, Shrunk};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, StatxFlags};
 
 pub use self::kin::{Kin, Likened};

@@ -5,6 +5,9 @@
 
 mod control_commands {
     pub(crate) mod place;
+    #[allow(dead_code, reason = "other tests use the rest")]
+    #[path = "../e2e/said.rs"]
+    pub(crate) mod said;
 
     mod answers;
     mod hub;

@@ -1,14 +1,10 @@
 //! Measures a link that is cut and made again: once in a while in a large tree, and very often.
 //!
 //! The daemon's way to the API server leads through a relay of this process, which ends all of its
-//! connections at once. What the new link carries is counted by the kernel at the bridge's standard
-//! streams in the pod (`rchar` and `wchar` of proc_pid_io(5)): the session's bytes, without those of TLS,
-//! HTTP and frames. A program reads a little of /proc about itself as it starts; what a bridge to which
-//! nobody speaks has read is taken off.
+//! connections at once. What a link has carried the hub says in its log when it has ended: the session's
+//! bytes, without those of TLS, HTTP and frames.
 
 use std::fs;
-use std::io::Read;
-use std::process::Stdio;
 use std::time::Duration;
 
 use crate::figures::{Carried, Samples, between, millis, ms};
@@ -38,27 +34,18 @@ struct Cut {
 /// In a tree of 100,000 files of which none changes.
 pub(crate) fn large(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let name = "reconnect";
-    let place = settings.place.join(name);
-    fs::create_dir(&place)?;
-    let pod = settings.rig.deploy(name, 1)?.pop().ok_or("no pod")?;
+    let place = settings.place_of(name)?;
+    let pod = settings.rig.deploy(name)?;
     progress(format_args!("reconnect: {} files, first sync", settings.large));
     let source = Tree::make(&place.join("source"), settings.large)?;
-    let way = Way {
-        settings,
-        place: &place,
-        source: &source.root,
-        target: format!("deploy/{name}:/srv/app"),
-    };
+    let way = Way::new(settings, &place, &source.root, name);
     let mut cut = Cut::start(&way, &pod, settings.large)?;
-    let silent = silent_bridge(&cut, settings, &pod)?;
     let rounds = if settings.short { 3 } else { 7 };
     let mut took = Samples::default();
-    let mut carried: Vec<Carried> = Vec::new();
     for round in 0..rounds {
         progress(format_args!("reconnect: {} of {rounds}", round + 1));
         std::thread::sleep(CALM);
         cut.daemon.said();
-        let before = cut.bridges()?;
         let began = clock::now();
         cut.relay.cut();
         let line = cut.daemon.wait_for("a link again", LOST, is_connected)?;
@@ -67,9 +54,14 @@ pub(crate) fn large(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
             return Err(format!("not taken for equal: {}", line.text).into());
         }
         std::thread::sleep(CALM);
-        let all = cut.carried(&before)?;
-        carried.push(Carried { out: all.out.saturating_sub(silent), ..all });
     }
+    cut.daemon.stop()?;
+    // The first one was that of the first sync; each of the others has ended by now.
+    let mut carried = Vec::new();
+    until("the links have ended", || {
+        carried = carried_by(settings, &pod)?.split_off(1);
+        Ok(carried.len() >= rounds)
+    })?;
     let files = settings.large;
     let row = Row::new(format!(
         "reconnect, {files} files: cut -> equal (min / median / max of {rounds})"
@@ -81,23 +73,16 @@ pub(crate) fn large(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let row = Row::new(format!("reconnect, {files} files: bytes of the session"))
         .ours(middle.to_string());
     rows.push(row.reach(format!("<= {REACH_BYTES}"), Some(middle.sum() <= REACH_BYTES)));
-    cut.daemon.stop()?;
     settings.rig.remove(name)
 }
 
 /// One after the other, as soon as the one before is made.
 pub(crate) fn in_a_row(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let name = "in-a-row";
-    let place = settings.place.join(name);
-    fs::create_dir(&place)?;
-    let pod = settings.rig.deploy(name, 1)?.pop().ok_or("no pod")?;
+    let place = settings.place_of(name)?;
+    let pod = settings.rig.deploy(name)?;
     let source = Tree::make(&place.join("source"), 100)?;
-    let way = Way {
-        settings,
-        place: &place,
-        source: &source.root,
-        target: format!("deploy/{name}:/srv/app"),
-    };
+    let way = Way::new(settings, &place, &source.root, name);
     let mut cut = Cut::start(&way, &pod, 100)?;
     let before = cut.left()?;
     let wanted = if settings.short { 100 } else { 1000 };
@@ -173,18 +158,6 @@ impl Cut {
         Ok(Self { relay, daemon, hub: rig.container(pod, "e2ek-sync")? })
     }
 
-    /// All in the hub's container but the hub.
-    fn bridges(&self) -> Result<Vec<u32>> {
-        Ok(self.hub.processes()?.into_iter().filter(|&pid| pid != self.hub.main).collect())
-    }
-
-    /// What the bridge that was not there before has carried.
-    fn carried(&self, before: &[u32]) -> Result<Carried> {
-        let bridges = self.bridges()?;
-        let new = bridges.iter().rfind(|pid| !before.contains(pid)).ok_or("no new bridge")?;
-        carried(*new)
-    }
-
     /// The line of the link that is made again; `tries` counts those that were not.
     fn again(&mut self, tries: &mut u32) -> Result<Line> {
         let gone = |line: &Line| line.text.starts_with("[e2ek] disconnected ");
@@ -211,28 +184,15 @@ impl Cut {
     }
 }
 
-/// What a bridge has read before anybody spoke to it.
-fn silent_bridge(cut: &Cut, settings: &Settings, pod: &Pod) -> Result<u64> {
-    let before = cut.bridges()?;
-    let mut kubectl = settings.rig.kubectl_command();
-    kubectl.args(["exec", "-i", &pod.name, "-c", "e2ek-sync", "--", "/e2ek-sidecar", "connect"]);
-    let mut child = kubectl.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
-    // The hub's Hello has come: it is up.
-    let mut hello = [0];
-    let greeted = child.stdout.as_mut().ok_or("no stdout")?.read_exact(&mut hello);
-    let found = greeted.map_err(Into::into).and_then(|()| cut.carried(&before));
-    let _ = child.kill();
-    child.wait()?;
-    until("that bridge is gone", || Ok(cut.bridges()?.len() == before.len()))?;
-    Ok(found?.out)
-}
-
-/// Bytes that a bridge read from the daemon and wrote to it.
-fn carried(bridge: u32) -> Result<Carried> {
-    let text = fs::read_to_string(format!("/proc/{bridge}/io"))?;
-    let field = |name: &str| -> Result<u64> {
-        let found = text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(": "));
-        Ok(found.ok_or_else(|| format!("no {name} of {bridge}"))?.trim().parse()?)
+/// What each link has carried that has ended, by the hub's log.
+fn carried_by(settings: &Settings, pod: &Pod) -> Result<Vec<Carried>> {
+    let log = settings.rig.k(&["logs", &pod.name, "-c", "e2ek-sync"])?;
+    let ended = log.lines().filter(|line| line.contains("a link has ended"));
+    let field = |line: &str, name: &str| -> Result<u64> {
+        let found = line.split_ascii_whitespace().find_map(|word| word.strip_prefix(name));
+        Ok(found.ok_or_else(|| format!("no {name} in {line:?}"))?.parse()?)
     };
-    Ok(Carried { out: field("rchar")?, back: field("wchar")? })
+    ended
+        .map(|line| Ok(Carried { out: field(line, "taken=")?, back: field(line, "given=")? }))
+        .collect()
 }

@@ -2,16 +2,14 @@
 
 #![no_main]
 
-use std::path::Path;
-
 use e2ek_sidecar::server::store::Store;
 use libfuzzer_sys::fuzz_target;
 
+mod place;
+
 fuzz_target!(|bytes: &[u8]| {
     let Some((&kind, bytes)) = bytes.split_first() else { return };
-    let place = Path::new("/dev/shm");
-    let place = if place.is_dir() { place.to_owned() } else { std::env::temp_dir() };
-    let dir = tempfile::tempdir_in(place).expect("a directory");
+    let dir = place::in_memory();
     drop(Store::open(dir.path()).expect("a new store"));
     let entries = std::fs::read_dir(dir.path()).expect("it is listed").flatten();
     let begins = if kind & 1 == 0 { "log." } else { "manifest" };

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-use e2ek_sidecar::server::{CONTENTS_BYTES, Settings, listen, said};
+use e2ek_sidecar::server::{CONTENTS_BYTES, Settings, bridge, listen, said};
 use e2ek_sidecar::wire::PROTOCOL;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -18,7 +18,7 @@ The hub of e2ek-sync: writes what the daemon sends, and runs the app.
 
 Usage: e2ek-sidecar serve [--socket PATH] [--state DIR] [--idle SECONDS]
                           [--container NAME] [--contents MIB]
-       e2ek-sidecar connect [--socket PATH]
+       e2ek-sidecar connect [--socket PATH] [--carry]
        e2ek-sidecar run [--hold SECONDS] [--stop-signal NAME] [--kill-after SECONDS] [--exit]
                         [--wrappers PATH] [--serve [--socket PATH] [--state DIR]] -- COMMAND...
        e2ek-sidecar stdio [--state DIR]
@@ -28,7 +28,7 @@ Usage: e2ek-sidecar serve [--socket PATH] [--state DIR] [--idle SECONDS]
 Commands:
   serve    Serve every link that comes to a unix socket, until SIGTERM or, with --idle,
            until nobody was there for so long
-  connect  Carry one link from standard input and output to that socket
+  connect  Lend standard input and output to the hub at that socket, for one link
   run      Run a container's command: start it when its files are there, restart it as the
            hub says, hold it when it ends by itself
   stdio    Serve one link over standard input and output, and end with it
@@ -41,6 +41,7 @@ Options:
   --state DIR       Where the records of targets are kept
                     [default: $E2EK_STATE_DIR, /var/lib/e2ek if it is there,
                     $XDG_STATE_HOME/e2ek-sync, ~/.local/state/e2ek-sync]
+  --carry           Copy the bytes instead: the socket is another program's, which leads to a hub
   --idle SECONDS    End after so long without a link
   --container NAME  The container of this pod that sessions are for which name none
   --wrappers PATH   The unix socket where the wrappers of this pod's containers call
@@ -98,6 +99,7 @@ struct Arguments {
     container: Option<String>,
     contents_bytes: Option<u64>,
     wrappers: Option<PathBuf>,
+    carry: bool,
     /// What is no option.
     words: Vec<OsString>,
 }
@@ -120,7 +122,7 @@ fn run() -> Result<(), Failure> {
         }
         Some("connect") => {
             let socket = socket(&arguments);
-            connect(&socket)
+            connect(&socket, arguments.carry)
         }
         Some("stdio") => {
             let settings = settings()?;
@@ -148,22 +150,14 @@ fn run() -> Result<(), Failure> {
     }
 }
 
-fn connect(socket: &Path) -> Result<(), Failure> {
-    let carried = block_on(async {
-        match listen::connect(socket).await {
-            Ok(hub) => listen::bridge(hub).await.map(Ok),
-            Err(error) => Ok(Err(error)),
-        }
-    });
-    match carried {
-        Ok(Ok(())) => Ok(()),
-        Ok(Err(error)) => {
-            let shown = socket.display();
-            let hint = format!("hint: start one: e2ek-sidecar serve --socket {shown}");
-            Err(Failure::NoHub(format!("no hub at {shown}: {error}\n{hint}")))
-        }
-        Err(error) => Err(Failure::Other(error.to_string())),
-    }
+fn connect(socket: &Path, carry: bool) -> Result<(), Failure> {
+    let hub = listen::connect(socket).map_err(|error| {
+        let shown = socket.display();
+        let hint = format!("hint: start one: e2ek-sidecar serve --socket {shown}");
+        Failure::NoHub(format!("no hub at {shown}: {error}\n{hint}"))
+    })?;
+    let bridged = if carry { block_on(bridge::carry(hub)) } else { bridge::lend(&hub) };
+    bridged.map_err(|error| Failure::Other(error.to_string()))
 }
 
 /// Copies this program, to be started from a volume of another container.
@@ -208,6 +202,7 @@ fn parse(mut words: impl Iterator<Item = OsString>) -> Result<Arguments, Failure
                     seconds.ok_or_else(|| Failure::Usage("--idle: seconds".to_owned()))?;
                 arguments.idle = Some(Duration::from_secs(seconds));
             }
+            Some("--carry") => arguments.carry = true,
             Some("--wrappers") => arguments.wrappers = Some(value()?.into()),
             Some("--container") => arguments.container = Some(text(&value()?, "--container")?),
             Some("--contents") => {

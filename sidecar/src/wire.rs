@@ -23,7 +23,7 @@ mod ops;
 mod pack;
 
 pub use frame::{Decoder, batches, encode};
-pub use hello::{Hello, HelloReader, PROTOCOL, negotiate};
+pub use hello::{ANSWERS_PINGS, Hello, HelloReader, PROTOCOL, negotiate};
 pub use ops::{OpsPacker, unpack_ops};
 pub use pack::{Packer, Shrunk, plain, unpack};
 
@@ -120,7 +120,7 @@ impl<'de> Deserialize<'de> for Blob {
     }
 }
 
-/// Identity of a workspace: the first 16 bytes of the blake3 hash of its name, kept in its state.
+/// Identity of a workspace: 16 bytes of a hash of its folder and of what its state directory alone has.
 pub type WorkspaceId = [u8; 16];
 
 /// How the hub writes a file.

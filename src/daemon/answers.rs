@@ -10,6 +10,7 @@ use crate::report::{
     ChildState, ChildStatus, Failure, Generations, Outstanding, ProblemStatus, State, Status,
     TargetStatus, Text, WatchCounts,
 };
+use crate::watch::Watch;
 use e2ek_sidecar::wire::ChildEvent;
 
 /// Without a check, a command counts as ready when it has lived so long.
@@ -296,24 +297,12 @@ impl super::Daemon {
             () if self.session.local().is_none() => State::Scanning,
             () => states.iter().copied().find(|s| *s != State::Synced).unwrap_or(State::Synced),
         };
-        let mut watch = WatchCounts::default();
-        let mut degraded: Vec<Text> = Vec::new();
-        for one in self.source.watches() {
-            let stats = one.stats();
+        let mut watch = WatchCounts { rescans: self.source.looks(), ..WatchCounts::default() };
+        for stats in self.source.watches().map(Watch::stats) {
             watch.directories += stats.directories as u64;
             watch.overflows += stats.overflows;
             watch.polled += stats.polled as u64;
-            degraded.extend(one.degraded().iter().map(|d| Text::from(degraded_words(d))));
         }
-        degraded.extend(self.targets.values().filter_map(|target| {
-            let (count, paths) = target.not_replayable.as_ref()?;
-            let shown = paths.iter().take(SHOWN).map(|path| self.teller.path(path).to_string());
-            let more = if *count > SHOWN as u64 { ", ..." } else { "" };
-            let shown = shown.collect::<Vec<_>>().join(", ");
-            let name = &target.name;
-            Some(format!("not-replayable: {name}: {count} files ({shown}{more})").into())
-        }));
-        watch.rescans = self.source.looks();
         let source_problems = (self.source.problems().iter()).map(|(path, reason)| ProblemStatus {
             path: self.teller.path(path),
             reason: reason.to_string().into(),
@@ -342,7 +331,7 @@ impl super::Daemon {
             v: crate::report::STATUS_VERSION,
             pid: std::process::id(),
             state,
-            degraded,
+            degraded: self.degraded(),
             source: Text::from(self.config.workspace.folder.as_path()),
             generations: Generations { local, acked },
             targets: targets.collect(),
@@ -352,6 +341,21 @@ impl super::Daemon {
         };
         let unsettled = looking || self.session.local().is_none();
         status.honest(Outstanding { overflow: self.source.is_looking(), conflicts: 0, unsettled })
+    }
+
+    /// What does not work as well as it might.
+    fn degraded(&self) -> Vec<Text> {
+        let polled = self.source.watches().flat_map(Watch::degraded);
+        let polled = polled.map(|degraded| Text::from(degraded_words(&degraded)));
+        let not_replayable = self.targets.values().filter_map(|target| {
+            let (count, paths) = target.not_replayable.as_ref()?;
+            let shown = paths.iter().take(SHOWN).map(|path| self.teller.path(path).to_string());
+            let more = if *count > SHOWN as u64 { ", ..." } else { "" };
+            let shown = shown.collect::<Vec<_>>().join(", ");
+            let name = &target.name;
+            Some(format!("not-replayable: {name}: {count} files ({shown}{more})").into())
+        });
+        polled.chain(not_replayable).collect()
     }
 }
 

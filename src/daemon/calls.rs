@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use super::Daemon;
+use super::target::Target;
 use crate::control::{Call, ControlServer, Reply, Request};
 use crate::engine::session::{Input, TargetId};
 use crate::error::Error;
@@ -45,20 +46,43 @@ impl Daemon {
         }
     }
 
-    /// Restarts the command of the named target, or every one.
+    /// Restarts the command of the named target, of each pod of the named workload, or every one.
     fn restart(&mut self, call: Call) {
         let Request::Restart { target } = &call.request else { return };
-        let named = target.as_ref().map(|name| self.named(name)).transpose();
-        let runs = |id: Option<TargetId>| {
-            let mut all =
-                self.targets.iter().filter(|(other, _)| id.is_none_or(|id| id == **other));
-            all.any(|(_, target)| target.wanted.command.is_some())
+        let meant = match target {
+            None => Ok(self.targets.keys().copied().collect()),
+            Some(name) => self.all_named(name),
         };
-        match named {
+        match meant.and_then(|ids| self.restartable(ids)) {
             Err(error) => call.answer(Reply::Failed((&error).into())),
-            Ok(id) if !runs(id) => call.answer(Reply::Failed((&Error::no_command()).into())),
-            Ok(Some(id)) => self.command(call, Input::RestartOne(id)),
-            Ok(None) => self.command(call, Input::Restart),
+            Ok(ids) => {
+                ids.into_iter().for_each(|id| self.input_to_session(Input::Restart(id)));
+                let generation = Some(self.session.generation());
+                call.answer(Reply::Done { generation });
+            }
+        }
+    }
+
+    /// The target of that name, or those of the workload of that name.
+    fn all_named(&self, name: &str) -> Result<Vec<TargetId>, Error> {
+        let wanted = Text::name(name);
+        let group = self.groups.all.values().find(|group| group.name == wanted);
+        match group {
+            Some(group) if group.targets.is_empty() => Err(Error::no_pod(name)),
+            Some(group) => Ok(group.targets.values().map(|member| member.target).collect()),
+            None => Ok(vec![self.named(name)?]),
+        }
+    }
+
+    /// Those of them that have a command which can be restarted.
+    fn restartable(&self, ids: Vec<TargetId>) -> Result<Vec<TargetId>, Error> {
+        let (runs, others): (Vec<_>, Vec<_>) =
+            ids.into_iter().partition(|id| self.targets.get(id).is_some_and(Target::runs_command));
+        let pod = others.iter().filter_map(|id| self.targets.get(id)).find(|t| t.group.is_some());
+        match (runs.is_empty(), pod) {
+            (false, _) => Ok(runs),
+            (true, Some(pod)) => Err(Error::not_wrapped(pod.name.as_str())),
+            (true, None) => Err(Error::no_command()),
         }
     }
 

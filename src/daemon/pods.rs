@@ -126,9 +126,13 @@ impl Daemon {
 
     fn pod_is_there(&mut self, id: GroupId, place: &Place) {
         let Some(group) = self.groups.all.get(&id) else { return };
-        let wanted = group.wanted_of(place);
+        let mut wanted = group.wanted_of(place);
+        let there = group.targets.get(&place.uid).map(|member| member.target);
+        let there = there.and_then(|target| self.targets.get(&target));
+        // Once: not from who came after us, nor in a pod that was not there.
+        wanted.take_over &= there.map_or(!group.ever_opened, |target| target.wanted.take_over);
         let container = Container { name: place.container.clone(), id: place.container_id.clone() };
-        let open = settings::open(self.kind, &self.config, &wanted);
+        let open = settings::open(self.kind, &self.config, self.identity, &wanted);
         let open = ToHub::OpenIn { open, container };
         if let Some(member) = group.targets.get(&place.uid) {
             // The next link names the container that is there by now.
@@ -148,6 +152,9 @@ impl Daemon {
         let log = (self.kind == Kind::Watch && !place.wrapped)
             .then(|| self.follow_log(id, target, place.clone()))
             .flatten();
+        if let Some(target) = self.targets.get_mut(&target) {
+            target.wrapped = place.wrapped;
+        }
         if let Some(group) = self.groups.all.get_mut(&id) {
             group.targets.insert(place.uid.clone(), Member { target, log });
         }
@@ -253,7 +260,9 @@ impl Daemon {
             }
             refusal => say::refused(&target.name, &target.root(), refusal),
         };
-        if !self.may_fail_alone(target.group) {
+        // Asked again, it would only go to and fro between the two.
+        let of_another = matches!(refusal, Refusal::Owned { .. } | Refusal::Superseded);
+        if of_another || !self.may_fail_alone(target.group) {
             return self.target_failed(id, error);
         }
         let Some(target) = self.targets.get_mut(&id) else { return };

@@ -94,14 +94,7 @@ impl Teller {
             Notice::Released { target } => {
                 vec![Event::Released { target: Some(self.name(*target)) }]
             }
-            Notice::Drifted { target, paths } => {
-                let changed = |path: &SyncPath| Event::Conflict {
-                    target: self.name(*target),
-                    path: self.path(path),
-                    reason: "changed at the target since it was written".into(),
-                };
-                paths.iter().map(changed).collect()
-            }
+            Notice::Drifted { target, paths } => self.drifted(*target, paths),
             Notice::Forgotten { target, count } => {
                 let paths = crate::report::count(*count, "file");
                 let target = self.name(*target);
@@ -115,25 +108,30 @@ impl Teller {
                 let message = format!("{}: removed {removed} unmanaged paths", self.name(*target));
                 vec![Event::Warning { message: message.into() }]
             }
-            Notice::Acted { target, generation, actions, saves, build } => {
+            &Notice::Acted { target, generation, ref actions, saves, ref build } => {
                 let mut events = Vec::new();
                 if actions.needs_build > 0 {
+                    let paths = build.iter().map(|path| self.path(path)).collect();
                     let count = actions.needs_build.into();
-                    events.push(Event::NeedsBuild {
-                        generation: *generation,
-                        paths: build.iter().map(|path| self.path(path)).collect(),
-                        count,
-                    });
+                    events.push(Event::NeedsBuild { generation, paths, count });
                 }
                 if actions.restart {
-                    self.restarts.begin(now, *target, *generation, *saves);
-                    let target = self.name(*target);
-                    events.push(Event::RestartBegin { generation: *generation, target });
+                    self.restarts.begin(now, target, generation, saves);
+                    events.push(Event::RestartBegin { generation, target: self.name(target) });
                 }
                 events
             }
             Notice::Child { target, event } => self.child(now, *target, event),
         }
+    }
+
+    fn drifted(&self, target: TargetId, paths: &[SyncPath]) -> Vec<Event> {
+        let changed = |path: &SyncPath| Event::Conflict {
+            target: self.name(target),
+            path: self.path(path),
+            reason: "changed at the target since it was written".into(),
+        };
+        paths.iter().map(changed).collect()
     }
 
     /// A plan, op by op.

@@ -276,11 +276,13 @@ pub(super) fn wrapped(config: &Config) -> CommandSpec {
 }
 
 /// The first message to a target's hub.
-pub(super) fn open(kind: Kind, config: &Config, wanted: &Wanted) -> Open {
+pub(super) fn open(
+    kind: Kind,
+    config: &Config,
+    workspace: wire::WorkspaceId,
+    wanted: &Wanted,
+) -> Open {
     let folder = &config.workspace.folder;
-    let hash = blake3::hash(folder.as_os_str().as_bytes());
-    let mut workspace = [0; 16];
-    workspace.copy_from_slice(&hash.as_bytes()[..16]);
     let roots = wanted.place.roots.iter().map(|root| Blob(root.as_bytes().to_vec()));
     Open {
         workspace,

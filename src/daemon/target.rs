@@ -33,6 +33,8 @@ pub(super) struct Target {
     transport: Transport,
     /// The workload whose pod it is.
     pub(super) group: Option<usize>,
+    /// A pod's: its container's command runs under the wrapper, as its manifest says or as was seen.
+    pub(super) wrapped: bool,
     /// Links in a row that led to nothing.
     failures: u32,
     /// Its hub would not open, though others of its workload did: when it is asked again, and what
@@ -60,6 +62,19 @@ impl Target {
         settings::command(&self.wanted, self.terminal)
     }
 
+    /// Whether there is a command that its hub can restart.
+    pub(super) fn runs_command(&self) -> bool {
+        self.wrapped || self.wanted.command.is_some()
+    }
+
+    /// The right to write is ours: who has it after us is not overruled, unless asked for again.
+    fn took_over(&mut self) {
+        self.wanted.take_over = false;
+        if let ToHub::Open(open) | ToHub::OpenIn { open, .. } = &mut self.open {
+            open.take_over = false;
+        }
+    }
+
     /// For people: the path at the target.
     pub(super) fn root(&self) -> String {
         self.wanted.root.as_path().display().to_string()
@@ -76,7 +91,7 @@ impl Target {
 impl Daemon {
     /// A target more; the session has not heard of it yet.
     pub(super) fn new_target(&mut self, wanted: Wanted, own: bool, terminal: bool) -> TargetId {
-        let open = settings::open(self.kind, &self.config, &wanted);
+        let open = settings::open(self.kind, &self.config, self.identity, &wanted);
         let transport = settings::transport(&self.program, &self.config, &wanted, terminal);
         let (open, transport) = (ToHub::Open(open), Transport::Process(transport));
         self.add_target(wanted, own, terminal, Reach { open, transport, group: None })
@@ -102,6 +117,7 @@ impl Daemon {
             open,
             transport,
             group,
+            wrapped: false,
             failures: 0,
             refused: None,
             wanted,
@@ -132,14 +148,14 @@ impl Daemon {
         self.serial += 1;
         let Some(one) = self.targets.get_mut(&target) else { return };
         let (outgoing, queue) = mpsc::unbounded_channel();
-        let shared = link::Shared::new();
+        let shared = link::Shared::new(self.kind == Kind::Watch);
         // Said with the Hello, unasked.
         let _ = outgoing.send(Outgoing::Message(one.open.clone()));
         let transport = one.transport.clone();
         let (origin, events) = (self.origin.clone(), self.events.0.clone());
         let theirs = shared.clone();
         let serving = link::serve(target, self.serial, transport, origin, queue, theirs, events);
-        self.tasks.spawn(serving);
+        self.carriers.spawn(serving);
         one.foreign.clear();
         one.connection = Some(Connection { serial: self.serial, outgoing, shared });
     }
@@ -148,9 +164,10 @@ impl Daemon {
     /// that look alive must prove it.
     pub(super) fn network_changed(&mut self, what: Changed) {
         tracing::info!(?what, "the network changed: links are tried at once");
-        let far = self.targets.values().filter(|target| target.transport.is_far());
-        for connection in far.filter_map(|target| target.connection.as_ref()) {
-            connection.shared.probe.notify_one();
+        let far = self.targets.iter().filter(|(_, target)| target.transport.is_far());
+        for (&id, target) in far {
+            let Some(connection) = &target.connection else { continue };
+            connection.shared.probe.ask(self.session.is_quiet(id));
             let _ = connection.outgoing.send(Outgoing::Message(ToHub::Ping));
         }
         for group in self.groups.all.values() {
@@ -191,6 +208,7 @@ impl Daemon {
             LinkEvent::Message(message) => {
                 if matches!(message, FromHub::Opened { .. }) {
                     one.ever_opened = true;
+                    one.took_over();
                     one.failures = 0;
                     one.refused = None;
                     let group = one.group;

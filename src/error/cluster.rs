@@ -258,6 +258,22 @@ impl Error {
             )
     }
 
+    /// `restart` of a workload that has no pod now.
+    #[must_use]
+    pub fn no_pod(workload: &str) -> Self {
+        let what = "has no pod that is served now; the next one starts with what was saved";
+        Self::new(Kind::NotFound, format!("{} {what}", escaped(workload)))
+    }
+
+    /// `restart` of a container that has no wrapper.
+    #[must_use]
+    pub fn not_wrapped(target: &str) -> Self {
+        let what = "its container has no wrapper, so there is nothing that could be restarted";
+        Self::new(Kind::Usage, format!("{}: {what}", escaped(target))).hint(format!(
+            "let the container start its command with e2ek-sidecar run --, as in {EXAMPLE}"
+        ))
+    }
+
     /// CMD for a target in a cluster.
     #[must_use]
     pub fn command_in_pod(target: &str, argv: &[&[u8]]) -> Self {

@@ -2,7 +2,7 @@
 
 use crate::pods::deployment;
 use crate::relay::Relay;
-use crate::rig::{Rig, until};
+use crate::rig::{Rig, Said, until};
 
 const TARGET: &str = "deploy/app:/srv/app";
 
@@ -142,10 +142,10 @@ fn an_api_server_and_a_kubelet_that_are_started_anew_lose_nothing() {
 }
 
 #[test]
-fn i4_a_second_laptop_is_told_who_holds_the_pod() {
+fn i4_i14_a_second_laptop_is_told_who_holds_the_pod() {
     let Some(rig) = Rig::new("second") else { return };
     rig.write("view.py", "one\n");
-    rig.deploy(&deployment(1));
+    let pod = rig.deploy(&deployment(1)).remove(0);
     let mut watch = rig.watch(TARGET, &[]);
     watch.line(&["sync end", "gen=1"]);
     let other = rig.home.join("other");
@@ -154,6 +154,28 @@ fn i4_a_second_laptop_is_told_who_holds_the_pod() {
     let other = other.to_str().unwrap().to_owned();
     let words = ["sync", "--once", other.as_str(), TARGET, "-n", rig.namespace.as_str()];
     let source = rig.source.to_str().unwrap();
-    rig.run(&words).ends_with(5).says(&["is being written by", "tester@", source, "--take-over"]);
-    watch.stop();
+    let told = ["is being written by", "tester@", source, "--take-over"];
+    rig.run(&words).ends_with(5).says_all(&told);
+    // A dev container: the folder is called the same there.
+    let mut alike = rig.syncing(&["sync", "--once"], TARGET, &[]);
+    alike.env("E2EK_STATE_DIR", rig.home.join("elsewhere"));
+    Said::from(alike.output().unwrap()).ends_with(5).says_all(&told);
+    rig.write("view.py", "two\n");
+    watch.flush();
+
+    // Overruled, the first one ends; it does not take it back.
+    let more = ["watch", other.as_str(), TARGET, "-n", rig.namespace.as_str(), "--take-over"];
+    let mut second = rig.start(rig.command(&more));
+    second.line(&["sync end", "status=ok"]);
+    watch.fails(5, &other);
+    assert_eq!(rig.seen(&pod, "/srv/app/view.py").as_deref(), Some("mine\n"));
+    // Its laptop dies: after a while the first one may come back.
+    drop(second);
+    let words = [words[0], words[1], source, words[3], words[4], words[5]];
+    until("it is free", || {
+        let said = rig.run(&words);
+        assert!(matches!(said.code, Some(0 | 5)), "{said:?}");
+        said.code == Some(0)
+    });
+    assert_eq!(rig.seen(&pod, "/srv/app/view.py").as_deref(), Some("two\n"));
 }

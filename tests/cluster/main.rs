@@ -24,5 +24,8 @@ mod refused;
 mod relay;
 mod rig;
 mod rights;
+#[allow(dead_code, reason = "other tests use the rest")]
+#[path = "../e2e/said.rs"]
+mod said;
 mod signin;
 mod watch;

@@ -56,7 +56,7 @@ fn i3_an_app_that_takes_too_much_memory_or_is_sick_has_its_files_again() {
     i3_comes_back(&pod, "/sick");
     assert_eq!(ended(&pod)["reason"], "Completed", "TERM reached it: {}", ended(&pod));
     assert_eq!((pod.restarts("app"), pod.restarts("e2ek-sync")), (2, 0));
-    rig.once("/tmp", &[]).ends_with(0).says(&["equal=true"]);
+    rig.once("/tmp", &[]).ends_with(0).says_all(&["equal=true"]);
 }
 
 #[test]

@@ -44,12 +44,12 @@ fn i3_a_directory_of_the_image_is_moved_although_the_kernel_refuses_to() {
     let refused = moved.expect_err("the control");
     assert_eq!(refused.kind(), std::io::ErrorKind::CrossesDevices);
     std::fs::rename(rig.source.join("pkg"), rig.source.join("moved")).unwrap();
-    rig.once("/code", &["--delete-budget", "100%"]).ends_with(0).says(&["status=ok"]);
+    rig.once("/code", &["--delete-budget", "100%"]).ends_with(0).says_all(&["status=ok"]);
     assert_eq!(main.file("/code/moved/a").as_deref(), Some("one"));
     assert_eq!(main.file("/code/moved/deep/b").as_deref(), Some("two"));
     assert!(!main.exists("/code/pkg/a") && !main.exists("/code/pkg/deep"));
     assert_eq!(main.file("/code/pkg/theirs").as_deref(), Some("three"), "not ours");
-    rig.once("/code", &[]).ends_with(0).says(&["equal=true"]);
+    rig.once("/code", &[]).ends_with(0).says_all(&["equal=true"]);
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn i6_without_newer_system_calls_all_is_written_and_contained() {
     rig.write("big", &"x".repeat(3 << 20));
     rig.write("way/f", "astray");
     let said = rig.once("/tmp/code", &[]);
-    said.says(&["way"]);
+    said.says_all(&["way"]);
     assert_eq!(main.file("/tmp/real/deep/er/data").as_deref(), Some("two"));
     assert_eq!(main.file("/tmp/real/big").map(|big| big.len()), Some(3 << 20));
     assert_eq!(std::fs::read_dir(main.path("/tmp/outside")).unwrap().count(), 0);

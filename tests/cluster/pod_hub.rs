@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::pod::{Main, Manifest};
+use crate::relay::Relay;
 use crate::rig::{Rig, until};
 
 /// Of resident memory without what is shared with files, in KiB: now, and at most so far.
@@ -80,15 +81,16 @@ fn i10_it_is_small_and_sleeps_while_nothing_happens() {
         std::thread::sleep(Duration::from_secs(1));
         wakes(hub) <= quiet + 6
     });
-    // A heartbeat is a message each way in five seconds. Each end may wake for its timer and for what
-    // came, at most thrice each (a timer far away is looked at again on its way).
+    // A heartbeat is a message each way in five seconds. The hub answers what it hears, and has no timer of
+    // its own that comes first: it wakes for that, for a look at its timers, and perhaps for a thread. The
+    // bridge wakes for both.
     let heartbeats = 6;
     let before = [hub, bridge, wrapper].map(wakes);
     std::thread::sleep(Duration::from_secs(5 * heartbeats));
     let woke = [hub, bridge, wrapper].map(wakes);
     let woke: Vec<u64> = woke.iter().zip(before).map(|(after, before)| after - before).collect();
     println!("{woke:?} wake-ups of hub, bridge and wrapper in {heartbeats} heartbeats");
-    assert!(woke[0] <= 6 * heartbeats, "the hub: {woke:?}");
+    assert!(woke[0] <= 3 * heartbeats, "the hub: {woke:?}");
     assert!(woke[1] <= 6 * heartbeats, "the bridge: {woke:?}");
     assert!(woke[2] == 0, "the wrapper: {woke:?}");
     let (idle, busy) = memory(hub);
@@ -102,6 +104,47 @@ fn i10_it_is_small_and_sleeps_while_nothing_happens() {
     let before = wakes(hub);
     std::thread::sleep(Duration::from_secs(15));
     assert!(wakes(hub) <= before + 1, "{} wake-ups alone", wakes(hub) - before);
+}
+
+/// What a process has open.
+fn descriptors(process: Main) -> usize {
+    fs::read_dir(format!("/proc/{}/fd", process.0)).unwrap().count()
+}
+
+#[test]
+fn i10_links_that_are_made_again_leave_nothing_open_and_what_is_as_it_was_is_not_opened_anew() {
+    let Some(rig) = Rig::at_level("pod-again", "baseline") else { return };
+    let relay = Relay::start();
+    for n in 0..100 {
+        rig.write(&format!("d{}/f{n}", n % 10), &format!("{n}\n"));
+    }
+    let mut manifest = Manifest::new();
+    manifest.sidecar["env"] = json!([{"name": "E2EK_LOG", "value": "debug"}]);
+    let pod = rig.pod(&manifest);
+    let (hub, app) = (pod.main("e2ek-sync"), pod.main("app"));
+    let by_relay = relay.kubeconfig(&rig);
+    let mut watch = rig.watch(&pod.target("/tmp"), &["--kubeconfig", &by_relay]);
+    watch.line(&["sync end", "status=ok"]);
+    watch.flush();
+    let again = |watch: &mut crate::watch::Watch<'_>| {
+        relay.cut();
+        watch.line(&["disconnected"]);
+        watch.line(&["connected"]);
+        watch.flush();
+    };
+    again(&mut watch);
+    let before = descriptors(hub);
+    for _ in 0..50 {
+        again(&mut watch);
+    }
+    // The end of the link before may come after the one that follows it.
+    until("as much is open as before", || descriptors(hub) == before);
+    assert!(pod.log("e2ek-sync").contains("goes on as it was left"), "{}", pod.log("e2ek-sync"));
+    // What somebody changed is found as ever, and is sent anew.
+    fs::write(app.path("/tmp/d1/f1"), "theirs").unwrap();
+    again(&mut watch);
+    assert_eq!(app.file("/tmp/d1/f1").as_deref(), Some("1\n"));
+    watch.stop();
 }
 
 #[test]

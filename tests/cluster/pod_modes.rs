@@ -22,7 +22,7 @@ fn fill(rig: &Rig) {
 fn i2_synced_to(rig: &Rig, manifest: &Manifest, path: &str, owner: (u32, u32)) {
     fill(rig);
     let pod = rig.pod(manifest);
-    rig.once(path, &[]).ends_with(0).says(&["sync end", "status=ok"]);
+    rig.once(path, &[]).ends_with(0).says_all(&["sync end", "status=ok"]);
     let main = pod.main("app");
     let at = |name: &str| format!("{path}/{name}");
     assert_eq!(main.file(&at("view.py")).as_deref(), Some("one\n"));
@@ -41,7 +41,7 @@ fn refused(rig: &Rig, manifest: &Manifest) {
     let pod = rig.pod(manifest);
     let said = rig.once("/tmp", &[]);
     assert_ne!(said.code, Some(0), "{said:?}");
-    said.says(&["container app"]);
+    said.says_all(&["container app"]);
     assert!(!pod.main("app").exists("/tmp/view.py"));
 }
 
@@ -121,7 +121,7 @@ fn a_read_only_root_has_its_volumes() {
     i2_synced_to(&rig, &manifest, "/code", (1000, 1000));
     let said = rig.once("/tmp", &[]);
     assert_ne!(said.code, Some(0), "{said:?}");
-    said.says(&["read-only"]);
+    said.says_all(&["read-only"]);
 }
 
 #[test]
@@ -202,8 +202,8 @@ fn what_cannot_be_is_refused_and_said() {
     let Some(rig) = Rig::at_level("pod-refusals", "baseline") else { return };
     fill(&rig);
     let pod = rig.pod(&Manifest::new());
-    rig.once("/nowhere", &[]).says(&["/nowhere"]);
-    rig.once("/etc/passwd", &[]).says(&["/etc/passwd", "not a directory"]);
+    rig.once("/nowhere", &[]).says_all(&["/nowhere"]);
+    rig.once("/etc/passwd", &[]).says_all(&["/etc/passwd", "not a directory"]);
     assert_eq!(pod.restarts("app"), 0);
     rig.k(&["delete", "pod", "pod", "--grace-period=1"]).ends_with(0);
     rig.k(&["wait", "--for=delete", "pod/pod", "--timeout=30s"]);
@@ -212,5 +212,5 @@ fn what_cannot_be_is_refused_and_said() {
     rig.pod(&alone);
     let said = rig.once("/tmp", &[]);
     assert_ne!(said.code, Some(0));
-    said.says(&["shareProcessNamespace"]);
+    said.says_all(&["shareProcessNamespace"]);
 }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::pod::{Main, Manifest, Pod};
 use crate::rig::{Rig, until};
 
@@ -52,7 +54,7 @@ fn i3_a_killed_app_has_its_files_again_with_nobody_there() {
         i3_all_there(main, "one");
     }
     // Nothing is lost, so nothing is sent.
-    rig.once("/tmp", &[]).ends_with(0).says(&["equal=true"]);
+    rig.once("/tmp", &[]).ends_with(0).says_all(&["equal=true"]);
 }
 
 fn is_whole(line: &str) -> bool {
@@ -112,18 +114,29 @@ fn i8_a_killed_hub_goes_on_where_it_was() {
 #[test]
 fn i4_what_the_image_brings_back_goes_again() {
     let Some(rig) = Rig::at_level("pod-replay-gone", "baseline") else { return };
-    // The image has this one, and the source had it.
-    rig.write("passwd", &std::fs::read_to_string("/etc/hostname").unwrap());
+    // The image has the first two, the app makes the third at each start, and the source had them all.
+    let text = std::fs::read_to_string("/etc/hostname").unwrap();
+    ["passwd", "group", "made"].into_iter().for_each(|name| rig.write(name, &text));
     rig.write("view.py", "one");
-    let pod = rig.pod(&Manifest::new());
+    let mut manifest = Manifest::new();
+    manifest.app["command"] = json!(["sh", "-c", "echo mine > /etc/made; exec sleep 1000000"]);
+    let pod = rig.pod(&manifest);
     let image = pod.main("app").file("/etc/group").unwrap();
     rig.once("/etc", &[]).ends_with(0);
-    std::fs::remove_file(rig.source.join("passwd")).unwrap();
+    // What is ignored from now on stays where it is, and is nobody's.
+    rig.write(".e2ekignore", "group\n");
+    for name in ["passwd", "made"] {
+        std::fs::remove_file(rig.source.join(name)).unwrap();
+    }
     rig.once("/etc", &["--delete-budget", "100%"]).ends_with(0);
-    assert!(!pod.main("app").exists("/etc/passwd"));
+    let before = pod.main("app");
+    assert!(!before.exists("/etc/passwd") && !before.exists("/etc/made"));
+    assert_eq!(before.file("/etc/group").as_deref(), Some(&*text));
     let main = i8_restarted(&pod);
     until("all is written again", || main.exists("/etc/view.py") && !main.exists("/etc/passwd"));
+    until("to the last", || pod.log("e2ek-sync").lines().last().is_some_and(is_whole));
     assert_eq!(main.file("/etc/group").as_deref(), Some(&*image), "what is not ours stays");
+    assert_eq!(main.file("/etc/made").as_deref(), Some("mine\n"), "nor does what the app makes go");
 }
 
 #[test]
@@ -132,7 +145,7 @@ fn i12_what_does_not_fit_the_store_is_listed() {
     rig.write("view.py", "one");
     rig.write("big", &"x".repeat(3 << 20));
     let mut manifest = Manifest::new();
-    manifest.sidecar["args"] = serde_json::json!(["serve", "--contents", "2"]);
+    manifest.sidecar["args"] = json!(["serve", "--contents", "2"]);
     let pod = rig.pod(&manifest);
     let mut watch = rig.watch(&pod.target("/tmp"), &[]);
     watch.line(&["sync end", "status=ok"]);
@@ -167,7 +180,7 @@ fn i9_in_the_container_itself_it_is_the_same() {
         let source = rig.source.to_str().unwrap();
         rig.run(&["sync", "--once", source, "/tmp", "--transport-cmd", &carrier])
     };
-    once().ends_with(0).says(&["sync end", "status=ok"]);
+    once().ends_with(0).says_all(&["sync end", "status=ok"]);
     until("it started", || pod.log("app").contains("started with one two"));
     i3_all_there(pod.main("app"), "one");
     rig.write("view.py", "three");

@@ -98,7 +98,7 @@ fn i6_mounts_in_the_app_survive_a_sync_over_them() {
     rig.write("view.py", "one");
     // The mount is read-only, and that is told; all else is there.
     let said = rig.once("/tmp", &[]);
-    said.says(&["conf.ini"]);
+    said.says_all(&["conf.ini"]);
     assert_eq!(main.file("/tmp/conf.ini").as_deref(), Some("mounted"));
     assert_eq!(main.file("/tmp/data/set").as_deref(), Some("from the source"));
     assert_eq!(main.file("/tmp/view.py").as_deref(), Some("one"));

@@ -34,12 +34,22 @@ fn i9_the_start_waits_for_the_first_sync_and_a_save_restarts() {
     watch.line(&["restart end", "status=ok"]);
     until("it is shown", || watch.said().contains("started with two"));
     until("it started again", || starts(&pod) == ["started with one", "started with two"]);
+    // By hand: all of it, by the workload's name, and by the pod's.
+    let pods_name = format!("{}/app", pod.name);
+    for (count, more) in [&[][..], &["--target", &pod.target("/tmp")], &["--target", &pods_name]]
+        .into_iter()
+        .enumerate()
+    {
+        rig.control(&[&["restart"], more].concat()).ends_with(0);
+        watch.line(&["restart end", "status=ok"]);
+        until("it started again", || starts(&pod).len() == 3 + count);
+    }
     assert_eq!((pod.main("app"), pod.restarts("app")), (main, 0), "the container is the same");
     // Orphans of both runs were reaped.
     let listed = pod.exec(&["ps", "-o", "stat,comm"]).ends_with(0);
     assert!(!listed.out.lines().any(|line| line.starts_with('Z')), "{}", listed.out);
     watch.stop();
-    until("one runs on with nobody there", || starts(&pod).len() == 2);
+    until("one runs on with nobody there", || starts(&pod).len() == 5);
 }
 
 #[test]
@@ -133,6 +143,10 @@ fn without_the_wrapper_nothing_is_restarted_and_that_is_said_once() {
     watch.line(&["has no wrapper", "e2ek-sidecar run"]);
     watch.flush();
     assert_eq!(watch.said().matches("has no wrapper").count(), 1);
+    for more in [&[][..], &["--target", &pod.target("/tmp")]] {
+        let said = rig.control(&[&["restart"], more].concat()).ends_with(2);
+        said.says_all(&["its container has no wrapper", "e2ek-sidecar run --"]);
+    }
     assert_eq!((pod.main("app"), pod.restarts("app")), (main, 0));
     watch.stop();
 }

@@ -150,7 +150,7 @@ fn kubeconfig(rig: &Rig, host: &str, proxy: Option<&str>) -> String {
 fn once(rig: &Rig, kubeconfig: &str, variables: &[(&str, String)]) -> Said {
     let mut command = rig.syncing(&["sync", "--once"], TARGET, &["--kubeconfig", kubeconfig]);
     command.envs(variables.iter().map(|(name, value)| (name, value)));
-    Said::of(command.output().unwrap())
+    Said::from(command.output().unwrap())
 }
 
 #[test]
@@ -210,20 +210,20 @@ fn the_environment_names_a_proxy_as_it_does_for_kubectl() {
         // kubectl knows no such variable.
         vec![("ALL_PROXY", url.clone())],
     ] {
-        once(&rig, &config, &variables).ends_with(6).says(&[ELSEWHERE, "cannot be reached"]);
+        once(&rig, &config, &variables).ends_with(6).says_all(&[ELSEWHERE, "cannot be reached"]);
     }
     assert_eq!(proxy.places().len(), count);
     let config = kubeconfig(&rig, ELSEWHERE, Some("ftp://proxy"));
-    once(&rig, &config, &[]).ends_with(2).says(&["a proxy of scheme `ftp` cannot be used"]);
+    once(&rig, &config, &[]).ends_with(2).says_all(&["a proxy of scheme `ftp` cannot be used"]);
     // One that is not there, and one that refuses.
     let config = kubeconfig(&rig, ELSEWHERE, Some("http://127.0.0.1:1"));
-    once(&rig, &config, &[]).ends_with(6).says(&["cannot be reached"]);
+    once(&rig, &config, &[]).ends_with(6).says_all(&["cannot be reached"]);
     let refusing = Proxy::start(|stream| {
         let _ = stream.write_all(b"HTTP/1.1 407 Who are you\r\n\r\n");
         None
     });
     let config = kubeconfig(&rig, ELSEWHERE, Some(&format!("http://127.0.0.1:{}", refusing.port)));
-    once(&rig, &config, &[]).ends_with(6).says(&["proxy authorization required"]);
+    once(&rig, &config, &[]).ends_with(6).says_all(&["proxy authorization required"]);
 }
 
 /// A small piece must not wait for the acknowledgement of the one before (Nagle).
@@ -243,7 +243,7 @@ fn what_goes_through_a_proxy_waits_for_nothing() {
         command.arg("--").arg(plain.get_program()).args(plain.get_args());
         command.current_dir(&rig.home).env_clear();
         command.envs(plain.get_envs().filter_map(|(name, value)| Some((name, value?))));
-        Said::of(command.output().unwrap()).ends_with(0);
+        Said::from(command.output().unwrap()).ends_with(0);
         let calls = std::fs::read_to_string(&log).unwrap();
         let port = format!("htons({})", proxy.port);
         let connected = calls.lines().filter(|line| line.contains(&port)).count();

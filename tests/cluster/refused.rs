@@ -20,54 +20,60 @@ fn once_here(rig: &Rig, target: &str, more: &[&str]) -> Said {
 fn names_that_lead_nowhere_are_told_with_those_that_do() {
     let Some(rig) = Rig::new("names") else { return };
     rig.deploy(&deployment(1));
-    once_here(&rig, "deploy/nope:/x", &[]).ends_with(3).says(&[
+    once_here(&rig, "deploy/nope:/x", &[]).ends_with(3).says_all(&[
         "there is no deploy/nope",
         &rig.namespace,
         "there: app",
     ]);
-    once_here(&rig, "pod/nope:/x", &[]).ends_with(3).says(&["there is no pod/nope", "there: app-"]);
-    once_here(&rig, "sts/app:/x", &[]).ends_with(3).says(&["there is no sts/app"]);
+    once_here(&rig, "pod/nope:/x", &[])
+        .ends_with(3)
+        .says_all(&["there is no pod/nope", "there: app-"]);
+    once_here(&rig, "sts/app:/x", &[]).ends_with(3).says_all(&["there is no sts/app"]);
     once(&rig, "deploy/app:/x", &["-n", "not-there"])
         .ends_with(3)
-        .says(&["there is no namespace not-there", "kubectl get namespaces"]);
+        .says_all(&["there is no namespace not-there", "kubectl get namespaces"]);
     once_here(&rig, "deploy/app:/x", &["--context", "nope"])
         .ends_with(3)
-        .says(&["no context is named `nope`", "the kubeconfig has: e2ek"]);
+        .says_all(&["no context is named `nope`", "the kubeconfig has: e2ek"]);
     once_here(&rig, "deploy/app:/x", &["--kubeconfig", "/nope"])
         .ends_with(2)
-        .says(&["there is no kubeconfig at /nope", "KUBECONFIG=FILE"]);
+        .says_all(&["there is no kubeconfig at /nope", "KUBECONFIG=FILE"]);
     once(&rig, "deploy/app:/x", &["-n", "a/../b"])
         .ends_with(2)
-        .says(&["not the name of a namespace"]);
+        .says_all(&["not the name of a namespace"]);
     // Names that a shell would read, and that would lead elsewhere in a path.
     let made = rig.home.join("made");
     for name in [format!("$(touch {})", made.display()), "a;b".into(), "a%2f..%2fb".into()] {
         once_here(&rig, &format!("deploy/{name}:/x"), &[]).ends_with(2);
-        once_here(&rig, "deploy/app:/x", &["--pod", &name]).ends_with(2).says(&["not the name of"]);
+        once_here(&rig, "deploy/app:/x", &["--pod", &name])
+            .ends_with(2)
+            .says_all(&["not the name of"]);
         // A container's name goes into no path: it is only looked for.
-        once_here(&rig, "deploy/app:/x", &["-c", &name]).ends_with(3).says(&["has no container"]);
+        once_here(&rig, "deploy/app:/x", &["-c", &name])
+            .ends_with(3)
+            .says_all(&["has no container"]);
     }
     once_here(&rig, "deploy/app:/x", &["-l", "a=$(b);&fieldSelector=x"]).ends_with(1);
     assert!(!made.exists());
     once_here(&rig, "deploy/app:/x", &["--pod", "app-nope"])
         .ends_with(3)
-        .says(&["no pod of deploy/app fits --pod app-nope", "it has: app-"]);
+        .says_all(&["no pod of deploy/app fits --pod app-nope", "it has: app-"]);
     once_here(&rig, "deploy/app:/x", &["-c", "nope"])
         .ends_with(3)
-        .says(&["it has no container `nope`, but app", "-c app"]);
+        .says_all(&["it has no container `nope`, but app", "-c app"]);
     let config = std::fs::read_to_string(rig.cluster.join("kubeconfig")).unwrap();
     let nobody = rig.home.join("nobody");
     std::fs::write(&nobody, config.replace("16443", "1")).unwrap();
     once_here(&rig, "deploy/app:/x", &["--kubeconfig", nobody.to_str().unwrap()])
         .ends_with(6)
-        .says(&["https://127.0.0.1:1 cannot be reached", "kubectl cluster-info"]);
+        .says_all(&["https://127.0.0.1:1 cannot be reached", "kubectl cluster-info"]);
     let token = config.lines().find_map(|line| line.split_once("token: \"")).unwrap().1;
     let token = token.split('"').next().unwrap();
     let stranger = rig.home.join("stranger");
     std::fs::write(&stranger, config.replace(token, "wrong")).unwrap();
     once_here(&rig, "deploy/app:/x", &["--kubeconfig", stranger.to_str().unwrap()])
         .ends_with(4)
-        .says(&["does not accept who you are", "kubectl get pods"]);
+        .says_all(&["does not accept who you are", "kubectl get pods"]);
 }
 
 #[test]
@@ -89,10 +95,10 @@ fn pods_that_cannot_be_used_are_told_with_the_reason() {
     };
     applied(&containers(json!([app("app")])), "Running")
         .ends_with(1)
-        .says(&["it has no container `e2ek-sync`", "examples/kubernetes/pyramid.yaml"]);
+        .says_all(&["it has no container `e2ek-sync`", "examples/kubernetes/pyramid.yaml"]);
     applied(&|deployment| spec(deployment)["shareProcessNamespace"] = json!(false), "Running")
         .ends_with(1)
-        .says(&["do not share their processes", "set shareProcessNamespace: true"]);
+        .says_all(&["do not share their processes", "set shareProcessNamespace: true"]);
     applied(
         &|deployment| {
             spec(deployment)["containers"].as_array_mut().unwrap().push(app("proxy"));
@@ -100,7 +106,7 @@ fn pods_that_cannot_be_used_are_told_with_the_reason() {
         "Running",
     )
     .ends_with(3)
-    .says(&["several containers could be meant: app, proxy", "choose one: -c app"]);
+    .says_all(&["several containers could be meant: app, proxy", "choose one: -c app"]);
     applied(
         &|deployment| {
             spec(deployment)["containers"].as_array_mut().unwrap().push(app("proxy"));
@@ -110,19 +116,19 @@ fn pods_that_cannot_be_used_are_told_with_the_reason() {
         "Running",
     )
     .ends_with(0)
-    .says(&["/proxy"]);
+    .says_all(&["/proxy"]);
     applied(
         &|deployment| spec(deployment)["containers"][0]["image"] = json!("e2ek.test/nope:1"),
         "ErrImageNeverPull",
     )
     .ends_with(1)
-    .says(&["container app: ErrImageNeverPull", "describe pod"]);
+    .says_all(&["container app: ErrImageNeverPull", "describe pod"]);
     let pulled = |deployment: &mut Value| {
         // A registry that is not there.
         spec(deployment)["containers"][0]["image"] = json!("127.0.0.1:1/nope:1");
         spec(deployment)["containers"][0]["imagePullPolicy"] = json!("Always");
     };
-    applied(&pulled, "ImagePullBackOff").ends_with(1).says(&[
+    applied(&pulled, "ImagePullBackOff").ends_with(1).says_all(&[
         "container app: ",
         "ImagePull",
         "127.0.0.1:1/nope:1",
@@ -141,7 +147,7 @@ fn pods_that_cannot_be_used_are_told_with_the_reason() {
     assert!(said.contains("--previous") && said.contains("code: Some(1)"), "{said}");
     applied(&|deployment| spec(deployment)["nodeSelector"] = json!({"disk": "none"}), "Pending")
         .ends_with(1)
-        .says(&["Unschedulable", "describe pod"]);
+        .says_all(&["Unschedulable", "describe pod"]);
 }
 
 #[test]
@@ -151,11 +157,11 @@ fn places_that_cannot_be_are_told_by_their_path() {
     rig.deploy(&deployment(1));
     once_here(&rig, "deploy/app:/opt/not/there", &[])
         .ends_with(3)
-        .says(&["/opt/not/there is not there in the container", "mount a volume there"]);
+        .says_all(&["/opt/not/there is not there in the container", "mount a volume there"]);
     once_here(&rig, "deploy/app:/etc/passwd", &[])
         .ends_with(1)
-        .says(&["/etc/passwd is not a directory"]);
-    once_here(&rig, "deploy/app", &[]).ends_with(2).says(&["the target has no path"]);
+        .says_all(&["/etc/passwd is not a directory"]);
+    once_here(&rig, "deploy/app", &[]).ends_with(2).says_all(&["the target has no path"]);
 }
 
 #[test]
@@ -164,7 +170,7 @@ fn a_command_for_a_pod_is_refused_by_name() {
     rig.deploy(&deployment(1));
     let source = rig.source.to_str().unwrap();
     let words = ["watch", source, "deploy/app:/srv/app", "-n", &rig.namespace, "--", "sh"];
-    rig.run(&words).ends_with(2).says(&[
+    rig.run(&words).ends_with(2).says_all(&[
         "a command for deploy/app: pods run the command that their manifest names",
         "leave out `-- sh`",
         "command: ['/e2ek/e2ek-sidecar', 'run', '--', 'sh']",
@@ -190,12 +196,12 @@ fn i12_a_target_that_is_full_is_told_and_filled_when_there_is_room() {
     for name in ["a", "b", "c", "d", "e"] {
         rig.write(name, &large);
     }
-    once_here(&rig, "deploy/app:/srv/app", &[]).ends_with(1).says(&["no space left"]);
+    once_here(&rig, "deploy/app:/srv/app", &[]).ends_with(1).says_all(&["no space left"]);
     assert_eq!(rig.seen(&pod, "/srv/app/view.py").as_deref(), Some("one\n"), "what fits is there");
     let mut watch = rig.watch("deploy/app:/srv/app", &[]);
     watch.line(&["problem", "no space left"]);
     assert_ne!(watch.status()["state"], "synced");
-    rig.control(&["flush", "--timeout", "1s"]).ends_with(1).says(&["paths were left out"]);
+    rig.control(&["flush", "--timeout", "1s"]).ends_with(1).says_all(&["paths were left out"]);
     for name in ["a", "b", "c"] {
         std::fs::remove_file(rig.source.join(name)).unwrap();
     }

@@ -3,10 +3,12 @@
 use std::fs;
 use std::io::Write;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
+
+pub(crate) use crate::said::Said;
 
 /// Nothing takes this long unless it is broken.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
@@ -18,37 +20,6 @@ pub(crate) struct Rig {
     /// The cluster's own folder.
     pub(crate) cluster: PathBuf,
     _home: TempDir,
-}
-
-/// What a command said, and how it ended.
-#[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-impl Said {
-    pub(crate) fn of(output: Output) -> Self {
-        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
-    }
-
-    #[track_caller]
-    pub(crate) fn ends_with(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "{self:#?}");
-        self
-    }
-
-    /// All of these stand in what it said.
-    #[track_caller]
-    pub(crate) fn says(self, parts: &[&str]) -> Self {
-        let all = format!("{}{}", self.out, self.err);
-        for part in parts {
-            assert!(all.contains(part), "{part:?} is not in:\n{all}");
-        }
-        self
-    }
 }
 
 impl Rig {
@@ -92,7 +63,7 @@ impl Rig {
 
     /// kubectl as the cluster's administrator.
     pub(crate) fn kubectl(&self, words: &[&str]) -> Said {
-        Said::of(self.kubectl_command().args(words).output().unwrap())
+        Said::from(self.kubectl_command().args(words).output().unwrap())
     }
 
     /// The same in our namespace.
@@ -105,7 +76,7 @@ impl Rig {
         command.args(["-n", &self.namespace, "apply", "-f", "-"]).stdin(Stdio::piped());
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         child.stdin.take().unwrap().write_all(manifest.as_bytes()).unwrap();
-        Said::of(child.wait_with_output().unwrap()).ends_with(0);
+        Said::from(child.wait_with_output().unwrap()).ends_with(0);
     }
 
     /// Our binary with an environment that is this test's alone.
@@ -121,7 +92,14 @@ impl Rig {
     }
 
     pub(crate) fn run(&self, words: &[&str]) -> Said {
-        Said::of(self.command(words).output().unwrap())
+        Said::from(self.command(words).output().unwrap())
+    }
+
+    /// What all runs on this source have logged.
+    pub(crate) fn logged(&self) -> String {
+        let workspaces = fs::read_dir(self.home.join("state")).unwrap();
+        let log = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("log/e2ek.log")).ok();
+        workspaces.filter_map(|entry| log(entry.unwrap())).collect()
     }
 
     /// A command to the running daemon.

@@ -114,7 +114,7 @@ fn i6_each_missing_right_is_told_by_its_name() {
         let missing = format!("user dev may not {verb} {shown} in namespace {}", rig.namespace);
         let group = if group.is_empty() { "''" } else { group };
         let rule = format!("{{apiGroups: [{group}], resources: [{resource}], verbs: [{verb}]}}");
-        as_dev(&rig, &["watch"]).ends_with(4).says(&[&missing, &rule, "kind=forbidden"]);
+        as_dev(&rig, &["watch"]).ends_with(4).says_all(&[&missing, &rule, "kind=forbidden"]);
     }
     allow(&rig, &steps);
     // Without the right to read logs it works, and says what is missing.

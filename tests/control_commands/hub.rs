@@ -11,10 +11,17 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use super::place::Place;
 
-/// What both ends say first.
+/// What a daemon says first.
 fn hello() -> Vec<u8> {
     let mut bytes = Vec::new();
     Hello::ours().encode(&mut bytes);
+    bytes
+}
+
+/// What a hub says first.
+fn answer() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    Hello::of_hub().encode(&mut bytes);
     bytes
 }
 
@@ -27,9 +34,9 @@ fn hub(place: &Place) -> (Child, UnixStream) {
     let mut command = place.command(&["hub", "--link", &number, "--state"]);
     let child = command.arg(state).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut ours = ours;
-    let mut said = vec![0; hello().len()];
+    let mut said = vec![0; answer().len()];
     ours.read_exact(&mut said).unwrap();
-    assert_eq!(said, hello());
+    assert_eq!(said, answer());
     (child.unwrap(), ours)
 }
 
@@ -69,9 +76,9 @@ fn without_a_socket_it_speaks_over_its_streams() {
     let mut child =
         command.arg(place.folder.join("s")).stdin(stream()).stdout(stream()).spawn().unwrap();
     drop((command, theirs));
-    let mut said = vec![0; hello().len()];
+    let mut said = vec![0; answer().len()];
     ours.read_exact(&mut said).unwrap();
-    assert_eq!(said, hello());
+    assert_eq!(said, answer());
     drop(ours);
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }

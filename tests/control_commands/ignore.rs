@@ -145,7 +145,7 @@ fn it_stands_where_it_is_sent() {
     let place = repository();
     let there = place.command(&["-C", place.folder.join("sub").to_str().unwrap()]);
     let said = { there }.args(["check-ignore", "-v", "local"]).current_dir("/").output();
-    let said = Said::of(said.unwrap());
+    let said = Said::from(said.unwrap());
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(said.out.ends_with(".gitignore:1:local\tlocal\n"), "{said:?}");
 }

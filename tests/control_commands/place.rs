@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::sync::mpsc;
 use std::thread;
 use std::time::Duration;
@@ -12,6 +12,8 @@ use e2ek_sync::config::{Config, Environment, Flags};
 use e2ek_sync::control::{ControlServer, Lock, Reply, Request};
 use e2ek_sync::report::Record;
 use tempfile::TempDir;
+
+pub(crate) use super::said::Said;
 
 /// Nothing here takes this long unless it is broken.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -40,7 +42,7 @@ impl Place {
     }
 
     pub(crate) fn run(&self, words: &[&str]) -> Said {
-        Said::of(self.command(words).output().unwrap())
+        self.command(words).output().unwrap().into()
     }
 
     fn config(&self) -> Config {
@@ -108,20 +110,5 @@ impl Daemon {
 
     pub(crate) fn folder(&self) -> &Path {
         &self.folder
-    }
-}
-
-/// What the binary said.
-#[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
-impl Said {
-    pub(crate) fn of(output: Output) -> Self {
-        let text = |bytes| String::from_utf8(bytes).unwrap();
-        Self { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
     }
 }

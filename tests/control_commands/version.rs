@@ -56,7 +56,7 @@ fn a_fault_in_the_settings_keeps_nobody_from_the_daemon() {
     for words in [&["pause"][..], &["resume"], &["restart", "--target", "a"], &["flush"], &["stop"]]
     {
         let mut command = place.command(words);
-        let said = super::place::Said::of(command.current_dir(&below).output().unwrap());
+        let said = super::place::Said::from(command.current_dir(&below).output().unwrap());
         assert_eq!(said.code, Some(0), "{words:?} {said:?}");
         assert_eq!(said.out, format!("[e2ek] done command={} gen=7\n", words[0]));
         assert!(said.err.starts_with("[e2ek] warning message="), "{said:?}");

@@ -1,6 +1,6 @@
 //! What git does to a source that is watched: files flow at once, and only the restart waits.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use crate::daemon::Daemon;
 use crate::place::{Place, Said, until};
@@ -119,23 +119,25 @@ fn i9_files_flow_while_git_holds_its_lock(place: &Place) {
 }
 
 fn a_worktree_waits_for_its_own_lock(place: &Place) {
-    let main = place.top.join("main");
-    std::fs::create_dir(&main).unwrap();
-    git(place, &main, &["init", "-q"]);
-    std::fs::write(main.join("file"), "0").unwrap();
-    commit(place, &main);
+    let main = repository(place, "main");
     std::fs::remove_dir(&place.source).unwrap();
     git(place, &main, &["worktree", "add", "-q", place.source.to_str().unwrap()]);
     held(place, &main.join(".git/worktrees/src/index.lock"));
     assert_followed(place);
 }
 
+/// Another repository, with one file.
+fn repository(place: &Place, name: &str) -> PathBuf {
+    let at = place.top.join(name);
+    std::fs::create_dir(&at).unwrap();
+    git(place, &at, &["init", "-q"]);
+    std::fs::write(at.join("file"), "0").unwrap();
+    commit(place, &at);
+    at
+}
+
 fn i9_a_submodule_that_is_checked_out_is_waited_for(place: &Place) {
-    let other = place.top.join("other");
-    std::fs::create_dir(&other).unwrap();
-    git(place, &other, &["init", "-q"]);
-    std::fs::write(other.join("inside"), "1").unwrap();
-    commit(place, &other);
+    let other = repository(place, "other");
     git(place, &place.source, &["init", "-q"]);
     git(place, &place.source, &["submodule", "-q", "add", other.to_str().unwrap(), "lib/sub"]);
     commit(place, &place.source);
@@ -144,11 +146,7 @@ fn i9_a_submodule_that_is_checked_out_is_waited_for(place: &Place) {
 }
 
 fn stash_sparse_checkout_and_submodules_arrive(place: &Place) {
-    let other = place.top.join("other");
-    std::fs::create_dir(&other).unwrap();
-    git(place, &other, &["init", "-q"]);
-    std::fs::write(other.join("inside"), "1").unwrap();
-    commit(place, &other);
+    let other = repository(place, "other");
     git(place, &place.source, &["init", "-q"]);
     branch(place, 200, "one");
     commit(place, &place.source);
@@ -171,7 +169,7 @@ fn stash_sparse_checkout_and_submodules_arrive(place: &Place) {
         assert_followed(place);
         assert_eq!(daemon.status()["state"], "synced", "{step:?}");
     }
-    assert_eq!(place.read("sub/inside").unwrap(), "1");
+    assert_eq!(place.read("sub/file").unwrap(), "0");
     until("the command says so", || started(&mut daemon) > before);
     daemon.stop();
 }

@@ -78,7 +78,8 @@ impl Gate {
 
     fn watch(&self, more: &[&str]) -> Daemon<'_> {
         let socket = self.place.top.join("hub.sock");
-        let carrier = format!("{} connect --socket {}", sidecar().display(), socket.display());
+        let carrier =
+            format!("{} connect --carry --socket {}", sidecar().display(), socket.display());
         let mut command = self.place.command(&["watch"]);
         command.arg(&self.place.source).arg(&self.place.target);
         command.args(["--transport-cmd", &carrier, "--output", "lines"]).args(more);

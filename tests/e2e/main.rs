@@ -40,6 +40,8 @@ mod processes;
 mod refused;
 mod restart;
 mod rules;
+#[allow(dead_code, reason = "other tests use the rest")]
+mod said;
 mod shortage;
 mod storm;
 mod tree;

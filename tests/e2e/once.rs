@@ -194,16 +194,12 @@ fn i6_special_files_and_loops_do_not_hang(place: &Place) {
     symlink("loop2", place.source.join("loop1")).unwrap();
     symlink("loop1", place.source.join("loop2")).unwrap();
     symlink(".", place.source.join("d/self")).unwrap();
-    let said = Said(place.once(&[]));
+    let said = place.once(&[]);
     assert_eq!(place.read("d/file").unwrap(), "1", "{said:?}");
     assert!(fs::symlink_metadata(place.target.join("pipe")).is_err());
     assert!(fs::symlink_metadata(place.target.join("socket")).is_err());
     place.assert_clean();
 }
-
-#[derive(Debug)]
-#[expect(dead_code, reason = "shown when the test fails")]
-struct Said(crate::place::Said);
 
 fn i6_links_out_of_the_target_are_not_followed(place: &Place) {
     let outside = place.top.join("outside");

@@ -13,6 +13,7 @@ use tempfile::TempDir;
 
 use crate::daemon::Daemon;
 use crate::processes;
+pub(crate) use crate::said::Said;
 use crate::tree;
 
 /// Nothing takes this long unless it is broken.
@@ -240,14 +241,6 @@ fn text(file: &mut fs::File) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-/// What the binary said.
-#[derive(Debug)]
-pub(crate) struct Said {
-    pub(crate) code: Option<i32>,
-    pub(crate) out: String,
-    pub(crate) err: String,
-}
-
 impl Said {
     /// Runs a command to its end; one that does not end is killed and fails the test.
     #[track_caller]
@@ -272,26 +265,5 @@ impl Said {
         let last = said.out.lines().rev().take(8).collect::<Vec<_>>().join("\n");
         assert!(ended, "it does not end; its last lines, backwards:\n{last}\n{}", said.err);
         said
-    }
-
-    #[track_caller]
-    pub(crate) fn ends_with(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "\n{}{}", self.out, self.err);
-        self
-    }
-
-    /// All it said holds this.
-    #[track_caller]
-    pub(crate) fn says(self, text: &str) -> Self {
-        let all = format!("{}{}", self.out, self.err);
-        assert!(all.contains(text), "`{text}` is not in:\n{all}");
-        self
-    }
-
-    #[track_caller]
-    pub(crate) fn never_says(self, text: &str) -> Self {
-        let all = format!("{}{}", self.out, self.err);
-        assert!(!all.contains(text), "`{text}` is in:\n{all}");
-        self
     }
 }

@@ -2,7 +2,11 @@
 
 use std::fs;
 
-use crate::place::{Place, Said};
+use rustix::process::Signal;
+
+use crate::daemon::Daemon;
+use crate::place::{Link, Place, Said, sidecar, until};
+use crate::processes;
 
 over_each_link! {
     a_missing_source_or_parent_is_told,
@@ -27,7 +31,7 @@ fn a_missing_source_or_parent_is_told(place: &Place) {
 
 #[test]
 fn source_and_target_inside_each_other_are_refused() {
-    let place = Place::new(crate::place::Link::Local);
+    let place = Place::new(Link::Local);
     place.write("file", "1");
     let once = |source: &std::path::Path, target: &std::path::Path| {
         let mut command = place.command(&["sync", "--once"]);
@@ -64,6 +68,52 @@ fn i14_two_sources_on_one_target_are_refused(place: &Place) {
     said.says(place.source.to_str().unwrap()).says("tester@").says("--take-over");
     assert_eq!(place.read("file").unwrap(), "1");
     daemon.stop();
+}
+
+/// In dev containers everybody's folder has the same name, and user and host may have, too.
+#[test]
+fn i14_the_same_folder_of_somebody_else_is_another_source() {
+    let place = Place::new(Link::Served);
+    place.write("file", "1");
+    let daemon = place.watch(&[]).synced();
+    let mut theirs = place.syncing(&["sync", "--once"], &[]);
+    theirs.env("E2EK_STATE_DIR", place.top.join("theirs"));
+    Said::of(theirs).ends_with(5).says("--take-over");
+    place.write("file", "2");
+    daemon.flush();
+    assert_eq!(place.read("file").unwrap(), "2");
+    daemon.stop();
+}
+
+#[test]
+fn i14_a_right_that_was_taken_over_is_not_taken_a_second_time() {
+    use std::os::unix::fs::PermissionsExt;
+    let place = Place::new(Link::Served);
+    let [gate, carrier, other] = ["shut", "carrier", "other"].map(|name| place.top.join(name));
+    let bridge = format!("{} connect --socket {}", sidecar().display(), "hub.sock");
+    let script = format!("#!/bin/sh\ntest ! -e {} || exit 1\nexec {bridge}\n", gate.display());
+    fs::write(&carrier, script).unwrap();
+    fs::set_permissions(&carrier, fs::Permissions::from_mode(0o755)).unwrap();
+    place.write("file", "1");
+    fs::create_dir(&other).unwrap();
+    fs::write(other.join("file"), "other").unwrap();
+    let watch = |source: &std::path::Path, carrier: &str| {
+        let mut command = place.command(&["watch"]);
+        command.arg(source).arg(&place.target).args(["--transport-cmd", carrier]);
+        command.args(["--output", "lines", "--take-over"]);
+        Daemon::start(&place, command)
+    };
+    let mut first = watch(&place.source, carrier.to_str().unwrap()).synced();
+    fs::write(&gate, "").unwrap();
+    processes::signal(first.hub(), Signal::KILL);
+    first.event("disconnected");
+    let mut second = watch(&other, &bridge);
+    second.event("sync end gen=");
+    assert_eq!(place.read("file").unwrap(), "other");
+    fs::remove_file(&gate).unwrap();
+    assert_eq!(first.wait(), Some(5), "{}", first.rest());
+    fs::write(other.join("file"), "still there").unwrap();
+    until("the second one writes", || place.read("file").unwrap() == "still there");
 }
 
 fn i14_nested_targets_are_refused(place: &Place) {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
 use crate::daemon::Daemon;
 use crate::place::{Link, Place, until};
@@ -84,15 +85,15 @@ fn assert_arrived(place: &Place, daemon: &Daemon<'_>) {
     assert!(status["watch"]["overflows"].as_u64().unwrap() > 0, "{:#}", status["watch"]);
 }
 
-fn assert_restarted_once(mut daemon: Daemon<'_>) {
+/// Once, where a batch that took so long is waited for so long: at its end at the latest.
+fn assert_restarted_once(mut daemon: Daemon<'_>, took: Duration, waited: Duration) {
+    daemon.place.control(&["flush", "--restarted", "--timeout", "100s"]).ends_with(0);
     daemon.line(&["up"]);
     let rest = daemon.rest();
-    assert_eq!(rest.lines().filter(|line| *line == "up").count(), 2, "one restart:\n{rest}");
+    let starts = rest.lines().filter(|line| *line == "up").count();
+    println!("{starts} starts, for {took:?}");
+    assert!(starts == 2 || took > waited, "{starts} starts, for {took:?}:\n{rest}");
     daemon.stop();
-}
-
-fn flush_restarted(place: &Place) {
-    place.control(&["flush", "--restarted", "--timeout", "100s"]).ends_with(0);
 }
 
 #[test]
@@ -109,13 +110,15 @@ fn i5_i9_a_storm_on_a_queue_of_sixteen_arrives_and_restarts_once() {
     }
     let Some(daemon) = watch(&place) else { return };
     let lock = place.source.join(".git/index.lock");
+    let began = Instant::now();
     fs::write(&lock, "").unwrap();
     storm(&place);
     daemon.flush();
-    assert_arrived(&place, &daemon);
     fs::remove_file(&lock).unwrap();
-    flush_restarted(&place);
-    assert_restarted_once(daemon);
+    let took = began.elapsed();
+    assert_arrived(&place, &daemon);
+    // That git is busy is believed for thirty seconds.
+    assert_restarted_once(daemon, took, Duration::from_secs(25));
 }
 
 /// Nothing says when it is over.
@@ -124,8 +127,11 @@ fn i5_i9_a_storm_without_a_lock_arrives_and_restarts_once() {
     let place = Place::new(Link::Local);
     place.write("first", "here");
     let Some(daemon) = watch(&place) else { return };
+    let began = Instant::now();
     storm(&place);
-    flush_restarted(&place);
+    let took = began.elapsed();
+    daemon.flush();
     assert_arrived(&place, &daemon);
-    assert_restarted_once(daemon);
+    // Half of what a batch is waited for: the rest of it is still to be seen and looked at.
+    assert_restarted_once(daemon, took, Duration::from_secs(1));
 }

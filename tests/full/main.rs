@@ -26,6 +26,9 @@ mod place;
 #[path = "../e2e/processes.rs"]
 mod processes;
 #[allow(dead_code, reason = "the end-to-end tests use the rest")]
+#[path = "../e2e/said.rs"]
+mod said;
+#[allow(dead_code, reason = "the end-to-end tests use the rest")]
 #[path = "../e2e/tree.rs"]
 mod tree;
 

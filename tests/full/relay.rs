@@ -1,6 +1,6 @@
 //! A carrier between a daemon and its hubs that does harm to one link.
 //!
-//! The daemon reaches it by `e2ek-sidecar connect`; each link gets a hub of its own, as with
+//! The daemon reaches it by `e2ek-sidecar connect --carry`; each link gets a hub of its own, as with
 //! `e2ek-sidecar stdio`.
 
 use std::io::{Read, Write};
@@ -69,7 +69,7 @@ impl Relay {
     }
 
     pub(crate) fn transport(&self) -> String {
-        format!("{} connect --socket {}", sidecar().display(), self.socket.display())
+        format!("{} connect --carry --socket {}", sidecar().display(), self.socket.display())
     }
 
     pub(crate) fn has_harmed(&self) -> bool {

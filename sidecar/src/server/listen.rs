@@ -1,11 +1,13 @@
-//! Links into a hub: the standard streams of one process, or a unix socket; and the bridge from
-//! standard streams to that socket.
+//! Links into a hub: the standard streams of one process, or whoever calls at a unix socket, over that
+//! or over streams of its own ([`bridge`](super::bridge)).
 //!
 //! Each link has a task that reads and one that writes. Both ends say Hello at once; a Ping follows
-//! five seconds of silence, and fifteen without a byte end the link.
+//! five seconds of silence, and fifteen without a byte end the link. A daemon's Ping is answered at
+//! once, by the link's own task: whatever keeps the hub, the daemon knows that the way there is good. As
+//! long as it asks, nothing need be said unasked, and the hub wakes up once a heartbeat.
 
 use std::ffi::OsString;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -17,6 +19,7 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
 
+use super::bridge::{self, Ends, Metered};
 use super::wrap::{self, FromWrappers};
 use crate::wire::{self, Decoder, FromHub, Hello, HelloReader, ToHub, WireError};
 
@@ -24,6 +27,9 @@ use crate::wire::{self, Decoder, FromHub, Hello, HelloReader, ToHub, WireError};
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Silence after which a link is dead.
 pub const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// Silence after which a Ping is sent where the last word was the answer to one: the other end was
+/// silent itself, and asks again before that.
+const ANSWERED: Duration = HEARTBEAT.saturating_mul(2);
 /// How long the other end may take to say Hello.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// Read at once.
@@ -94,6 +100,35 @@ impl Peer {
         self.queued.fetch_add(bytes.len(), Ordering::Relaxed);
         let _ = self.outgoing.send(bytes);
     }
+
+    fn answers(&self) -> Answers {
+        Answers { outgoing: self.outgoing.downgrade(), queued: Arc::clone(&self.queued) }
+    }
+}
+
+/// Answers the other end's Pings. Does not keep the link.
+struct Answers {
+    outgoing: mpsc::WeakUnboundedSender<Vec<u8>>,
+    queued: Arc<AtomicUsize>,
+}
+
+impl Answers {
+    fn answer(&self) {
+        // What waits to be written says as much, and many Pings gather nothing.
+        if self.queued.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        let Some(outgoing) = self.outgoing.upgrade() else { return };
+        let bytes = ping();
+        self.queued.fetch_add(bytes.len(), Ordering::Relaxed);
+        let _ = outgoing.send(bytes);
+    }
+}
+
+fn ping() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    wire::encode(&FromHub::Ping, &mut bytes);
+    bytes
 }
 
 /// What the links bring.
@@ -118,11 +153,13 @@ pub fn queue() -> (mpsc::Sender<Incoming>, mpsc::Receiver<Incoming>) {
     mpsc::channel(QUEUE)
 }
 
-/// Serves one link until it ends; nothing of it is left then. Returns what was wrong with it.
+/// Serves one link until it ends, at the latest when whoever carries it has `left`; nothing of it is left
+/// then. Returns what was wrong with it.
 pub async fn link<R, W>(
     id: PeerId,
     reader: R,
     writer: W,
+    left: impl Future<Output = ()>,
     hub: mpsc::Sender<Incoming>,
 ) -> Option<WireError>
 where
@@ -131,7 +168,7 @@ where
 {
     let (peer, outgoing, dropped) = Peer::new(id);
     let mut hello = Vec::new();
-    Hello::ours().encode(&mut hello);
+    Hello::of_hub().encode(&mut hello);
     peer.push(hello);
     let reading = read(peer, reader, &hub);
     let writing = write(id, writer, outgoing, &hub);
@@ -140,6 +177,7 @@ where
         result = reading => (result.err(), false),
         () = &mut writing => (None, true),
         _ = dropped => (None, false),
+        () = left => (None, true),
     };
     let _ = hub.send(Incoming::Ended(id, error.clone())).await;
     if !written {
@@ -165,6 +203,7 @@ async fn read<R: AsyncRead + Unpin>(
         Ok(None) => return Ok(()),
         Err(_) => return Err(WireError::NotOurs(String::new())),
     };
+    let answers = peer.answers();
     if hub.send(Incoming::Linked(peer)).await.is_err() {
         return Ok(());
     }
@@ -172,6 +211,10 @@ async fn read<R: AsyncRead + Unpin>(
     decoder.feed(&rest);
     loop {
         while let Some((message, len)) = decoder.message::<ToHub>()? {
+            if message == ToHub::Ping {
+                answers.answer();
+            }
+            // The hub hears of it, too: it is a sign of life.
             if hub.send(Incoming::Message(id, message, len)).await.is_err() {
                 return Ok(());
             }
@@ -202,23 +245,27 @@ pub async fn hello<R: AsyncRead + Unpin>(
     }
 }
 
-/// Writes what is queued; sends a Ping after five seconds of silence. Ends with the queue or with
-/// the other end.
+/// Writes what is queued; sends a Ping after five seconds of silence, after an answer to one later. Ends
+/// with the queue or with the other end.
 async fn write<W: AsyncWrite + Unpin>(
     id: PeerId,
     mut writer: W,
     mut outgoing: Outgoing,
     hub: &mpsc::Sender<Incoming>,
 ) {
+    let ping = ping();
+    let mut patience = HEARTBEAT;
     loop {
-        let mut bytes = match tokio::time::timeout(HEARTBEAT, outgoing.messages.recv()).await {
-            Ok(Some(bytes)) => bytes,
+        let mut bytes = match tokio::time::timeout(patience, outgoing.messages.recv()).await {
+            Ok(Some(bytes)) => {
+                patience = silence_after(&bytes, &ping);
+                bytes
+            }
             Ok(None) => break,
             Err(_) => {
-                let mut bytes = Vec::new();
-                wire::encode(&FromHub::Ping, &mut bytes);
-                outgoing.queued.fetch_add(bytes.len(), Ordering::Relaxed);
-                bytes
+                patience = HEARTBEAT;
+                outgoing.queued.fetch_add(ping.len(), Ordering::Relaxed);
+                ping.clone()
             }
         };
         // What is queued already goes out in one write.
@@ -240,6 +287,11 @@ async fn write<W: AsyncWrite + Unpin>(
         }
     }
     let _ = writer.shutdown().await;
+}
+
+/// How long to say nothing after these words.
+fn silence_after(words: &[u8], ping: &[u8]) -> Duration {
+    if words == ping { ANSWERED } else { HEARTBEAT }
 }
 
 /// A pipe or socket that this process was given, made ready for reading without blocking.
@@ -282,7 +334,7 @@ pub async fn serve_link(
     let (sender, receiver) = queue();
     let hub = super::Hub::new(super::Settings { once: true, ..settings }, receiver);
     let mut links = JoinSet::new();
-    links.spawn(link(0, reader, writer, sender));
+    links.spawn(link(0, reader, writer, std::future::pending(), sender));
     hub.run(stop).await;
     // The last words go out.
     match tokio::time::timeout(HEARTBEAT, links.join_next()).await {
@@ -324,8 +376,7 @@ pub async fn serve_socket(
                 () = &mut hub => break,
                 Some(_) = links.join_next() => {}
                 stream = accept(&bound.listener), if links.len() < MAX_LINKS => {
-                    let (reader, writer) = stream.into_split();
-                    links.spawn(link(next, reader, writer, sender.clone()));
+                    links.spawn(called(next, stream, sender.clone()));
                     next += 1;
                 }
             }
@@ -336,6 +387,24 @@ pub async fn serve_socket(
     let ended = async { while links.join_next().await.is_some() {} };
     let _ = tokio::time::timeout(HEARTBEAT, ended).await;
     Ok(())
+}
+
+/// Serves whoever has called.
+async fn called(id: PeerId, stream: UnixStream, hub: mpsc::Sender<Incoming>) -> Option<WireError> {
+    let ends = tokio::time::timeout(HELLO_WITHIN, bridge::take_in(stream)).await;
+    let Ends { reader, writer, lender } = match ends {
+        Ok(Ok(ends)) => ends,
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a caller without a link");
+            return None;
+        }
+        Err(_) => return Some(WireError::NotOurs(String::new())),
+    };
+    let ((reader, taken), (writer, given)) = (Metered::new(reader), Metered::new(writer));
+    let error = link(id, reader, writer, bridge::left(lender.as_ref()), hub).await;
+    let [taken, given] = [taken, given].map(|bytes| bytes.load(Ordering::Relaxed));
+    tracing::info!(taken, given, "a link has ended, bytes from and to the daemon");
+    error
 }
 
 /// The next link of our own user, or of root. Cancel safe.
@@ -459,29 +528,45 @@ fn open_to_all(socket: &Path) -> std::io::Result<UnixListener> {
 ///
 /// # Errors
 /// When nobody listens there.
-pub async fn connect(socket: &Path) -> std::io::Result<UnixStream> {
-    UnixStream::connect(Short::of(socket)?.path()).await
+pub fn connect(socket: &Path) -> std::io::Result<std::os::unix::net::UnixStream> {
+    std::os::unix::net::UnixStream::connect(Short::of(socket)?.path())
 }
 
-/// Carries bytes between this process's standard streams and a hub until either ends.
-///
-/// # Errors
-/// When the standard streams are neither pipes nor sockets, or fail. An end is no failure.
-pub async fn bridge(hub: UnixStream) -> std::io::Result<()> {
-    let (mut from_hub, mut to_hub) = hub.into_split();
-    let (stdin, stdout) = (
-        rustix::stdio::stdin().try_clone_to_owned()?,
-        rustix::stdio::stdout().as_fd().try_clone_to_owned()?,
-    );
-    let (mut input, mut output) = (reader_of(stdin)?, writer_of(stdout)?);
-    let carried = tokio::select! {
-        result = tokio::io::copy(&mut input, &mut to_hub) => result,
-        result = tokio::io::copy(&mut from_hub, &mut output) => result,
-    };
-    match carried.map_err(|error| (error.kind(), error)) {
-        Ok(_) | Err((std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset, _)) => {
-            Ok(())
-        }
-        Err((_, error)) => Err(error),
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a link's own task answers, its hub being busy elsewhere.
+    #[test]
+    fn a_ping_is_answered_once_and_by_what_is_on_its_way_anyway() {
+        let (peer, mut outgoing, _dropped) = Peer::new(1);
+        let answers = peer.answers();
+        answers.answer();
+        answers.answer();
+        assert_eq!(outgoing.messages.try_recv().unwrap(), ping());
+        assert!(outgoing.messages.try_recv().is_err(), "one waits: two say no more");
+        outgoing.queued.store(0, Ordering::Relaxed);
+        answers.answer();
+        assert_eq!(outgoing.messages.try_recv().unwrap(), ping());
+        drop(peer);
+        outgoing.queued.store(0, Ordering::Relaxed);
+        answers.answer();
+        let ended = mpsc::error::TryRecvError::Disconnected;
+        assert_eq!(outgoing.messages.try_recv(), Err(ended), "the link is not kept for that");
+    }
+
+    #[test]
+    fn who_asks_every_five_seconds_is_told_nothing_unasked() {
+        let ping = ping();
+        let busy = wire_of(&FromHub::Credit { bytes: 1 });
+        assert_eq!(silence_after(&busy, &ping), HEARTBEAT);
+        let answered = silence_after(&ping, &ping);
+        assert!(HEARTBEAT < answered && answered < DEAD_AFTER, "{answered:?}");
+    }
+
+    fn wire_of(message: &FromHub) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        wire::encode(message, &mut bytes);
+        bytes
     }
 }

@@ -58,9 +58,18 @@ impl Hub {
         }
         let request = serving.open.lasting();
         if serving.site.is_keeping() {
-            aside(move || serving.site.finish_keeping()).await;
+            serving = aside(move || {
+                serving.site.finish_keeping();
+                serving
+            })
+            .await;
         }
         // Not closed: what was under way went nowhere, and the record is to say what was done before.
+        let Site { roots, process, .. } = serving.site;
+        // A volume stays, and is swept by the next one that opens it.
+        let own = roots.into_iter().flatten().filter(|root| root.settings().fleeting);
+        let roots: Vec<_> = own.collect();
+        self.letting_go.take_container((roots, process));
         self.stand_by(request);
     }
 

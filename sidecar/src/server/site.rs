@@ -86,7 +86,8 @@ impl Site {
             tree: self.receiver.held().id(),
             generation: self.receiver.generation(),
             epoch: self.epoch,
-            populated: self.populated,
+            // At first only: what lies there is ours by now, if anything is.
+            populated: self.populated && self.receiver.held().root().is_empty(),
         });
         answers
     }

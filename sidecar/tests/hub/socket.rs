@@ -9,7 +9,7 @@ use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::restart::Policy;
-use e2ek_sidecar::wire::{Blob, ChildEvent, CommandSpec, FromHub, Hello, ToHub};
+use e2ek_sidecar::wire::{self, Blob, ChildEvent, CommandSpec, FromHub, Hello, ToHub};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::client::{ANN, BOB, Client, Tree, sidecar};
@@ -179,29 +179,103 @@ fn connect_without_a_hub_says_what_to_do() {
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0);
 }
 
+/// A bridge with both of its streams in our hands.
+fn bridge(socket: &Path, more: &[&str]) -> Child {
+    let mut command = sidecar(&["connect", "--socket"]);
+    command.arg(socket).args(more).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
+}
+
+/// Both ends say Hello.
+fn greet(bridge: &mut Child) {
+    let [mut hello, mut theirs] = [Vec::new(), Vec::new()];
+    Hello::ours().encode(&mut hello);
+    Hello::of_hub().encode(&mut theirs);
+    bridge.stdin.as_mut().unwrap().write_all(&hello).unwrap();
+    let mut said = vec![0; theirs.len()];
+    bridge.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
+    assert_eq!(said, theirs);
+}
+
 #[test]
 fn connect_carries_a_link_and_ends_with_either_side() {
-    let mut served = Served::new();
-    let bridge = || {
-        let mut command = sidecar(&["connect", "--socket"]);
-        command.arg(&served.socket).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
-    };
-    let mut hello = Vec::new();
-    Hello::ours().encode(&mut hello);
-    let greet = |child: &mut Child| {
-        child.stdin.as_mut().unwrap().write_all(&hello).unwrap();
-        let mut said = vec![0; hello.len()];
-        child.stdout.as_mut().unwrap().read_exact(&mut said).unwrap();
-        assert_eq!(said, hello);
-    };
-    let (mut first, mut second) = (bridge(), bridge());
-    greet(&mut first);
-    greet(&mut second);
-    drop(first.stdin.take());
-    assert_eq!(first.wait().unwrap().code(), Some(0));
-    assert_eq!(served.end(), Some(0));
-    // Its input is still open.
-    let mut input = second.stdin.take();
-    assert_eq!(second.wait().unwrap().code(), Some(0));
-    drop(input.take());
+    for more in [&[][..], &["--carry"]] {
+        let mut served = Served::new();
+        let [mut first, mut second] = [(); 2].map(|()| bridge(&served.socket, more));
+        greet(&mut first);
+        greet(&mut second);
+        drop(first.stdin.take());
+        assert_eq!(first.wait().unwrap().code(), Some(0));
+        assert_eq!(served.end(), Some(0));
+        // Its input is still open.
+        let input = second.stdin.take();
+        assert_eq!(second.wait().unwrap().code(), Some(0));
+        drop(input);
+    }
+}
+
+#[test]
+fn what_goes_over_a_link_goes_through_no_bridge() {
+    let served = Served::new();
+    let mut bridge = bridge(&served.socket, &[]);
+    greet(&mut bridge);
+    let mut bytes = Vec::new();
+    wire::encode(&ToHub::Bye, &mut bytes);
+    bridge.stdin.as_mut().unwrap().write_all(&bytes).unwrap();
+    // The answer is there, so both ways were used; its end comes with that of the bridge.
+    let mut answer = [0; 2];
+    bridge.stdout.as_mut().unwrap().read_exact(&mut answer).unwrap();
+    let written = wait_with_io(&mut bridge);
+    assert!(written.is_none_or(|written| written == 0), "the bridge has written {written:?} bytes");
+}
+
+/// What a process has written until its end, which is waited for; of one that hides itself only root is
+/// told.
+fn wait_with_io(child: &mut Child) -> Option<u64> {
+    use rustix::process::{WaitId, WaitIdOptions, waitid};
+    let pid = Pid::from_child(child);
+    // Not reaped yet, so that the kernel still tells.
+    waitid(WaitId::Pid(pid), WaitIdOptions::EXITED | WaitIdOptions::NOWAIT).unwrap();
+    let io = fs::read_to_string(format!("/proc/{}/io", pid.as_raw_pid()));
+    child.wait().unwrap();
+    let io = io.ok()?;
+    let written = io.lines().find_map(|line| line.strip_prefix("wchar: ")).unwrap();
+    Some(written.parse().unwrap())
+}
+
+#[test]
+fn i8_a_bridge_that_is_killed_takes_its_link_with_it() {
+    let served = Served::new();
+    let mut bridge = bridge(&served.socket, &[]);
+    greet(&mut bridge);
+    bridge.kill().unwrap();
+    bridge.wait().unwrap();
+    // Our end of its input is still open, and so is the link but for the hub's noticing.
+    let mut rest = Vec::new();
+    bridge.stdout.as_mut().unwrap().read_to_end(&mut rest).unwrap();
+    assert!(rest.is_empty(), "{rest:?}");
+}
+
+#[test]
+fn i11_streams_that_are_none_are_not_taken() {
+    let served = Served::new();
+    let home = tempfile::tempdir().unwrap();
+    let file = fs::File::create_new(home.path().join("f")).unwrap();
+    let mut connect = sidecar(&["connect", "--socket"]);
+    connect.arg(&served.socket).stdin(Stdio::from(file)).stdout(Stdio::piped());
+    let said = connect.output().unwrap();
+    assert_eq!(said.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&said.stderr).contains("neither a pipe nor a socket"));
+    // The hub goes on.
+    greet(&mut bridge(&served.socket, &[]));
+}
+
+/// The link's own task answers: in its turn, and whether or not a session is open.
+#[test]
+fn a_ping_is_answered_before_what_is_asked_after_it() {
+    let served = Served::new();
+    let mut client = served.client();
+    client.send(&ToHub::Ping);
+    client.send(&ToHub::Bye);
+    assert_eq!(client.any(), Some(FromHub::Ping));
+    assert!(matches!(client.any(), Some(FromHub::Bye { .. })));
 }

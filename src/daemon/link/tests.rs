@@ -67,12 +67,13 @@ async fn sent(each_write: Duration, each_credit: Duration) -> u64 {
         events,
         at: (1, 1),
         buffer: Vec::new(),
+        unflushed: false,
         distance: Distance::Far,
         patches: Patches::default(),
         likened: Likened::default(),
         packer: Packer::new(0),
         pace: Pace::new(Distance::Far),
-        lane: Lane::new(Arc::default(), Arc::default()),
+        lane: Lane::new(Arc::default(), Window::default(), Arc::default()),
     };
     let indices: Vec<u32> = (0..ops.len() as u32).collect();
     let giving = async {
@@ -104,4 +105,21 @@ async fn a_slow_link_is_spared_bytes_and_a_slow_hub_is_none() {
     assert_eq!(slow_hub, fast, "as on any fast link");
     let slow_link = sent(Duration::from_millis(100), Duration::from_millis(1)).await;
     assert!(slow_link < fast - fast / 20, "{slow_link} of {fast} bytes");
+}
+
+#[test]
+fn a_hub_that_answers_and_has_nothing_to_do_proves_it_soon() {
+    let probe = Probe::default();
+    for (alone, answers, within) in [
+        (true, true, ANSWERED_WITHIN),
+        // What it has to work at may be before the Ping.
+        (false, true, PROBED_WITHIN),
+        (true, false, PROBED_WITHIN),
+        (false, false, PROBED_WITHIN),
+    ] {
+        probe.ask(alone);
+        assert_eq!(probe.patience(answers), within, "{alone} {answers}");
+    }
+    assert!(ANSWERED_WITHIN < HEARTBEAT, "else it would say something unasked");
+    assert!(PROBED_WITHIN < DEAD_AFTER);
 }

@@ -285,6 +285,14 @@ impl Target {
         self.was_open
     }
 
+    /// The hub has answered all that it was sent.
+    pub(super) fn is_quiet(&self) -> bool {
+        matches!(self.link, Link::Ready)
+            && self.in_flight.is_empty()
+            && self.unsure.is_none()
+            && self.lane.is_empty()
+    }
+
     pub(super) fn refused(&mut self) {
         self.link = Link::Refused;
         self.connect_at = None;

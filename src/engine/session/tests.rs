@@ -1,12 +1,18 @@
 //! The session by tables: one hub, spoken for by the test.
 
-use e2ek_sidecar::restart::Policy;
+use std::time::Duration;
+
+use e2ek_sidecar::restart::{Action, Policy};
 use e2ek_sidecar::tree::{Digest, Edit, Entry, Node, Stamp};
-use e2ek_sidecar::wire::{Blob, Skipped};
+use e2ek_sidecar::wire::{Blob, ChildEvent, Skipped, ToHub};
 
 use super::*;
+use crate::engine::plan::{DeleteBudget, Mode};
 
+mod joining;
 mod large;
+mod links;
+mod restarts;
 
 fn path(text: &str) -> SyncPath {
     SyncPath::try_from(text).unwrap()
@@ -146,160 +152,6 @@ fn equal_trees_exchange_nothing_and_numbers_go_on_from_the_hubs() {
 }
 
 #[test]
-fn i9_one_restart_after_fifty_milliseconds_of_quiet_for_all_that_was_sent() {
-    let mut bench = Bench::synced(&[]);
-    bench.scan(&[("a", 1)]);
-    assert_eq!(acted(&bench.after(49)), None);
-    bench.scan(&[("a", 1), ("quiet", 1)]);
-    assert_eq!(acted(&bench.after(49)), None, "a change moves the window");
-    assert_eq!(acted(&bench.after(1)), Some((9, true)), "and is covered");
-    assert!(bench.status().restarted < 9, "asked for is not done");
-    let event = ChildEvent::Restarted { generation: 9, micros: 1, pid: 2 };
-    bench.input(Input::Message(0, FromHub::Child(event)));
-    assert_eq!(bench.status().restarted, 9);
-    assert_eq!(acted(&bench.after(5000)), None);
-    bench.scan(&[("a", 1)]);
-    assert_eq!(acted(&bench.after(5000)), None, "no rule asks for it");
-}
-
-/// `Started`, the answer to `Run`, was taken for that of a restart asked for later; with the link lost
-/// in between, the command went on with the old files.
-#[test]
-fn i9_a_restart_is_not_answered_by_the_start_before_it() {
-    let mut bench = Bench::synced(&[]);
-    bench.scan(&[("a", 1)]);
-    bench.applied(8, &tree(&[("a", 1)]), &[]);
-    assert_eq!(acted(&bench.after(50)), Some((8, true)));
-    let started = || Input::Message(0, FromHub::Child(ChildEvent::Started { pid: 1 }));
-    bench.input(started());
-    assert_eq!(bench.status().restarted, 8, "a hub that has no process may tell of no other");
-    bench.input(Input::LinkDown(0));
-    bench.after(0);
-    let effects = bench.opened(&tree(&[("a", 1)]), 8);
-    assert!(!ran(&effects), "what was asked for comes first");
-    let effects = bench.after(50);
-    assert_eq!((acted(&effects), ran(&effects)), (Some((8, true)), true));
-    bench.input(started());
-    bench.input(Input::LinkDown(0));
-    bench.after(100);
-    let effects = bench.opened(&tree(&[("a", 1)]), 8);
-    let asked = (acted(&effects), ran(&effects));
-    assert_eq!(asked, (Some((8, false)), true), "it came before Run: both are answered");
-}
-
-#[test]
-fn i9_the_window_has_an_end_and_git_another() {
-    for (git_busy, expected) in [(false, 2000), (true, 10_000)] {
-        let mut bench = Bench::synced(&[]);
-        let began = bench.now;
-        let restarted = (1..).find(|n| {
-            bench.scan(&[("a", (n % 200) as u8)]);
-            bench.now += Duration::from_millis(40);
-            acted(&bench.input(Input::Tick { git_busy })).is_some()
-        });
-        assert!(restarted.is_some());
-        let took = (bench.now - began).as_millis();
-        assert!((expected - 40..=expected + 80).contains(&took), "{took}");
-    }
-}
-
-#[test]
-fn a_restart_waits_for_no_link_with_its_eyes_open() {
-    let mut bench = Bench::synced(&[]);
-    bench.scan(&[("a", 1)]);
-    bench.input(Input::LinkDown(0));
-    assert_eq!(bench.wait(), Some(0), "the first try is made at once");
-    assert!(matches!(bench.after(0)[..], [Effect::Connect(0)]));
-    assert_eq!(bench.wait(), None, "nothing to do before the hub answers");
-    let effects = bench.opened(&tree(&[]), 7);
-    assert!(ops(&effects).is_some() && !ran(&effects));
-    bench.applied(ops(&effects).unwrap().0, &tree(&[("a", 1)]), &[]);
-    let effects = bench.after(50);
-    assert!(acted(&effects).is_some() && ran(&effects), "a command that lives on is restarted");
-}
-
-#[test]
-fn a_restart_lost_with_its_link_is_asked_for_again() {
-    let mut bench = Bench::synced(&[]);
-    bench.scan(&[("a", 1)]);
-    bench.applied(8, &tree(&[("a", 1)]), &[]);
-    assert!(acted(&bench.after(50)).is_some());
-    bench.input(Input::LinkDown(0));
-    bench.after(0);
-    bench.opened(&tree(&[("a", 1)]), 8);
-    assert!(acted(&bench.after(2000)).is_some());
-}
-
-/// How long each of so many links in a row is waited for.
-fn waits(bench: &mut Bench, links: usize, mut meanwhile: impl FnMut(&mut Bench)) -> Vec<u128> {
-    let each = (0..links).map(|_| {
-        bench.input(Input::LinkDown(0));
-        let wait = bench.wait().unwrap();
-        assert!(matches!(bench.after(wait as u64)[..], [Effect::Connect(0)]));
-        meanwhile(bench);
-        wait
-    });
-    each.collect()
-}
-
-#[test]
-fn links_that_were_open_are_made_again_at_once() {
-    let mut bench = Bench::synced(&[]);
-    let began = bench.now;
-    let opens_and_lasts = |bench: &mut Bench| {
-        bench.opened(&tree(&[]), 7);
-        bench.now += Duration::from_millis(60);
-    };
-    bench.now += Duration::from_millis(60);
-    assert_eq!(waits(&mut bench, 1000, opens_and_lasts), [0; 1000]);
-    let most = Duration::from_secs(61);
-    assert!(bench.now - began < most, "all the time was that of the links");
-    // Those that end as they open take turns with the rest of the machine.
-    let opens = |bench: &mut Bench| drop(bench.opened(&tree(&[]), 7));
-    assert_eq!(waits(&mut bench, 4, opens), [0, 50, 50, 50]);
-}
-
-#[test]
-fn links_that_never_open_are_made_again_ever_later() {
-    let mut bench = Bench::synced(&[]);
-    let waited = waits(&mut bench, 8, |_| {});
-    assert_eq!(waited, [0, 100, 200, 400, 800, 1600, 3200, 5000]);
-    bench.opened(&tree(&[]), 7);
-    assert_eq!(waits(&mut bench, 3, |_| {}), [50, 100, 200], "one that opened begins anew");
-}
-
-#[test]
-fn a_hub_that_dies_of_what_it_is_sent_is_asked_ever_later() {
-    let mut bench = Bench::synced(&[]);
-    bench.scan(&[("a", 1)]);
-    let opens = |bench: &mut Bench| {
-        assert!(ops(&bench.opened(&tree(&[]), 7)).is_some());
-        bench.now += Duration::from_secs(1);
-    };
-    let waited = waits(&mut bench, 13, opens);
-    assert_eq!(waited[..10], [0; 10]);
-    assert_eq!(waited[10..], [100, 200, 400]);
-    // One answer, and the next cut is one like any other.
-    bench.applied(8, &tree(&[("a", 1)]), &[]);
-    assert_eq!(waits(&mut bench, 1, |_| {}), [0]);
-}
-
-#[test]
-fn another_way_to_the_hub_is_tried_at_once() {
-    let mut bench = Bench::synced(&[]);
-    assert!(bench.input(Input::Reconnect).is_empty(), "a link that is there stays");
-    waits(&mut bench, 6, |_| {});
-    assert!(bench.input(Input::Reconnect).is_empty(), "it is being tried");
-    bench.input(Input::LinkDown(0));
-    assert_eq!(bench.wait(), Some(0), "and again when that fails");
-    bench.after(0);
-    bench.input(Input::LinkDown(0));
-    assert_eq!(bench.wait(), Some(100));
-    assert!(matches!(bench.input(Input::Reconnect)[..], [Effect::Connect(0)]));
-    assert_eq!(bench.wait(), None);
-}
-
-#[test]
 fn i12_refused_paths_are_told_tried_again_and_forgotten_with_their_path() {
     let mut bench = Bench::synced(&[]);
     bench.scan(&[("quiet", 1)]);
@@ -319,20 +171,6 @@ fn i12_refused_paths_are_told_tried_again_and_forgotten_with_their_path() {
     bench.scan(&[]);
     assert_eq!((bench.state(), bench.status().problems.len()), (TargetState::Synced, 0));
     assert_eq!(bench.wait(), None);
-}
-
-#[test]
-fn a_refused_path_restarts_nothing_until_it_is_there() {
-    let mut bench = Bench::synced(&[]);
-    bench.scan(&[("a", 1)]);
-    bench.applied(8, &tree(&[]), &[0]);
-    assert!(acted(&bench.after(50)).is_some(), "once for the change");
-    let (generation, _) = ops(&bench.after(50)).expect("tried again");
-    bench.applied(generation, &tree(&[]), &[0]);
-    assert_eq!(acted(&bench.after(100)), None);
-    let (generation, _) = ops(&bench.after(100)).expect("tried again");
-    bench.applied(generation, &tree(&[("a", 1)]), &[]);
-    assert_eq!(acted(&bench.after(50)), Some((generation, true)));
 }
 
 #[test]
@@ -413,27 +251,6 @@ fn what_changed_before_it_was_sent_waits_for_the_next_look() {
 }
 
 #[test]
-fn i11_nothing_is_said_on_a_link_that_is_being_closed() {
-    let mut bench = Bench::synced(&[]);
-    let need = FromHub::Need { indices: vec![1], adopted: 0, last: true };
-    let effects = bench.input(Input::Message(0, need));
-    assert!(matches!(effects[..], [Effect::Close(0, Closing::Protocol(_))]));
-    assert!(bench.scan(&[("a", 1)]).is_empty());
-    assert_eq!(bench.state(), TargetState::Disconnected);
-}
-
-#[test]
-fn paths_that_need_an_image_are_told() {
-    let mut bench = Bench::synced(&[]);
-    bench.scan(&[("image", 1)]);
-    let effects = bench.after(50);
-    assert_eq!(acted(&effects), None);
-    assert!(effects.iter().any(|e| matches!(e, Effect::Say(Notice::Acted { actions, .. })
-        if actions.needs_build == 1)));
-    assert_eq!(bench.status().needs_build, 1);
-}
-
-#[test]
 fn much_at_once_waits_for_company_and_a_save_does_not() {
     let mut bench = Bench::synced(&[]);
     let names: Vec<String> = (100..600).map(|number| format!("f{number}")).collect();
@@ -468,140 +285,6 @@ fn nothing_is_made_from_what_a_skip_put_in_doubt() {
     let applied =
         FromHub::Applied { generation: 9, tree, skipped: conflict, overwritten, micros: 1 };
     assert_eq!(ops(&bench.input(Input::Message(0, applied))), Some((10, 2)), "b and c");
-}
-
-#[test]
-fn restart_now_covers_what_waits() {
-    let mut bench = Bench::synced(&[]);
-    bench.scan(&[("a", 1)]);
-    bench.input(Input::Restart);
-    assert_eq!(acted(&bench.after(0)), Some((8, true)));
-    assert_eq!(acted(&bench.after(5000)), None);
-}
-
-/// The ops that a target is sent.
-fn ops_to(effects: &[Effect], target: TargetId) -> Option<(u64, usize)> {
-    effects.iter().find_map(|effect| match effect {
-        Effect::SendOps { target: id, generation, ops, .. } if *id == target => {
-            Some((*generation, ops.len()))
-        }
-        _ => None,
-    })
-}
-
-fn opened_by(target: TargetId, tree: &Snapshot, generation: u64) -> Input {
-    let tree = tree.id();
-    Input::Message(target, FromHub::Opened { tree, generation, epoch: 1, populated: false })
-}
-
-#[test]
-fn a_target_that_joins_gets_what_it_lacks_and_then_what_all_get() {
-    let mut bench = Bench::synced(&[("a", 1)]);
-    bench.now += Duration::from_secs(3600);
-    let effects = bench.input(Input::Join { target: 5, command: None });
-    assert!(matches!(effects[..], [Effect::Connect(5)]), "{effects:?}");
-    let joined = bench.now;
-    bench.now += Duration::from_millis(3);
-    // Its hub was further than the others.
-    let effects = bench.input(opened_by(5, &Snapshot::empty(), 20));
-    assert_eq!((ops_to(&effects, 5), ops_to(&effects, 0)), (Some((21, 2)), None));
-    let applied = |generation, files| FromHub::Applied {
-        generation,
-        tree: tree(files).id(),
-        skipped: Vec::new(),
-        overwritten: Vec::new(),
-        micros: 1,
-    };
-    let effects = bench.input(Input::Message(5, applied(21, &[("a", 1)])));
-    let seen = effects.iter().find_map(|effect| match effect {
-        Effect::Say(Notice::Applied { target: 5, report }) => Some(report.seen),
-        _ => None,
-    });
-    assert_eq!(seen, Some(joined), "late since it joined, not since the last save");
-    assert!(!ran(&effects), "it brought no command");
-    let states = |bench: &Bench| -> Vec<(TargetId, TargetState, u64)> {
-        let status = bench.session.status().into_iter();
-        status.map(|target| (target.id, target.state, target.generation)).collect()
-    };
-    assert_eq!(states(&bench), [(0, TargetState::Synced, 21), (5, TargetState::Synced, 21)]);
-    let effects = bench.scan(&[("a", 2)]);
-    assert_eq!((ops_to(&effects, 0), ops_to(&effects, 5)), (Some((22, 1)), Some((22, 1))));
-}
-
-#[test]
-fn a_target_that_leaves_is_waited_for_no_more() {
-    let mut bench = Bench::synced(&[("a", 1)]);
-    bench.input(Input::Join { target: 1, command: None });
-    bench.input(opened_by(1, &tree(&[("a", 1)]), 7));
-    bench.scan(&[("a", 2)]);
-    bench.applied(8, &tree(&[("a", 2)]), &[]);
-    bench.after(50);
-    assert_eq!(bench.session.status()[1].state, TargetState::Syncing);
-    assert!(bench.input(Input::Leave(1)).is_empty());
-    assert_eq!(bench.session.status().len(), 1);
-    assert_eq!(bench.state(), TargetState::Synced);
-    // What it was still saying, and what the daemon was still doing.
-    let tree = tree(&[("a", 2)]);
-    let applied = FromHub::Applied {
-        generation: 8,
-        tree: tree.id(),
-        skipped: Vec::new(),
-        overwritten: Vec::new(),
-        micros: 1,
-    };
-    for late in [
-        Input::Message(1, applied),
-        Input::Message(1, FromHub::Child(ChildEvent::Interrupted)),
-        opened_by(1, &tree, 9),
-        Input::Foreign(1, Vec::new()),
-        Input::LinkDown(1),
-        Input::Leave(1),
-    ] {
-        assert!(bench.input(late).is_empty());
-    }
-    assert_eq!((bench.session.plan(1), bench.wait()), (None, None));
-    assert_eq!(ops(&bench.scan(&[("a", 3)])), Some((9, 1)), "the others go on");
-}
-
-#[test]
-fn a_target_brings_its_own_command() {
-    let mut bench = Bench::synced(&[]);
-    let argv = vec![Blob(b"other".to_vec())];
-    let command = CommandSpec { argv, policy: Policy::default(), inherit: false };
-    bench.input(Input::Join { target: 1, command: Some(command.clone()) });
-    bench.input(Input::Join { target: 2, command: None });
-    let runs = |effects: &[Effect]| -> Vec<(TargetId, CommandSpec)> {
-        let runs = effects.iter().filter_map(|effect| match effect {
-            Effect::Send(id, ToHub::Run(command)) => Some((*id, command.clone())),
-            _ => None,
-        });
-        runs.collect()
-    };
-    let mut effects = bench.input(opened_by(1, &tree(&[]), 7));
-    effects.extend(bench.input(opened_by(2, &tree(&[]), 7)));
-    assert_eq!(runs(&effects), [(1, command)]);
-    // Each is restarted where it runs.
-    bench.scan(&[("a", 1)]);
-    let acts = bench.after(50);
-    let acts = acts.iter().filter_map(|effect| match effect {
-        Effect::Send(id, ToHub::Act { .. }) => Some(*id),
-        _ => None,
-    });
-    assert_eq!(acts.collect::<Vec<_>>(), [0, 1]);
-}
-
-#[test]
-fn i7_who_joins_while_the_source_is_gone_waits_with_the_others() {
-    let mut bench = Bench::synced(&[("a", 1)]);
-    bench.input(Input::RootGone);
-    let effects = bench.input(Input::Join { target: 1, command: None });
-    let held = |effect: &Effect| {
-        matches!(effect, Effect::Say(Notice::Held { target: 1, hold: Hold::RootGone }))
-    };
-    assert!(effects.iter().any(held));
-    assert_eq!(ops_to(&bench.input(opened_by(1, &Snapshot::empty(), 0)), 1), None);
-    assert_eq!(bench.session.status()[1].hold, Some(Hold::RootGone));
-    assert!(ops_to(&bench.scan(&[("a", 1)]), 1).is_some());
 }
 
 #[test]
@@ -705,80 +388,4 @@ fn nothing_new_is_begun_once_the_end_has_begun() {
     assert!(matches!(effects[..], [Effect::Say(Notice::Applied { .. })]), "{}", effects.len());
     assert!(bench.scan(&files[1..]).is_empty() && bench.after(60_000).is_empty());
     assert_eq!(bench.wait(), None);
-}
-
-/// The acknowledgement of a retry was lost with its link: what the command was owed for it, too, and
-/// an empty `Act` told the hub that nothing is.
-#[test]
-fn i9_a_problem_that_ends_with_a_lost_answer_is_restarted_for() {
-    let mut bench = Bench::synced(&[]);
-    bench.scan(&[("a", 1)]);
-    bench.applied(8, &tree(&[]), &[0]);
-    assert_eq!(acted(&bench.after(50)), Some((8, true)), "once for the change");
-    let event = ChildEvent::Restarted { generation: 8, micros: 1, pid: 2 };
-    bench.input(Input::Message(0, FromHub::Child(event)));
-    let (generation, _) = ops(&bench.after(50)).expect("tried again");
-    bench.input(Input::LinkDown(0));
-    bench.after(0);
-    let effects = bench.opened(&tree(&[("a", 1)]), generation);
-    assert_eq!((acted(&effects), ran(&effects)), (None, false), "{effects:?}");
-    assert_eq!(bench.state(), TargetState::Synced);
-    assert!(bench.status().restarted < generation);
-    let effects = bench.after(50);
-    assert_eq!((acted(&effects), ran(&effects)), (Some((generation, true)), true));
-}
-
-#[test]
-fn a_problem_whose_source_went_back_restarts_nothing() {
-    let mut bench = Bench::synced(&[]);
-    bench.scan(&[("a", 1)]);
-    bench.applied(8, &tree(&[]), &[0]);
-    assert!(acted(&bench.after(50)).is_some(), "once for the change");
-    bench.scan(&[]);
-    assert!(bench.status().problems.is_empty());
-    assert_eq!(acted(&bench.after(5000)), None);
-}
-
-/// Asked for again on the next link, a restart is one for what the hub holds by now.
-#[test]
-fn i9_a_restart_is_never_for_older_files_than_the_hubs() {
-    let mut bench = Bench::synced(&[]);
-    bench.scan(&[("a", 1)]);
-    bench.applied(8, &tree(&[("a", 1)]), &[]);
-    assert_eq!(acted(&bench.after(50)), Some((8, true)));
-    assert_eq!(ops(&bench.scan(&[("a", 1), ("quiet", 1)])), Some((9, 1)));
-    bench.input(Input::LinkDown(0));
-    bench.after(0);
-    bench.opened(&tree(&[("a", 1), ("quiet", 1)]), 9);
-    assert_eq!(acted(&bench.after(50)), Some((9, true)));
-}
-
-#[test]
-fn i14_a_link_that_one_given_up_before_cuts_off_is_made_again() {
-    let superseded = || Input::Message(0, FromHub::Refused(Refusal::Superseded));
-    let closed = |effects: &[Effect]| {
-        assert_eq!(effects.len(), 1, "{effects:?}");
-        matches!(effects[0], Effect::Close(0, Closing::Superseded))
-    };
-    let mut bench = Bench::synced(&[]);
-    bench.now += Duration::from_secs(60);
-    assert!(closed(&bench.input(superseded())));
-    assert!(bench.scan(&[("a", 1)]).is_empty(), "nothing more is said on it");
-    bench.input(Input::LinkDown(0));
-    assert!(matches!(bench.after(0)[..], [Effect::Connect(0)]));
-    assert!(ops(&bench.opened(&tree(&[]), 7)).is_some());
-    // Another daemon that was started twice: the older one gives up.
-    let mut waits = Vec::new();
-    for _ in 1..5 {
-        assert!(closed(&bench.input(superseded())));
-        bench.input(Input::LinkDown(0));
-        let wait = bench.wait().unwrap();
-        waits.push(wait);
-        bench.after(wait as u64);
-        bench.opened(&tree(&[]), 7);
-    }
-    assert_eq!(waits, [100, 200, 400, 800]);
-    let effects = bench.input(superseded());
-    assert!(matches!(&effects[..], [Effect::Say(Notice::Refused { target: 0, .. })]));
-    assert_eq!((bench.state(), bench.wait()), (TargetState::Refused, None));
 }

@@ -10,7 +10,8 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tracing::{info, warn};
 
-use super::{FromWrapper, PROTOCOL, ToWrapper, pass};
+use super::super::pass;
+use super::{FromWrapper, PROTOCOL, ToWrapper};
 use crate::restart::ActionSet;
 use crate::server::listen::Incoming;
 use crate::server::target::{Identity, identify, is_alive};
@@ -264,9 +265,9 @@ async fn greet(
         let received = stream.try_io(Interest::READABLE, || Ok(pass::receive(stream, &mut bytes)?));
         match received {
             Ok((0, _)) => return Err(std::io::ErrorKind::UnexpectedEof.into()),
-            Ok((len, fd)) => {
+            Ok((len, fds)) => {
                 decoder.feed(&bytes[..len]);
-                root = fd.or(root);
+                root = fds.into_iter().last().or(root);
             }
             Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => {}
             Err(error) => return Err(error),

@@ -77,6 +77,11 @@ impl Lane {
         !large(ops, from).is_empty()
     }
 
+    /// Whether nothing was begun.
+    pub(super) fn is_empty(&self) -> bool {
+        self.begun.is_empty()
+    }
+
     /// Whether the hub holds something that is to be put in place.
     pub(super) fn holds(&self) -> bool {
         self.begun.values().any(|begun| begun.held)
