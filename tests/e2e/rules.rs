@@ -153,7 +153,7 @@ fn rules_outside_the_source_are_followed(place: &Place) {
     let init =
         std::process::Command::new("git").args(["init", "-q"]).current_dir(&place.top).status();
     assert!(init.unwrap().success());
-    let files = ["a.log", "b.new", "c.bak", "d.old"];
+    let files = ["a.log", "b.txt", "c.bak", "d.old"];
     files.iter().for_each(|name| place.write(name, "1"));
     let mut daemon = place.watch(&[]).synced();
     // In the order of their files: the home directory is the repository's top, and has no `.config`.
