@@ -178,6 +178,21 @@ impl Daemon {
         }))
     }
 
+    /// What a container says comes over the link: its log would say it a second time.
+    pub(super) fn wrapper_speaks(&mut self, id: TargetId) {
+        let Some(target) = self.targets.get_mut(&id).filter(|target| !target.wrapped) else {
+            return;
+        };
+        let Some(group) = target.group.and_then(|group| self.groups.all.get_mut(&group)) else {
+            return;
+        };
+        target.wrapped = true;
+        let member = group.targets.values_mut().find(|member| member.target == id);
+        if let Some(log) = member.and_then(|member| member.log.take()) {
+            log.abort();
+        }
+    }
+
     /// A task has something to tell.
     pub(super) fn cluster_change(&mut self, change: Change) {
         match change {
