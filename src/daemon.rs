@@ -95,6 +95,8 @@ struct Daemon {
     answers: Answers,
     events: (link::Events, mpsc::Receiver<(TargetId, u64, LinkEvent)>),
     tasks: JoinSet<()>,
+    /// Those behind the links. They end by themselves when they are told to, which the others need not.
+    carriers: JoinSet<()>,
     serial: u64,
     stdin: stdin::Stdin,
     ending: Option<Ending>,
@@ -232,6 +234,7 @@ impl Daemon {
             answers: Answers::default(),
             events: mpsc::channel(EVENTS),
             tasks: JoinSet::new(),
+            carriers: JoinSet::new(),
             serial: 0,
             stdin: stdin::Stdin::new(has_command && kind == Kind::Watch && !terminal),
             ending: None,
@@ -280,6 +283,7 @@ impl Daemon {
                 what = network_changed(&mut self.network) => self.network_changed(what),
                 bytes = self.stdin.next() => self.input(bytes),
                 Some(_) = self.tasks.join_next(), if !self.tasks.is_empty() => {}
+                Some(_) = self.carriers.join_next(), if !self.carriers.is_empty() => {}
                 () = tokio::task::yield_now(), if self.is_worth_saying() => self.say_all(),
                 () = until(deadline) => {}
             }

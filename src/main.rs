@@ -7,10 +7,11 @@ use e2ek_sync::commands;
 
 fn main() -> ExitCode {
     e2ek_sidecar::server::memory::keep_large_apart();
-    let code = match cli::parse(std::env::args_os()) {
+    let words: Vec<_> = std::env::args_os().collect();
+    let code = match cli::parse(words.iter().cloned()) {
         Ok(Parsed::Run(cli)) => commands::run(&cli),
         Ok(Parsed::Show(text)) => commands::show(&text),
-        Err(error) => commands::refuse(&error),
+        Err(error) => commands::refuse(&error, cli::is_check_ignore(words)),
     };
     ExitCode::from(code)
 }

@@ -49,7 +49,7 @@ async fn save_until_quiet(watch: &Watch, file: &Path) {
             before = now;
         }
     };
-    tokio::time::timeout(Duration::from_secs(10), quiet).await.expect("the thread lends its place");
+    tokio::time::timeout(Duration::from_secs(60), quiet).await.expect("the thread lends its place");
 }
 
 #[tokio::test]

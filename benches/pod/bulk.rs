@@ -34,9 +34,8 @@ enum By {
 }
 
 pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
-    let place = settings.place.join(NAME);
-    fs::create_dir(&place)?;
-    let pod = settings.rig.deploy(NAME, 1)?.pop().ok_or("no pod")?;
+    let place = settings.place_of(NAME)?;
+    let pod = settings.rig.deploy(NAME)?;
     let source = settings.source()?;
     let rounds = if settings.short { 2 } else { 3 };
     let mut took: [Samples; 3] = Default::default();
@@ -109,9 +108,8 @@ fn once(settings: &Settings, world: &Path, source: &Path, target: &str) -> Resul
 
 /// One file of random bytes, by each way in turn, and the bare channels.
 pub(crate) fn large(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
-    let place = settings.place.join("large");
-    fs::create_dir(&place)?;
-    let pod = settings.rig.deploy(NAME, 1)?.pop().ok_or("no pod")?;
+    let place = settings.place_of("large")?;
+    let pod = settings.rig.deploy(NAME)?;
     let far = Far::start(&settings.rig)?;
     let source = place.join("source");
     fs::create_dir(&source)?;

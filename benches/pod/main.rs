@@ -4,8 +4,6 @@
 //! know of clusters is the other benchmark's, in `benches/sync`. The program is also the bare
 //! processes of the local floor: it starts itself again with a hidden first word.
 
-use std::fmt::Display;
-use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -20,6 +18,8 @@ mod events;
 mod figures;
 #[path = "../sync/floor.rs"]
 mod floor;
+#[path = "../sync/jobs.rs"]
+mod jobs;
 #[path = "../sync/machine.rs"]
 #[allow(dead_code, reason = "the other benchmark's")]
 mod machine;
@@ -59,9 +59,9 @@ mod save;
 mod sidecar;
 mod watching;
 
+use jobs::{Arguments, Job, complain, progress, say};
 use product::Product;
 use rig::Rig;
-use table::Row;
 use tree::Tree;
 
 /// What the jobs fail with; the text is shown as it is.
@@ -93,6 +93,13 @@ struct Settings {
 }
 
 impl Settings {
+    /// A new directory that a job may fill.
+    fn place_of(&self, job: &str) -> Result<PathBuf> {
+        let place = self.place.join(job);
+        std::fs::create_dir(&place)?;
+        Ok(place)
+    }
+
     /// The source of all jobs that change nothing in it, made when first asked for.
     fn source(&self) -> Result<&Tree> {
         if self.source.get().is_none() {
@@ -103,17 +110,7 @@ impl Settings {
     }
 }
 
-/// What was typed.
-struct Arguments {
-    short: bool,
-    only: Vec<String>,
-    dir: PathBuf,
-}
-
-/// Adds its rows as they are known: those before a failure are shown all the same.
-type Job = fn(&Settings, &mut Vec<Row>) -> Result<()>;
-
-const JOBS: [(&str, Job); 8] = [
+const JOBS: [(&str, Job<Settings>); 8] = [
     ("save", save::run),
     ("bulk", bulk::run),
     ("large", bulk::large),
@@ -125,15 +122,7 @@ const JOBS: [(&str, Job); 8] = [
 ];
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let done = match role(&words) {
-        Some(result) => result.map(|()| ExitCode::SUCCESS),
-        None => bench(words),
-    };
-    done.unwrap_or_else(|error| {
-        complain(&error);
-        ExitCode::FAILURE
-    })
+    jobs::main(role, bench)
 }
 
 /// The bare processes: what a hidden first word makes of this program.
@@ -147,19 +136,18 @@ fn role(words: &[String]) -> Option<Result<()>> {
 }
 
 fn bench(words: Vec<String>) -> Result<ExitCode> {
-    let Some(arguments) = parse(words)? else {
-        say(HELP);
+    let Some(Arguments { short, only, dir, .. }) = Arguments::parse(words, &JOBS, HELP)? else {
         return Ok(ExitCode::SUCCESS);
     };
-    std::fs::create_dir_all(&arguments.dir)?;
-    let place = tempfile::Builder::new().prefix("bench-pod-").tempdir_in(&arguments.dir)?;
+    std::fs::create_dir_all(&dir)?;
+    let place = tempfile::Builder::new().prefix("bench-pod-").tempdir_in(&dir)?;
     let path = place.path().canonicalize()?;
     let settings = Settings {
-        short: arguments.short,
+        short,
         rig: Rig::new(path.clone())?,
         place: path,
         files: 10_000,
-        large: if arguments.short { 10_000 } else { 100_000 },
+        large: if short { 10_000 } else { 100_000 },
         product: Product::alone(),
         source: OnceLock::new(),
     };
@@ -168,69 +156,9 @@ fn bench(words: Vec<String>) -> Result<ExitCode> {
     versions.extend(settings.rig.describe()?);
     versions.extend(peers::describe(&settings)?);
     say(&machine::describe(&settings.place, versions)?);
-    let mut rows = Vec::new();
-    let mut failed = false;
-    for (name, job) in JOBS {
-        if !arguments.only.is_empty() && !arguments.only.iter().any(|only| only == name) {
-            continue;
-        }
-        progress(name);
-        if let Err(error) = job(&settings, &mut rows) {
-            failed = true;
-            complain(format_args!("{name}: {error}"));
-            rows.push(Row::new(name).ours("could not run"));
-        }
-        // What is gone need not be written back while the next job is measured.
-        let left = settings.place.join(name);
-        if left.exists() {
-            std::fs::remove_dir_all(left)?;
-        }
-    }
-    say(&table::render(&rows));
-    say(&format!("\nload at the end: {}\n", machine::load()));
+    let wanted = |name: &str| only.is_empty() || only.iter().any(|only| only == name);
+    let code = jobs::run(&settings, &settings.place, &JOBS, wanted)?;
     drop(settings);
     place.close()?;
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-/// `None`: help is wanted.
-fn parse(words: Vec<String>) -> Result<Option<Arguments>> {
-    let dir = PathBuf::from(env!("CARGO_TARGET_TMPDIR"));
-    let mut arguments = Arguments { short: false, only: Vec::new(), dir };
-    let mut words = words.into_iter();
-    while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
-        match word.as_str() {
-            // Cargo adds it.
-            "--bench" => {}
-            "--short" => arguments.short = true,
-            "--only" => arguments.only.push(job_name(value()?)?),
-            "--dir" => arguments.dir = value()?.into(),
-            "--help" | "-h" => return Ok(None),
-            _ => return Err(format!("unknown option {word}\n{HELP}").into()),
-        }
-    }
-    Ok(Some(arguments))
-}
-
-fn job_name(name: String) -> Result<String> {
-    if JOBS.iter().any(|(known, _)| *known == name) {
-        return Ok(name);
-    }
-    let known: Vec<&str> = JOBS.iter().map(|(known, _)| *known).collect();
-    Err(format!("--only {name}: one of {}", known.join(", ")).into())
-}
-
-/// A closed stdout is no failure: whoever closed it has read enough.
-fn say(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
-}
-
-/// What is under way, beside the table.
-fn progress(what: impl Display) {
-    let _ = writeln!(std::io::stderr(), "... {what}");
-}
-
-fn complain(what: impl Display) {
-    let _ = writeln!(std::io::stderr(), "pod bench: {what}");
+    Ok(code)
 }

@@ -38,17 +38,11 @@ struct Cut {
 /// In a tree of 100,000 files of which none changes.
 pub(crate) fn large(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let name = "reconnect";
-    let place = settings.place.join(name);
-    fs::create_dir(&place)?;
-    let pod = settings.rig.deploy(name, 1)?.pop().ok_or("no pod")?;
+    let place = settings.place_of(name)?;
+    let pod = settings.rig.deploy(name)?;
     progress(format_args!("reconnect: {} files, first sync", settings.large));
     let source = Tree::make(&place.join("source"), settings.large)?;
-    let way = Way {
-        settings,
-        place: &place,
-        source: &source.root,
-        target: format!("deploy/{name}:/srv/app"),
-    };
+    let way = Way::new(settings, &place, &source.root, name);
     let mut cut = Cut::start(&way, &pod, settings.large)?;
     let silent = silent_bridge(&cut, settings, &pod)?;
     let rounds = if settings.short { 3 } else { 7 };
@@ -88,16 +82,10 @@ pub(crate) fn large(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
 /// One after the other, as soon as the one before is made.
 pub(crate) fn in_a_row(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let name = "in-a-row";
-    let place = settings.place.join(name);
-    fs::create_dir(&place)?;
-    let pod = settings.rig.deploy(name, 1)?.pop().ok_or("no pod")?;
+    let place = settings.place_of(name)?;
+    let pod = settings.rig.deploy(name)?;
     let source = Tree::make(&place.join("source"), 100)?;
-    let way = Way {
-        settings,
-        place: &place,
-        source: &source.root,
-        target: format!("deploy/{name}:/srv/app"),
-    };
+    let way = Way::new(settings, &place, &source.root, name);
     let mut cut = Cut::start(&way, &pod, 100)?;
     let before = cut.left()?;
     let wanted = if settings.short { 100 } else { 1000 };

@@ -1,6 +1,5 @@
 //! Measures how files come back: into a container that is started anew, and into a new pod.
 
-use std::fs;
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -22,16 +21,10 @@ const REACH_FIRST: i64 = 2_000_000_000;
 const REACH_POD: i64 = 5_000_000_000;
 
 pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
-    let place = settings.place.join(NAME);
-    fs::create_dir(&place)?;
-    let pod = settings.rig.deploy(NAME, 1)?.pop().ok_or("no pod")?;
+    let place = settings.place_of(NAME)?;
+    let pod = settings.rig.deploy(NAME)?;
     let source = settings.source()?;
-    let way = Way {
-        settings,
-        place: &place,
-        source: &source.root,
-        target: format!("deploy/{NAME}:/srv/app"),
-    };
+    let way = Way::new(settings, &place, &source.root, NAME);
     progress("replay: first sync");
     let daemon = way.watch(source.files.len())?;
     quiet(&daemon, CALM);

@@ -1,6 +1,5 @@
 //! Measures one source with many pods: what they cost the daemon, and what a slow one costs the others.
 
-use std::fs;
 use std::time::Duration;
 
 use rustix::fs::inotify::WatchFlags;
@@ -37,18 +36,12 @@ struct Cost {
 }
 
 pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
-    let place = settings.place.join(NAME);
-    fs::create_dir(&place)?;
+    let place = settings.place_of(NAME)?;
     let many = if settings.short { 5 } else { 25 };
     let source = Tree::make(&place.join("source"), FILES)?;
-    let way = Way {
-        settings,
-        place: &place,
-        source: &source.root,
-        target: format!("deploy/{NAME}:/srv/app"),
-    };
+    let way = Way::new(settings, &place, &source.root, NAME);
     progress("replicas: 1 pod");
-    settings.rig.deploy(NAME, 1)?;
+    settings.rig.deploy(NAME)?;
     let mut number = 0;
     let daemon = settled(&way)?;
     let one = cost(&way, &daemon, &source, &mut number)?;

@@ -89,10 +89,10 @@ impl Rig {
         Ok(())
     }
 
-    /// A Deployment of an app with a hub beside it; its pods, once all of them run.
-    pub(crate) fn deploy(&self, name: &str, replicas: usize) -> Result<Vec<Pod>> {
-        self.apply(&deployment(name, replicas))?;
-        self.rolled_out(name, replicas)
+    /// A Deployment of an app with a hub beside it; its pod, once it runs.
+    pub(crate) fn deploy(&self, name: &str) -> Result<Pod> {
+        self.apply(&deployment(name))?;
+        self.rolled_out(name, 1)?.pop().ok_or_else(|| "no pod".into())
     }
 
     /// The pods of a Deployment, once there are so many and all of them run.
@@ -193,7 +193,7 @@ pub(crate) fn image() -> String {
 }
 
 /// An app that sleeps, with an empty `/srv/app`, and the hub beside it (the mode *baseline*).
-fn deployment(name: &str, replicas: usize) -> Value {
+fn deployment(name: &str) -> Value {
     let app = json!({
         "name": "app", "image": "e2ek.test/busybox:1", "imagePullPolicy": "Never",
         "command": ["sh", "-c", "mkdir -p /srv/app; exec sleep 1000000"],
@@ -212,7 +212,7 @@ fn deployment(name: &str, replicas: usize) -> Value {
     json!({
         "apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": name},
         "spec": {
-            "replicas": replicas,
+            "replicas": 1,
             "selector": {"matchLabels": {"app": name}},
             "template": {"metadata": {"labels": {"app": name}}, "spec": spec},
         },

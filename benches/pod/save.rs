@@ -31,18 +31,16 @@ struct Beside {
 }
 
 pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
-    let place = settings.place.join(NAME);
-    std::fs::create_dir(&place)?;
+    let place = settings.place_of(NAME)?;
     progress("save: the pod, and trees for the floor");
     let rig = &settings.rig;
-    let pod = rig.deploy(NAME, 1)?.pop().ok_or("no pod")?;
+    let pod = rig.deploy(NAME)?;
     let far = Far::start(rig)?;
     let mut floor = Subject::floor(&place.join("floor"), settings.files)?;
     progress("save: first sync");
     let source = Tree::make(&place.join("source"), settings.files)?;
     let root = source.root.clone();
-    let way =
-        Way { settings, place: &place, source: &root, target: format!("deploy/{NAME}:/srv/app") };
+    let way = Way::new(settings, &place, &root, NAME);
     let daemon = way.watch(settings.files)?;
     let app = rig.container(&pod, "app")?;
     let eye = app.directory("/srv/app")?;

@@ -1,6 +1,5 @@
 //! Measures the sidecar itself: its image, its start, its memory, and what it does when nothing happens.
 
-use std::fs;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -25,23 +24,17 @@ const WAKES_A_HEARTBEAT: u64 = 4;
 
 pub(crate) fn run(settings: &Settings, rows: &mut Vec<Row>) -> Result<()> {
     let rig = &settings.rig;
-    let place = settings.place.join(NAME);
-    fs::create_dir(&place)?;
+    let place = settings.place_of(NAME)?;
     size(settings, rows)?;
-    let alone = rig.deploy(&format!("{NAME}-alone"), 1)?.pop().ok_or("no pod")?;
-    let pod = rig.deploy(NAME, 1)?.pop().ok_or("no pod")?;
+    let alone = rig.deploy(&format!("{NAME}-alone"))?;
+    let pod = rig.deploy(NAME)?;
     start(settings, &pod, rows)?;
     let hub = rig.container(&pod, "e2ek-sync")?;
     let empty = memory(hub.main)?.now;
     forget_peak(hub.main)?;
     progress("sidecar: first sync");
     let source = settings.source()?;
-    let way = Way {
-        settings,
-        place: &place,
-        source: &source.root,
-        target: format!("deploy/{NAME}:/srv/app"),
-    };
+    let way = Way::new(settings, &place, &source.root, NAME);
     let daemon = way.watch(source.files.len())?;
     let busy = memory(hub.main)?.peak;
     std::thread::sleep(CALM);

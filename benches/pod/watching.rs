@@ -17,7 +17,17 @@ pub(crate) struct Way<'s> {
     pub(crate) target: String,
 }
 
-impl Way<'_> {
+impl<'s> Way<'s> {
+    /// To the Deployment of this name, as the rig makes it.
+    pub(crate) fn new(
+        settings: &'s Settings,
+        place: &'s Path,
+        source: &'s Path,
+        name: &str,
+    ) -> Self {
+        Self { settings, place, source, target: format!("deploy/{name}:/srv/app") }
+    }
+
     fn command(&self, words: &[&str], kubeconfig: &Path) -> Result<Command> {
         let mut command = self.settings.product.command(self.place)?;
         command.args(words).arg(self.source).arg(&self.target);

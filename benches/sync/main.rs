@@ -4,8 +4,6 @@
 //! is also every bare process that the measurements need (see [`role`]): it starts itself again
 //! with a hidden first word.
 
-use std::fmt::Display;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::OnceLock;
@@ -18,6 +16,7 @@ mod figures;
 mod floor;
 mod git;
 mod idle;
+mod jobs;
 mod machine;
 mod memory;
 mod once;
@@ -38,8 +37,8 @@ mod tree;
 mod usage;
 mod visible;
 
+use jobs::{Arguments, Job, complain, progress, say};
 use product::Product;
-use table::Row;
 use tree::Tree;
 
 /// What the jobs fail with; the text is shown as it is.
@@ -99,19 +98,7 @@ fn made<'a>(once: &'a OnceLock<Tree>, root: &Path, files: usize) -> Result<&'a T
     once.get().ok_or_else(|| "it was just set".into())
 }
 
-/// What was typed.
-struct Arguments {
-    short: bool,
-    only: Vec<String>,
-    dir: PathBuf,
-    files: Vec<usize>,
-    typed_files: bool,
-}
-
-/// Adds its rows as they are known: those before a failure are shown all the same.
-type Job = fn(&Settings, &mut Vec<Row>) -> Result<()>;
-
-const JOBS: [(&str, Job); 13] = [
+const JOBS: [(&str, Job<Settings>); 13] = [
     ("save", save::run),
     ("initial", once::initial),
     ("nothing", once::nothing),
@@ -131,15 +118,7 @@ const JOBS: [(&str, Job); 13] = [
 const LONG: [&str; 2] = ["cold", "scale"];
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).collect();
-    let done = match role(&words) {
-        Some(result) => result.map(|()| ExitCode::SUCCESS),
-        None => bench(words),
-    };
-    done.unwrap_or_else(|error| {
-        complain(&error);
-        ExitCode::FAILURE
-    })
+    jobs::main(role, bench)
 }
 
 /// The bare processes: what a hidden first word makes of this program.
@@ -155,12 +134,12 @@ fn role(words: &[String]) -> Option<Result<()>> {
 }
 
 fn bench(words: Vec<String>) -> Result<ExitCode> {
-    let Some(arguments) = parse(words)? else {
-        say(HELP);
+    let Some(Arguments { short, only, dir, files }) = Arguments::parse(words, &JOBS, HELP)? else {
         return Ok(ExitCode::SUCCESS);
     };
-    std::fs::create_dir_all(&arguments.dir)?;
-    let place = tempfile::Builder::new().prefix("bench-sync-").tempdir_in(&arguments.dir)?;
+    let typed = files.map(|text| sizes(&text)).transpose()?;
+    std::fs::create_dir_all(&dir)?;
+    let place = tempfile::Builder::new().prefix("bench-sync-").tempdir_in(&dir)?;
     let product = Product::find()?;
     let ours = format!("ours: {}", machine::version(&product.binary, "version"));
     let rsync = format!("rsync: {}", machine::version(Path::new("rsync"), "--version"));
@@ -168,113 +147,39 @@ fn bench(words: Vec<String>) -> Result<ExitCode> {
     say(&machine::describe(place.path(), versions)?);
     let place_path = place.path().canonicalize()?;
     let settings = Settings {
-        short: arguments.short,
+        short,
         place: place_path,
-        files: *arguments.files.first().ok_or("--files is never empty")?,
-        large: *arguments.large().ok_or("--files is never empty")?,
-        sizes: arguments.sizes(),
+        files: typed.as_ref().map_or(10_000, |sizes| sizes[0]),
+        // One size for all where that was asked for, or `--short`.
+        large: match &typed {
+            Some(sizes) => sizes[sizes.len() - 1],
+            None if short => 10_000,
+            None => 100_000,
+        },
+        sizes: match typed {
+            Some(sizes) => sizes,
+            None if short => vec![10_000, 100_000],
+            None => vec![10_000, 100_000, 1_000_000],
+        },
         product,
         source: OnceLock::new(),
         large_source: OnceLock::new(),
     };
-    let mut rows = Vec::new();
-    let mut failed = false;
-    for (name, job) in JOBS {
-        if !arguments.wants(name) {
-            continue;
-        }
-        progress(name);
-        if let Err(error) = job(&settings, &mut rows) {
-            failed = true;
-            complain(format_args!("{name}: {error}"));
-            rows.push(Row::new(name).ours("could not run"));
-        }
-        // What is gone need not be written back while the next job is measured.
-        let left = settings.place.join(name);
-        if left.exists() {
-            std::fs::remove_dir_all(left)?;
-        }
-    }
-    say(&table::render(&rows));
-    say(&format!("\nload at the end: {}\n", machine::load()));
-    place.close()?;
-    Ok(if failed { ExitCode::FAILURE } else { ExitCode::SUCCESS })
-}
-
-impl Arguments {
-    fn wants(&self, job: &str) -> bool {
-        if self.only.is_empty() {
-            return !(self.short && LONG.contains(&job));
-        }
-        self.only.iter().any(|only| only == job)
-    }
-
-    /// One size for all where that was asked for, or `--short`.
-    fn large(&self) -> Option<&usize> {
-        if self.short || self.typed_files { self.files.last() } else { Some(&100_000) }
-    }
-
-    fn sizes(&self) -> Vec<usize> {
-        match (self.typed_files, self.short) {
-            (true, _) => self.files.clone(),
-            (false, true) => vec![10_000, 100_000],
-            (false, false) => vec![10_000, 100_000, 1_000_000],
-        }
-    }
-}
-
-/// `None`: help is wanted.
-fn parse(words: Vec<String>) -> Result<Option<Arguments>> {
-    let mut arguments = Arguments {
-        short: false,
-        only: Vec::new(),
-        dir: PathBuf::from(env!("CARGO_TARGET_TMPDIR")),
-        files: vec![10_000],
-        typed_files: false,
+    let wanted = |name: &str| match only.is_empty() {
+        true => !(short && LONG.contains(&name)),
+        false => only.iter().any(|only| only == name),
     };
-    let mut words = words.into_iter();
-    while let Some(word) = words.next() {
-        let mut value = || words.next().ok_or_else(|| format!("{word} needs a value"));
-        match word.as_str() {
-            // Cargo adds it.
-            "--bench" => {}
-            "--short" => arguments.short = true,
-            "--only" => arguments.only.push(job_name(value()?)?),
-            "--dir" => arguments.dir = value()?.into(),
-            "--files" => {
-                let sizes = value()?;
-                let sizes: std::result::Result<_, _> = sizes.split(',').map(str::parse).collect();
-                arguments.files = sizes.map_err(|_| "--files: numbers, with commas between")?;
-                arguments.typed_files = true;
-            }
-            "--help" | "-h" => return Ok(None),
-            _ => return Err(format!("unknown option {word}\n{HELP}").into()),
-        }
-    }
-    if arguments.files.iter().any(|&files| files < 100) {
+    let code = jobs::run(&settings, &settings.place, &JOBS, wanted)?;
+    place.close()?;
+    Ok(code)
+}
+
+/// What `--files` says: at least one number.
+fn sizes(text: &str) -> Result<Vec<usize>> {
+    let sizes: std::result::Result<Vec<usize>, _> = text.split(',').map(str::parse).collect();
+    let sizes = sizes.map_err(|_| "--files: numbers, with commas between")?;
+    if sizes.iter().any(|&files| files < 100) {
         return Err("--files: at least 100".into());
     }
-    Ok(Some(arguments))
-}
-
-fn job_name(name: String) -> Result<String> {
-    if JOBS.iter().any(|(known, _)| *known == name) {
-        return Ok(name);
-    }
-    let known: Vec<&str> = JOBS.iter().map(|(known, _)| *known).collect();
-    Err(format!("--only {name}: one of {}", known.join(", ")).into())
-}
-
-/// A closed stdout is no failure: whoever closed it has read enough.
-fn say(text: &str) {
-    let _ = std::io::stdout().write_all(text.as_bytes());
-}
-
-/// What is under way, beside the table.
-fn progress(what: impl Display) {
-    let _ = writeln!(std::io::stderr(), "... {what}");
-}
-
-fn complain(what: impl Display) {
-    let _ = writeln!(std::io::stderr(), "sync bench: {what}");
+    Ok(sizes)
 }

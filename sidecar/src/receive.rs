@@ -22,7 +22,7 @@ pub use self::ahead::Ahead;
 pub use self::check::root_index;
 use self::check::{bytes_of, check_content, check_place, file_size};
 use self::incoming::{Incoming, Move, State, enter_moved};
-pub use self::moved::{changes_of_move, fold};
+pub use self::moved::{FROM_ENTRIES, changes_of_move, expand, fold};
 pub(crate) use self::record::apply_what_fits;
 pub use self::record::leave_out_stayers;
 pub use self::steps::Step;

@@ -10,7 +10,7 @@ mod archive;
 mod snapshot;
 
 pub use archive::ArchiveError;
-pub use snapshot::{Dir, DirBuilder, Edit, Node, Snapshot, Spot, TreeError, TreeId};
+pub use snapshot::{Difference, Dir, DirBuilder, Edit, Node, Snapshot, Spot, TreeError, TreeId};
 
 use std::fmt;
 

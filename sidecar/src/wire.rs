@@ -23,7 +23,7 @@ mod ops;
 mod pack;
 
 pub use frame::{Decoder, batches, encode};
-pub use hello::{Hello, HelloReader, PROTOCOL, negotiate};
+pub use hello::{ANSWERS_PINGS, Hello, HelloReader, PROTOCOL, negotiate};
 pub use ops::{OpsPacker, unpack_ops};
 pub use pack::{Packer, Shrunk, plain, unpack};
 

@@ -2,9 +2,11 @@
 #![cfg(target_os = "linux")]
 #![allow(clippy::unwrap_used, reason = "tests")]
 
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, Stdio};
 
+use e2ek_sidecar::restart::{ActionSet, Policy};
+use e2ek_sidecar::wire;
 use rustix::process::{Pid, Signal, kill_process};
 
 fn run(options: &[&str], script: &str) -> Command {
@@ -129,6 +131,81 @@ fn i9_nothing_is_started_while_nobody_says_so() {
     }
     signal(&child.0, Signal::TERM);
     assert_eq!(child.0.wait().unwrap().code(), Some(143));
+}
+
+/// What a hub says; as the wrapper reads it.
+#[derive(serde::Serialize)]
+enum ToWrapper {
+    Run { generation: u64, policy: Option<Policy> },
+    Act { generation: u64, actions: ActionSet },
+}
+
+fn say(stream: &mut std::os::unix::net::UnixStream, message: &ToWrapper) {
+    let mut bytes = Vec::new();
+    wire::encode(message, &mut bytes);
+    stream.write_all(&bytes).unwrap();
+}
+
+fn restart() -> ToWrapper {
+    let actions = ActionSet { restart: true, ..ActionSet::default() };
+    ToWrapper::Act { generation: 2, actions }
+}
+
+/// A wrapper, and the hub that it calls.
+struct Wrapped {
+    child: Ended,
+    output: BufReader<std::process::ChildStdout>,
+    hub: std::os::unix::net::UnixListener,
+    _folder: tempfile::TempDir,
+}
+
+impl Wrapped {
+    fn new(options: &[&str], script: &str) -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("run.sock");
+        let hub = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_e2ek-sidecar"));
+        command.args(["run", "--wrappers"]).arg(&socket).args(options);
+        command.args(["--", "sh", "-c", script]).env_remove("E2EK_HOLD");
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::null());
+        let mut child = Ended(command.spawn().unwrap());
+        let output = BufReader::new(child.0.stdout.take().unwrap());
+        Self { child, output, hub, _folder: folder }
+    }
+
+    fn line(&mut self) -> String {
+        let mut line = String::new();
+        self.output.read_line(&mut line).unwrap();
+        line.trim_end().to_owned()
+    }
+
+    /// All that is said after this, when it ends.
+    fn end(mut self) -> String {
+        signal(&self.child.0, Signal::TERM);
+        self.child.0.wait().unwrap();
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        rest
+    }
+}
+
+#[test]
+fn i9_started_before_its_files_it_is_started_anew_when_they_are_there() {
+    let mut wrapped = Wrapped::new(&["--hold", "0"], "echo up; exec sleep 1000000");
+    let stream = hello(&wrapped.hub).1;
+    assert_eq!(wrapped.line(), "up");
+    drop(stream);
+    let (body, mut stream) = hello(&wrapped.hub);
+    assert_eq!((body[2], body.last()), (1, Some(&0)), "it runs, and not with its files: {body:?}");
+    say(&mut stream, &ToWrapper::Run { generation: 1, policy: None });
+    assert_eq!(wrapped.line(), "up");
+    drop(stream);
+    let (body, mut stream) = hello(&wrapped.hub);
+    assert_eq!(body.last(), Some(&1), "{body:?}");
+    say(&mut stream, &ToWrapper::Run { generation: 1, policy: None });
+    say(&mut stream, &restart());
+    assert_eq!(wrapped.line(), "up");
+    assert_eq!(wrapped.end(), "", "once");
 }
 
 /// Whatever becomes of the test.

@@ -82,7 +82,7 @@ Examples:
   e2ek-sync check-ignore -v .env build/app.o
   git ls-files -z | e2ek-sync check-ignore -z --stdin
 
-Exit codes: 0 when at least one path is left out, 1 when none is.";
+Exit codes: 0 when at least one path is left out, 1 when none is, 128 when it cannot be told.";
 
 /// `flush`.
 #[derive(Debug, Args)]
@@ -154,7 +154,8 @@ pub struct AttachArgs {
     directory: Directory,
 }
 
-/// `check-ignore`; its `-v` is the global one.
+/// `check-ignore`; its `-v` and `-q` are the global ones. What makes no sense together is found where
+/// the question is asked, in the order in which git does.
 #[derive(Debug, Args)]
 pub struct CheckIgnoreArgs {
     #[command(flatten)]
@@ -163,10 +164,16 @@ pub struct CheckIgnoreArgs {
     #[arg(short = 'z')]
     pub nul: bool,
     /// Read the paths from stdin
-    #[arg(long, conflicts_with = "paths")]
+    #[arg(long)]
     pub stdin: bool,
+    /// With -v: tell also of the paths that no rule matches
+    #[arg(short, long)]
+    pub non_matching: bool,
+    /// Nothing new: whether git tracks a path never plays a part here
+    #[arg(long)]
+    pub no_index: bool,
     /// The paths to judge
-    #[arg(value_name = "PATH", required_unless_present = "stdin")]
+    #[arg(value_name = "PATH")]
     pub paths: Vec<PathBuf>,
 }
 

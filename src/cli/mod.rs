@@ -143,6 +143,13 @@ pub fn parse(words: impl IntoIterator<Item = OsString>) -> Result<Parsed, Error>
     }
 }
 
+/// Whether words, which may make no sense otherwise, name `check-ignore`: its exit codes are git's.
+#[must_use]
+pub fn is_check_ignore(words: impl IntoIterator<Item = OsString>) -> bool {
+    let parsed = Cli::command().ignore_errors(true).try_get_matches_from(words);
+    parsed.is_ok_and(|matches| matches.subcommand_name() == Some("check-ignore"))
+}
+
 /// Turns clap's text into a message and hints: its first paragraph says what is wrong, the others
 /// are tips and the usage.
 fn refusal(error: &clap::Error) -> Error {

@@ -162,8 +162,7 @@ fn what_cannot_be_meant_is_a_usage_error() {
         "supervise --no-such-flag -- app",
         "supervise --kill-after -1 app",
         "supervise --debounce -0.1 app",
-        "check-ignore",
-        "check-ignore --stdin a",
+        "check-ignore --bogus a",
         "status --json=1",
     ] {
         refused(line);
@@ -206,5 +205,18 @@ fn every_command_has_its_name() {
         "hub --state s",
     ] {
         assert_eq!(cli(line).command.name(), line.split(' ').next().unwrap());
+    }
+}
+
+#[test]
+fn what_was_meant_for_check_ignore_is_known_even_if_it_makes_no_sense() {
+    for (line, meant) in [
+        ("check-ignore --bogus a", true),
+        ("-C check-ignore status --bogus", false),
+        ("-C d -v check-ignore --output", true),
+        ("check-ignored", false),
+        ("", false),
+    ] {
+        assert_eq!(is_check_ignore(words(line)), meant, "{line}");
     }
 }

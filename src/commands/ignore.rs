@@ -3,19 +3,24 @@
 use std::io::{self, Write};
 
 use crate::cli::CheckIgnoreArgs;
-use crate::config::{Config, Value};
+use crate::config::{Config, Flags, Value};
 use crate::error::Error;
 use crate::filter::check::{CheckError, CheckOptions, Found, Paths, check_ignore};
 use crate::filter::{Filter, FilterOptions, GitPlaces};
 use crate::report::{Heard, Reporter};
 
+/// git's exit code for whatever keeps it from an answer.
+pub(super) const FATAL: u8 = 128;
+/// git's exit code for options that it does not know.
+pub(super) const USAGE: u8 = 129;
+
 /// Judges the paths by the rules of the workspace's folder; 0 when one is left out, 1 when none is.
-/// With `-q` nothing is written.
 ///
 /// # Errors
-/// Of kind usage where git says 128.
+/// Where git ends with [`FATAL`].
 pub(super) fn run(
     args: &CheckIgnoreArgs,
+    flags: &Flags,
     config: &Config,
     reporter: &mut Reporter,
 ) -> Result<u8, Error> {
@@ -28,10 +33,18 @@ pub(super) fn run(
     let filter = Filter::new(&config.workspace.folder, &options)?;
     let cwd = std::env::current_dir().map_err(|error| Error::no_directory(&error))?;
     let mut input = io::stdin().lock();
-    let paths = if args.stdin { Paths::Read(&mut input) } else { Paths::Given(&args.paths) };
-    let verbosity = config.say.verbosity;
-    let options = CheckOptions { verbose: verbosity > 0, non_matching: false, nul: args.nul };
-    let mut out = Verbatim { reporter, quiet: verbosity < 0 };
+    let paths = match (args.stdin, &*args.paths) {
+        (true, []) => Paths::Read(&mut input),
+        (true, _) => return Err(CheckError::PathsAndStdin.into()),
+        (false, paths) => Paths::Given(paths),
+    };
+    let options = CheckOptions {
+        verbose: flags.verbose > 0,
+        quiet: flags.quiet > 0,
+        non_matching: args.non_matching,
+        nul: args.nul,
+    };
+    let mut out = Verbatim { reporter };
     match check_ignore(&filter, &cwd, paths, options, &mut out) {
         Ok(Found::Some) => Ok(0),
         Ok(Found::Nothing) => Ok(1),
@@ -44,14 +57,13 @@ pub(super) fn run(
 /// Standard output as git's grammar has it.
 struct Verbatim<'a> {
     reporter: &'a mut Reporter,
-    quiet: bool,
 }
 
 impl Write for Verbatim<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self.quiet || self.reporter.verbatim(bytes) == Heard::Yes {
-            true => Ok(bytes.len()),
-            false => Err(io::ErrorKind::BrokenPipe.into()),
+        match self.reporter.verbatim(bytes) {
+            Heard::Yes => Ok(bytes.len()),
+            Heard::Gone => Err(io::ErrorKind::BrokenPipe.into()),
         }
     }
 

@@ -31,8 +31,13 @@ pub fn run(cli: &Cli) -> u8 {
     let mut options = unsettled();
     start(cli, &mut options).unwrap_or_else(|error| {
         tell(&error, streams(&cli.command), options);
-        error.kind.exit_code()
+        exit_code(&error, matches!(cli.command, Command::CheckIgnore(_)))
     })
+}
+
+/// Of a failure; those of `check-ignore` are fatal errors of git's.
+fn exit_code(error: &Error, as_git: bool) -> u8 {
+    if as_git { ignore::FATAL } else { error.kind.exit_code() }
 }
 
 /// Shows a text that was asked for; the exit code. A closed stdout is no failure of ours: whoever
@@ -43,11 +48,11 @@ pub fn show(text: &str) -> u8 {
     0
 }
 
-/// Tells why a command line is none; the exit code.
+/// Tells why a command line is none; the exit code. `as_git`: it was meant for `check-ignore`.
 #[must_use]
-pub fn refuse(error: &Error) -> u8 {
+pub fn refuse(error: &Error, as_git: bool) -> u8 {
     tell(error, false, unsettled());
-    error.kind.exit_code()
+    if as_git { ignore::USAGE } else { error.kind.exit_code() }
 }
 
 /// The commands whose standard output is a stream of events, failures among them.
@@ -97,12 +102,20 @@ fn start(cli: &Cli, options: &mut report::Options) -> Result<u8, Error> {
             let (reporter, _log) = reporter(*options, &say, None)?;
             runtime.block_on(supervise::run(args, reporter))
         }
+        command if asks_daemon(command) => {
+            let (config, fault) = Config::of_workspace(&flags, &environment)?;
+            let (mut reporter, _log) = reporter(*options, &say, None)?;
+            if let Some(fault) = fault {
+                reporter.warning(Error::from(fault).message);
+            }
+            runtime.block_on(control::run(command, &flags.targets, &config, &mut reporter))
+        }
         command => {
             let config = Config::resolve(&flags, &environment)?;
             let state = syncs(command).then_some(&config);
             let (reporter, _log) = reporter(*options, &say, state)?;
             let reread = reread(flags.clone(), environment);
-            runtime.block_on(settled_command(command, &flags.targets, config, reread, reporter))
+            runtime.block_on(settled_command(command, &flags, config, reread, reporter))
         }
     };
     // A thread that still reads a file must not keep the process from its end.
@@ -118,16 +131,22 @@ fn reread(flags: Flags, environment: Environment) -> daemon::Reread {
 /// Who does it, of those that need the settings.
 async fn settled_command(
     command: &Command,
-    targets: &[String],
+    flags: &Flags,
     config: Config,
     reread: daemon::Reread,
     mut reporter: Reporter,
 ) -> Result<u8, Error> {
     match command {
-        command if syncs(command) => sync_command(command, config, reread, reporter).await,
-        Command::CheckIgnore(args) => ignore::run(args, &config, &mut reporter),
-        command => control::run(command, targets, &config, &mut reporter).await,
+        Command::CheckIgnore(args) => ignore::run(args, flags, &config, &mut reporter),
+        command => sync_command(command, config, reread, reporter).await,
     }
+}
+
+/// The commands that talk to a running daemon: they need to know whose, and no more.
+fn asks_daemon(command: &Command) -> bool {
+    use Command as C;
+    !syncs(command)
+        && !matches!(command, C::CheckIgnore(_) | C::Supervise(_) | C::Version(_) | C::Hub(_))
 }
 
 /// The commands that move files, and are logged in the workspace's state.

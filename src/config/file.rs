@@ -24,7 +24,6 @@ use super::value::Value;
 /// What the file of a workspace says.
 #[derive(Debug)]
 pub(super) struct File {
-    pub(super) path: PathBuf,
     pub(super) workspace: WorkspaceLayer,
     pub(super) targets: Vec<TargetLayer>,
     pub(super) restart: RestartLayer,
@@ -97,7 +96,6 @@ impl File {
         let restart = table.table("restart")?.map(restart).transpose()?;
         table.finish()?;
         Ok(Self {
-            path: path.to_owned(),
             workspace: workspace.unwrap_or_default(),
             targets,
             restart: restart.unwrap_or_default(),

@@ -32,6 +32,32 @@ impl Config {
     /// # Errors
     /// When the file does not read, or what it and the flags name cannot be synced.
     pub fn resolve(flags: &Flags, environment: &Environment) -> Result<Self, ConfigError> {
+        Self::lay(flags, environment, Err)
+    }
+
+    /// As [`Self::resolve`], for those who only ask a running daemon: what is wrong inside the file is
+    /// given beside, and the settings are as if it said nothing.
+    ///
+    /// # Errors
+    /// When it cannot be told which workspace is meant.
+    pub fn of_workspace(
+        flags: &Flags,
+        environment: &Environment,
+    ) -> Result<(Self, Option<ConfigError>), ConfigError> {
+        let mut fault = None;
+        let config = Self::lay(flags, environment, |error| {
+            fault = Some(error);
+            Ok(None)
+        })?;
+        Ok((config, fault))
+    }
+
+    /// Lays the layers over each other. `unread` decides about a file that does not read.
+    fn lay(
+        flags: &Flags,
+        environment: &Environment,
+        unread: impl FnOnce(ConfigError) -> Result<Option<File>, ConfigError>,
+    ) -> Result<Self, ConfigError> {
         let base = match &flags.directory {
             Some(directory) => environment.current_dir.join(directory),
             None => environment.current_dir.clone(),
@@ -41,13 +67,14 @@ impl Config {
         let source = source.map(|source| source_directory(&source, flags.wants_targets));
         let source = source.transpose()?;
         let start = source.as_deref().unwrap_or(&base);
-        let file = read_file(flags, &base, start, environment)?;
-        let folder = file.as_ref().map_or(start, |file| parent(&file.path)).to_owned();
+        let path = find_file(flags, &base, start, environment)?;
+        let folder = path.as_deref().map_or(start, parent).to_owned();
+        let file = path.as_deref().map(read_file).transpose().or_else(unread)?;
         let places = Places::resolve(flags.state_dir.as_ref().map(|d| base.join(d)), environment)?;
 
-        let (path, workspace, targets, restart) = match file {
-            Some(file) => (Some(file.path), file.workspace, file.targets, file.restart),
-            None => (None, WorkspaceLayer::default(), Vec::new(), RestartLayer::default()),
+        let (workspace, targets, restart) = match file {
+            Some(file) => (file.workspace, file.targets, file.restart),
+            None => (WorkspaceLayer::default(), Vec::new(), RestartLayer::default()),
         };
         let targets = if flags.wants_targets {
             let home = places.home.as_deref();
@@ -105,24 +132,31 @@ pub(super) fn source_directory(path: &Path, must_exist: bool) -> Result<PathBuf,
 }
 
 /// The file of `--config`, else the nearest e2ek.toml in `start` or above.
-fn read_file(
+fn find_file(
     flags: &Flags,
     base: &Path,
     start: &Path,
     environment: &Environment,
-) -> Result<Option<File>, ConfigError> {
-    let fault = |path: &Path, error| ConfigError::Io { doing: "read", path: path.into(), error };
+) -> Result<Option<PathBuf>, ConfigError> {
     let found = match &flags.config {
         Some(path) => Some(base.join(path)),
         None => start.ancestors().map(|dir| dir.join(FILE_NAME)).find(|path| path.is_file()),
     };
     let Some(path) = found else { return Ok(None) };
-    let path = fs::canonicalize(&path).map_err(|error| fault(&path, error))?;
+    let path = fs::canonicalize(&path).map_err(|error| unreadable(&path, error))?;
     if flags.config.is_none() {
         belongs_here(&path, start, environment)?;
     }
-    let text = fs::read_to_string(&path).map_err(|error| fault(&path, error))?;
-    File::parse(&path, &text).map(Some)
+    Ok(Some(path))
+}
+
+fn read_file(path: &Path) -> Result<File, ConfigError> {
+    let text = fs::read_to_string(path).map_err(|error| unreadable(path, error))?;
+    File::parse(path, &text)
+}
+
+fn unreadable(path: &Path, error: io::Error) -> ConfigError {
+    ConfigError::Io { doing: "read", path: path.into(), error }
 }
 
 /// A file found by walking up must belong to us, to root, or to the owner of the directory we came

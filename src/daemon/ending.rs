@@ -103,9 +103,12 @@ impl Daemon {
         self.targets.values_mut().for_each(|target| target.connection = None);
         self.answers.end();
         let exit = self.ending.take().map_or(Ok(0), |ending| ending.exit);
-        // Carriers end by themselves, or are killed with their tasks.
-        let carriers = async { while self.tasks.join_next().await.is_some() {} };
-        let _ = tokio::time::timeout(LAST_WORDS, carriers).await;
+        // Carriers end by themselves, or are killed with their tasks. Nobody else is waited for: what
+        // follows a workload goes on as long as it is let.
+        let carriers = async { while self.carriers.join_next().await.is_some() {} };
+        if tokio::time::timeout(LAST_WORDS, carriers).await.is_err() {
+            tracing::warn!(left = self.carriers.len(), "links that do not end are left");
+        }
         if self.kind == Kind::Watch {
             let code = exit.as_ref().map_or_else(|error| error.kind.exit_code(), |code| *code);
             self.say(Event::Stopped { exit: code });

@@ -9,6 +9,7 @@ mod tests;
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
@@ -25,7 +26,7 @@ use tokio::sync::{Notify, Semaphore, mpsc};
 use self::lane::Lane;
 pub(super) use self::lane::Taken;
 use crate::engine::session::TargetId;
-use crate::transfer::{Changed, Distance, Folder, Kin, Likened, Origin, Pace, Patches};
+use crate::transfer::{Changed, Distance, Folder, Kin, Likened, Origin, Pace, Patches, Window};
 use crate::transport::{Ended, Link, NotStarted, Transport};
 
 /// Read at once.
@@ -37,9 +38,11 @@ const PACK_FROM: usize = 4;
 const PACK_LEVEL: i32 = 6;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
-/// How soon something must be heard after the network changed: the other end says something every five
-/// seconds.
+/// How soon something must be heard after the network changed, of a hub that may be busy with what was
+/// sent to it, or is too old to answer: it says something every five seconds.
 const PROBED_WITHIN: Duration = HEARTBEAT.saturating_add(Duration::from_secs(2));
+/// The same, of a hub that answers a Ping at once when nothing else is on its way to it.
+const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 /// A try to connect that has come so far without an end is begun anew when the network changed.
 const TRIED_FOR: Duration = Duration::from_secs(1);
 /// How long a carrier may take to end by itself after its streams were closed.
@@ -131,12 +134,43 @@ pub(super) struct Shared {
     /// What the hub took of contents sent ahead.
     pub(super) taken: Arc<Taken>,
     /// Says that the network changed.
-    pub(super) probe: Arc<Notify>,
+    pub(super) probe: Arc<Probe>,
+    /// Saves come at any time, and wait for nothing.
+    pub(super) saves: bool,
+}
+
+/// Says that the network changed: the other end must prove that it can be reached.
+#[derive(Default)]
+pub(super) struct Probe {
+    notify: Notify,
+    /// Nothing is on its way there but the Ping.
+    alone: AtomicBool,
+}
+
+impl Probe {
+    /// Says so. A Ping is sent beside it; `alone`: it waits behind nothing.
+    pub(super) fn ask(&self, alone: bool) {
+        self.alone.store(alone, Ordering::Relaxed);
+        self.notify.notify_one();
+    }
+
+    /// Waits until it is said. Cancel safe.
+    async fn asked(&self) {
+        self.notify.notified().await;
+    }
+
+    /// How long the answer may take of a hub that answers, or does not.
+    fn patience(&self, answers: bool) -> Duration {
+        match answers && self.alone.load(Ordering::Relaxed) {
+            true => ANSWERED_WITHIN,
+            false => PROBED_WITHIN,
+        }
+    }
 }
 
 impl Shared {
-    pub(super) fn new() -> Self {
-        Self { credit: new_credit(), taken: Arc::default(), probe: Arc::default() }
+    pub(super) fn new(saves: bool) -> Self {
+        Self { credit: new_credit(), taken: Arc::default(), probe: Arc::default(), saves }
     }
 }
 
@@ -150,7 +184,7 @@ pub(super) async fn serve(
     transport: Transport,
     origin: Arc<Origin>,
     mut outgoing: mpsc::UnboundedReceiver<Outgoing>,
-    Shared { credit, taken, probe }: Shared,
+    Shared { credit, taken, probe, saves }: Shared,
     events: Events,
 ) {
     let distance = if transport.is_far() { Distance::Far } else { Distance::Here };
@@ -158,15 +192,17 @@ pub(super) async fn serve(
         Err(error) => LinkError::NotStarted(error),
         Ok(Link { reader, writer, carrier }) => {
             let shrunk = || origin.shrunk().clone();
+            let window = if saves { Window::default() } else { Window::whole() };
             let mut sender = Sender {
                 packer: Packer::sharing(0, shrunk()),
-                lane: Lane::new(taken, shrunk()),
+                lane: Lane::new(taken, window, shrunk()),
                 writer,
                 origin,
                 credit,
                 events: events.clone(),
                 at: (target, serial),
                 buffer: Vec::new(),
+                unflushed: false,
                 distance,
                 patches: Patches::default(),
                 likened: Likened::default(),
@@ -191,7 +227,7 @@ pub(super) async fn serve(
 }
 
 /// Makes the carrier; begins anew when the network changed while it was long about it.
-async fn connect(transport: &Transport, probe: &Notify) -> Result<Link, NotStarted> {
+async fn connect(transport: &Transport, probe: &Probe) -> Result<Link, NotStarted> {
     loop {
         let began = Instant::now();
         let connecting = transport.connect();
@@ -199,7 +235,7 @@ async fn connect(transport: &Transport, probe: &Notify) -> Result<Link, NotStart
         loop {
             tokio::select! {
                 link = &mut connecting => return link,
-                () = probe.notified() => {}
+                () = probe.asked() => {}
             }
             if began.elapsed() >= TRIED_FOR {
                 break;
@@ -212,7 +248,7 @@ async fn read(
     (target, serial): (TargetId, u64),
     mut reader: Box<dyn tokio::io::AsyncRead + Send + Unpin>,
     events: &Events,
-    probe: &Notify,
+    probe: &Probe,
 ) -> Result<(), LinkError> {
     let mut buffer = vec![0; READ_BYTES];
     let greeting = tokio::time::timeout(HELLO_WITHIN, hello(&mut reader, &mut buffer)).await;
@@ -233,16 +269,17 @@ async fn read(
         while let Some((message, _)) = decoder.message::<FromHub>().map_err(LinkError::Wire)? {
             tell(LinkEvent::Message(message)).await?;
         }
-        let len = heard(&mut reader, &mut buffer, probe).await?;
+        let len = heard(&mut reader, &mut buffer, probe, theirs.answers_pings()).await?;
         decoder.feed(&buffer[..len]);
     }
 }
 
-/// What comes next, in time.
+/// What comes next, in time. `answers`: the other end answers a Ping at once.
 async fn heard(
     reader: &mut (dyn tokio::io::AsyncRead + Send + Unpin),
     buffer: &mut [u8],
-    probe: &Notify,
+    probe: &Probe,
+    answers: bool,
 ) -> Result<usize, LinkError> {
     let mut patience = tokio::time::Instant::now() + DEAD_AFTER;
     let mut silent = LinkError::Silent;
@@ -254,8 +291,8 @@ async fn heard(
                 Err(_) => Err(silent),
                 Ok(Ok(len)) => Ok(len),
             },
-            () = probe.notified() => {
-                let sooner = tokio::time::Instant::now() + PROBED_WITHIN;
+            () = probe.asked() => {
+                let sooner = tokio::time::Instant::now() + probe.patience(answers);
                 if sooner < patience {
                     (patience, silent) = (sooner, LinkError::SilentSince);
                 }
@@ -271,6 +308,8 @@ struct Sender {
     events: Events,
     at: (TargetId, u64),
     buffer: Vec<u8>,
+    /// Something was written since the last flush.
+    unflushed: bool,
     distance: Distance,
     /// Of the generation whose ops were sent last.
     patches: Patches,
@@ -334,22 +373,34 @@ impl Sender {
         Ok(())
     }
 
-    /// Encodes a message; written with the next flush, or at once when much has gathered.
+    /// Encodes a message; sent with the next flush, or most of it at once when much has gathered.
     async fn message(&mut self, message: &ToHub) -> io::Result<usize> {
         let len = wire::encode(message, &mut self.buffer);
         if self.buffer.len() >= READ_BYTES {
-            self.flush().await?;
+            self.write().await?;
         }
         Ok(len)
     }
 
+    /// Sends all that was made, down to its last byte: to be done before anything is waited for.
     async fn flush(&mut self) -> io::Result<()> {
-        let began = Instant::now();
+        self.write().await?;
+        if std::mem::take(&mut self.unflushed) {
+            let began = Instant::now();
+            self.writer.flush().await?;
+            self.pace.observe(0, began.elapsed());
+        }
+        Ok(())
+    }
+
+    /// Sends what was made; the end of it may wait for more.
+    async fn write(&mut self) -> io::Result<()> {
         if self.buffer.is_empty() {
             return Ok(());
         }
+        let began = Instant::now();
+        self.unflushed = true;
         self.writer.write_all(&self.buffer).await?;
-        self.writer.flush().await?;
         self.pace.observe(self.buffer.len() as u64, began.elapsed());
         self.buffer.clear();
         Ok(())

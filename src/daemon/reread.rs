@@ -71,7 +71,7 @@ impl Daemon {
         self.poll_at = None;
         let settings = settings::session(self.kind, &self.config, self.source.ignored());
         self.session.follow(settings);
-        if names.iter().any(|name| name.ends_with("clude")) {
+        if ["workspace.exclude", "workspace.include"].iter().any(|name| names.contains(*name)) {
             self.source.follow(Instant::now(), &settings::filter_options(&self.config));
         }
         let account = self.config.explain();

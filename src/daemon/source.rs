@@ -6,6 +6,9 @@
 //! (`later`), so that a save is not told after them.
 
 mod later;
+mod pair;
+mod problems;
+mod told;
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -15,35 +18,25 @@ use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::receive::root_index;
-use e2ek_sidecar::tree::{DirBuilder, Node, Problem, Reason, Snapshot};
+use e2ek_sidecar::tree::{DirBuilder, Node, Reason, Snapshot};
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
 use self::later::Later;
+use self::pair::{Pair, tree_of};
+use self::problems::{FAULTY_AGAIN, Problems};
+pub(super) use self::told::Told;
+use self::told::{is_complete, is_in, tell, tell_of_file};
 use crate::engine::debounce::{Debounce, Hints, Seen};
 use crate::filter::{Filter, FilterError, FilterOptions, Near};
 use crate::scan::{ScanError, ScanReport, Scanner, Traced};
 use crate::transfer::Contents;
-use crate::watch::{Observed, Wants, Watch};
+use crate::watch::{Observed, Watch};
 
 /// Paths that are looked at on the spot.
 const AT_ONCE: usize = 64;
 /// How soon a file that changes all the time is looked at again.
 const UNSTABLE_AGAIN: Duration = Duration::from_millis(30);
-/// How soon, at first and at last, it is tried again to read what failed for a reason whose end no
-/// event tells: no descriptor was left, the disk did not answer.
-const FAULTY_AGAIN: [Duration; 2] = [Duration::from_millis(250), Duration::from_secs(60)];
-
-/// What the watching tasks tell.
-#[derive(Debug)]
-pub(super) enum Told {
-    /// A pair's watch saw something.
-    Observed(usize, Vec<Observed>),
-    /// Everything that happened in a pair before a flush was observed.
-    Point,
-    /// The file of settings, which lies in no pair's root, may have changed.
-    Settings,
-}
 
 /// What [`Source::next`] brings.
 pub(super) enum Next {
@@ -69,21 +62,6 @@ pub(super) struct Figures {
     pub(super) ignored: u64,
 }
 
-struct Pair {
-    name: SyncPath,
-    filter: Arc<Filter>,
-    scanner: Arc<Scanner>,
-    watch: Option<Arc<Watch>>,
-    /// Says that a point in time was reached.
-    reached: Option<mpsc::Sender<()>>,
-    /// Names that only protection, and that ignore rules left out of the last look at everything.
-    left_out: (u64, u64),
-    tree: Snapshot,
-    /// All of it was looked at. Before that nothing is left for later, as it would count as absent.
-    known: bool,
-    gone: bool,
-}
-
 /// What is looked at in a pair: its number, whether it is known, and the tree as it was.
 type Work = ((usize, bool), Arc<Scanner>, Snapshot, Hints);
 
@@ -104,12 +82,7 @@ pub(super) struct Source {
     looking: Option<(JoinHandle<Look>, Instant, Instant)>,
     /// Large files that are hashed beside.
     later: Later,
-    /// Paths that could not be read, with the reasons people were told.
-    problems: BTreeMap<SyncPath, Reason>,
-    news: Vec<(SyncPath, Option<Reason>)>,
-    /// When and how long after the last try problems of no lasting kind are looked at again.
-    again: Option<Instant>,
-    again_wait: Duration,
+    problems: Problems,
     figures: Option<Figures>,
     looks: u64,
     /// The tree, or a stamp in it, is not what the index on disk says.
@@ -148,10 +121,7 @@ impl Source {
             tasks: JoinSet::new(),
             looking: None,
             later: Later::default(),
-            problems: BTreeMap::new(),
-            news: Vec::new(),
-            again: None,
-            again_wait: FAULTY_AGAIN[0],
+            problems: Problems::new(),
             figures: None,
             looks: 0,
             changed: false,
@@ -172,11 +142,7 @@ impl Source {
         settings: Option<&std::path::Path>,
     ) -> std::io::Result<()> {
         for (index, pair) in self.pairs.iter_mut().enumerate() {
-            let root = pair.filter.root().to_owned();
-            let watch = Arc::new(Watch::start(root, cookies.to_owned(), wanted(&pair.filter))?);
-            pair.watch = Some(watch.clone());
-            let (reached, reaches) = mpsc::channel(1);
-            pair.reached = Some(reached);
+            let (watch, reaches) = pair.watch(cookies)?;
             self.tasks.spawn(tell(index, watch, reaches, self.told.clone()));
         }
         self.settings = settings.map(std::path::Path::to_owned);
@@ -201,11 +167,10 @@ impl Source {
     pub(super) fn follow(&mut self, now: Instant, options: &FilterOptions) {
         for pair in &self.pairs {
             pair.filter.follow(options);
-            if let Some(watch) = &pair.watch {
-                watch.rewalk(wanted(&pair.filter));
-            }
+            pair.rewalk();
+            // The watch says so, too, in its own time; a flush may be on its way before.
+            self.debounce.look_everywhere(now, pair.name.clone());
         }
-        self.everything(now, false);
     }
 
     /// The next thing that the watches tell, or the end of a look on a thread. Cancel safe.
@@ -300,9 +265,7 @@ impl Source {
         let pair = &self.pairs[index];
         let parent = path.parent().unwrap_or_default();
         pair.filter.forget(&parent);
-        if let Some(watch) = &pair.watch {
-            watch.rewalk(wanted(&pair.filter));
-        }
+        pair.rewalk();
         if let Ok(full) = pair.name.append(&parent) {
             self.debounce.look_everywhere(at, full);
         }
@@ -339,7 +302,7 @@ impl Source {
         if self.looking.is_some() {
             return None;
         }
-        [self.debounce.deadline(), self.again].into_iter().flatten().min()
+        [self.debounce.deadline(), self.problems.deadline()].into_iter().flatten().min()
     }
 
     /// Whether nothing waits and no look is under way.
@@ -357,11 +320,8 @@ impl Source {
         if self.looking.is_some() {
             return None;
         }
-        if self.again.is_some_and(|at| at <= now) {
-            self.again = None;
-            for path in faulty(&self.problems) {
-                self.debounce.look_everywhere(now, path.clone());
-            }
+        for path in self.problems.take_due(now) {
+            self.debounce.look_everywhere(now, path);
         }
         let hints = self.debounce.take(now);
         let seen = hints.first_seen()?;
@@ -424,12 +384,7 @@ impl Source {
                 }
             }
         }
-        if faulty(&self.problems).next().is_none() {
-            (self.again, self.again_wait) = (None, FAULTY_AGAIN[0]);
-        } else if self.again.is_none() {
-            self.again = Some(Instant::now() + self.again_wait);
-            self.again_wait = (self.again_wait * 2).min(FAULTY_AGAIN[1]);
-        }
+        self.problems.settle();
         if large {
             self.count(began.elapsed());
         }
@@ -471,43 +426,16 @@ impl Source {
                 self.debounce.observe(again, full, Seen::Modified);
             }
         }
-        self.forget_problems(&name, hints, &report.problems);
-        for Problem { path, reason } in report.problems {
-            let Ok(full) = name.append(&path) else { continue };
-            if self.problems.get(&full) != Some(&reason) {
-                self.problems.insert(full.clone(), reason.clone());
-                self.news.push((full, Some(reason)));
-            }
-        }
-    }
-
-    /// What was looked at again and had no problem this time has none any more.
-    fn forget_problems(&mut self, name: &SyncPath, hints: &Hints, still: &[Problem]) {
-        let looked_at = |path: &SyncPath| {
-            hints.paths().keys().chain(hints.subtrees().keys()).any(|at| path.starts_with(at))
-        };
-        let over: Vec<SyncPath> = (self.problems.keys())
-            .filter(|full| {
-                let below = full.strip_prefix(name);
-                below.is_some_and(|below| {
-                    looked_at(&below) && !still.iter().any(|problem| problem.path == below)
-                })
-            })
-            .cloned()
-            .collect();
-        for path in over {
-            self.problems.remove(&path);
+        for path in self.problems.looked(&name, hints, report.problems) {
             self.watch_again(&path);
-            self.news.push((path, None));
         }
     }
 
     /// A directory that could not be listed may not be watched either, and no event says that it can be.
     fn watch_again(&self, path: &SyncPath) {
         let Some((index, below)) = root_index(path) else { return };
-        let Some(pair) = self.pairs.get(index) else { return };
-        if let Some(watch) = pair.watch.as_ref().filter(|_| pair.tree.dir(&below).is_some()) {
-            watch.rewalk(wanted(&pair.filter));
+        if let Some(pair) = self.pairs.get(index).filter(|pair| pair.tree.dir(&below).is_some()) {
+            pair.rewalk();
         }
     }
 
@@ -595,12 +523,12 @@ impl Source {
 
     /// Paths that have a problem now, or (`None`) none any more, since the last call.
     pub(super) fn take_news(&mut self) -> Vec<(SyncPath, Option<Reason>)> {
-        std::mem::take(&mut self.news)
+        self.problems.take_news()
     }
 
     /// Paths that cannot be read.
     pub(super) fn problems(&self) -> &BTreeMap<SyncPath, Reason> {
-        &self.problems
+        self.problems.known()
     }
 
     /// Looks on threads so far.
@@ -612,117 +540,4 @@ impl Source {
     pub(super) fn watches(&self) -> impl Iterator<Item = &Watch> {
         self.pairs.iter().filter_map(|pair| pair.watch.as_deref())
     }
-}
-
-/// Tells what a watch observes, and the points that it has reached. One task does both, and takes
-/// nothing that it does not tell at once: what was taken before a point is told before it.
-async fn tell(
-    index: usize,
-    watch: Arc<Watch>,
-    mut reaches: mpsc::Receiver<()>,
-    told: mpsc::Sender<Told>,
-) {
-    loop {
-        let (observed, point) = tokio::select! {
-            biased;
-            observed = watch.next() => match observed {
-                Some(observed) => (observed, false),
-                None => return,
-            },
-            Some(()) = reaches.recv() => (watch.take_now(), true),
-        };
-        if !observed.is_empty() && told.send(Told::Observed(index, observed)).await.is_err() {
-            return;
-        }
-        if point && told.send(Told::Point).await.is_err() {
-            return;
-        }
-    }
-}
-
-/// Tells of one file of a watched directory, and when events of it may have been lost.
-async fn tell_of_file(watch: Watch, name: Vec<u8>, told: mpsc::Sender<Told>) {
-    while let Some(observed) = watch.next().await {
-        let of_it = observed.iter().any(|observed| match observed {
-            Observed::Path { path, seen, .. } => is_complete(*seen) && path.as_bytes() == name,
-            _ => true,
-        });
-        if of_it && told.send(Told::Settings).await.is_err() {
-            return;
-        }
-    }
-}
-
-impl Pair {
-    fn open(
-        index: usize,
-        root: &std::path::Path,
-        options: &FilterOptions,
-        contents: &Arc<Contents>,
-    ) -> Result<Self, FilterError> {
-        let name = name_of(index);
-        let filter = Arc::new(Filter::new(root, options)?);
-        let contents = Arc::clone(contents);
-        let known = Arc::new(move |digest| contents.blocks(digest));
-        let scanner = Scanner::filtered(filter.clone()).knowing(known);
-        Ok(Self {
-            name,
-            filter,
-            scanner: Arc::new(scanner),
-            watch: None,
-            reached: None,
-            left_out: (0, 0),
-            tree: Snapshot::empty(),
-            known: false,
-            gone: false,
-        })
-    }
-}
-
-/// Whether a file may be there as a whole now. One that went away may be on its way back: that is how
-/// editors save.
-fn is_complete(seen: Seen) -> bool {
-    !matches!(seen, Seen::Modified | Seen::Created { open: true } | Seen::Removed | Seen::MovedOut)
-}
-
-/// Whether a path in `root` is that very file of its first level.
-fn is_in(file: &std::path::Path, root: &std::path::Path, path: &SyncPath) -> bool {
-    file.file_name().is_some_and(|name| name.as_encoded_bytes() == path.as_bytes())
-        && file.parent() == Some(root)
-}
-
-/// The name of a pair's directory.
-fn name_of(index: usize) -> SyncPath {
-    SyncPath::try_from(index.to_string().as_str()).expect("digits are a name")
-}
-
-/// What a tree of all pairs says of one.
-fn tree_of(index: usize, all: &Snapshot) -> Snapshot {
-    all.dir(&name_of(index)).cloned().map(Snapshot::from_root).unwrap_or_default()
-}
-
-/// What the filter keeps is watched.
-struct Kept(Arc<Filter>);
-
-impl Wants for Kept {
-    fn wants(&self, directory: &SyncPath) -> bool {
-        directory.is_root() || self.0.verdict_of(directory, true).is_kept()
-    }
-
-    fn forget(&self, subtree: &SyncPath) {
-        self.0.forget(subtree);
-    }
-}
-
-fn wanted(filter: &Arc<Filter>) -> crate::watch::Wanted {
-    Arc::new(Kept(filter.clone()))
-}
-
-/// Paths that could not be read, for a reason that may pass without an event of the path.
-fn faulty(problems: &BTreeMap<SyncPath, Reason>) -> impl Iterator<Item = &SyncPath> {
-    let passes = |reason: &Reason| {
-        use Reason::{Busy, Denied, Io, NoSpace, ReadOnly};
-        matches!(reason, Io(_) | Denied | Busy | NoSpace | ReadOnly)
-    };
-    problems.iter().filter(move |(_, reason)| passes(reason)).map(|(path, _)| path)
 }

@@ -148,14 +148,14 @@ impl Daemon {
         self.serial += 1;
         let Some(one) = self.targets.get_mut(&target) else { return };
         let (outgoing, queue) = mpsc::unbounded_channel();
-        let shared = link::Shared::new();
+        let shared = link::Shared::new(self.kind == Kind::Watch);
         // Said with the Hello, unasked.
         let _ = outgoing.send(Outgoing::Message(one.open.clone()));
         let transport = one.transport.clone();
         let (origin, events) = (self.origin.clone(), self.events.0.clone());
         let theirs = shared.clone();
         let serving = link::serve(target, self.serial, transport, origin, queue, theirs, events);
-        self.tasks.spawn(serving);
+        self.carriers.spawn(serving);
         one.foreign.clear();
         one.connection = Some(Connection { serial: self.serial, outgoing, shared });
     }
@@ -164,9 +164,10 @@ impl Daemon {
     /// that look alive must prove it.
     pub(super) fn network_changed(&mut self, what: Changed) {
         tracing::info!(?what, "the network changed: links are tried at once");
-        let far = self.targets.values().filter(|target| target.transport.is_far());
-        for connection in far.filter_map(|target| target.connection.as_ref()) {
-            connection.shared.probe.notify_one();
+        let far = self.targets.iter().filter(|(_, target)| target.transport.is_far());
+        for (&id, target) in far {
+            let Some(connection) = &target.connection else { continue };
+            connection.shared.probe.ask(self.session.is_quiet(id));
             let _ = connection.outgoing.send(Outgoing::Message(ToHub::Ping));
         }
         for group in self.groups.all.values() {

@@ -1,13 +1,16 @@
 //! Owns what is to be done to make one tree another: ops, where their content comes from, and when to
 //! ask a person first. Pure; order and hazards at the target are the receiver's business.
 
+mod moves;
+
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::time::Duration;
 
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::tree::{Change, Digest, Entry, Node, Reason, Snapshot};
+use e2ek_sidecar::tree::{Change, Digest, Dir, Entry, Node, Reason, Snapshot};
 use e2ek_sidecar::wire::{How, Meta, Op};
 
+use self::moves::{Moved, Moves};
 use super::session::Amount;
 
 /// What becomes of files that others made at the target.
@@ -103,27 +106,45 @@ pub struct Given<'a> {
     pub ask: bool,
     /// Whether a content is sent in any case, wherever else it may be found.
     pub sent: &'a dyn Fn(&(Digest, u64)) -> bool,
+    /// Directories that moved are told as such, but for those of which this says that they stay
+    /// where they were; without it, each entry of them is.
+    pub moves: Option<&'a dyn Fn(&SyncPath) -> bool>,
 }
 
-/// The ops that turn `held` into `wanted`, without those refused before.
+/// The ops that turn `held` into `wanted`, without those refused before. A directory that moved is
+/// two of them, in path order like all: [`How::Tree`] where it comes, and its removal.
 #[must_use]
 pub fn plan(held: &Snapshot, wanted: &Snapshot, given: Given<'_>) -> Vec<Op> {
-    let mut changes = held.diff(wanted);
+    let differences = held.differences(wanted);
+    let moves = match given.moves.filter(|_| given.refused.is_empty() && !given.ask) {
+        Some(stays) => moves::find(&differences, stays),
+        None => Moves::new(),
+    };
+    let mut changes = moves::changes(differences, &moves);
     if !given.refused.is_empty() {
         let again = |change: &Change| {
             given.refused.get(&change.path).is_some_and(|(entry, _)| *entry == change.new)
         };
         leave_out(&mut changes, |change| change, again);
     }
-    let known = if given.ask { HashMap::new() } else { known_content(held, &changes, given.sent) };
-    ops(changes, wanted, &known, given)
+    let known = match given.ask {
+        true => HashMap::new(),
+        false => known_content(held, &changes, &moves, given.sent),
+    };
+    ops(changes, wanted, (&known, &moves), given)
 }
 
-fn ops(changes: Vec<Change>, wanted: &Snapshot, known: &Known, given: Given<'_>) -> Vec<Op> {
+fn ops(
+    changes: Vec<Change>,
+    wanted: &Snapshot,
+    (known, moves): (&Known, &Moves<'_>),
+    given: Given<'_>,
+) -> Vec<Op> {
     changes
         .into_iter()
         .map(|change| {
-            let how = content_of(&change, known, given);
+            let moved = moves.get(&change.path).map(Moved::how);
+            let how = moved.unwrap_or_else(|| content_of(&change, known, given));
             // Of what is new more than the time is asked for when it is sent.
             let replaces = matches!(change.old, Some(Entry::File { .. }));
             let node = if replaces { wanted.get(&change.path) } else { None };
@@ -148,7 +169,9 @@ pub fn first(
     let adds = given.refused.is_empty() && changes.iter().all(|change| change.old.is_none());
     let last = changes.last().filter(|_| adds && changes.len() >= most);
     match last.map(|change| held.advanced(wanted, &change.path)) {
-        Some(reached) => (ops(changes, wanted, &HashMap::new(), given), Some(reached)),
+        Some(reached) => {
+            (ops(changes, wanted, (&HashMap::new(), &Moves::new()), given), Some(reached))
+        }
         None => (plan(held, wanted, given), None),
     }
 }
@@ -214,9 +237,20 @@ pub(super) fn leave_out<T>(
 fn known_content(
     held: &Snapshot,
     changes: &[Change],
+    moves: &Moves<'_>,
     sent: &dyn Fn(&(Digest, u64)) -> bool,
 ) -> Known {
     let mut known = HashMap::new();
+    let needs = |change: &Change| matches!(change.new, Some(Entry::File { size: 1.., .. }));
+    if !changes.iter().any(needs) {
+        return known;
+    }
+    // What a directory holds that moves is copied before it does.
+    for Moved { from, dir } in moves.values() {
+        files_of(from, dir, &mut |path, content| {
+            known.entry(content).or_insert(path);
+        });
+    }
     let mut add = |entry: Option<&Entry>, path: &SyncPath| {
         if let Some(&Entry::File { digest, size, .. }) = entry {
             known.entry((digest, size)).or_insert_with(|| path.clone());
@@ -248,6 +282,18 @@ fn known_content(
         });
     }
     known
+}
+
+/// Tells each file below a directory, by its path and content.
+fn files_of(at: &SyncPath, dir: &Dir, tell: &mut dyn FnMut(SyncPath, (Digest, u64))) {
+    for (name, node) in dir.iter() {
+        let path = || at.join(name).expect("names and depth were checked when the tree was made");
+        match node {
+            Node::File { digest, size, .. } => tell(path(), (*digest, *size)),
+            Node::Directory(inside) => files_of(&path(), inside, tell),
+            Node::Symlink(_) => {}
+        }
+    }
 }
 
 /// Whether a person must be asked before these ops are sent. `recent` are the deletes sent within
@@ -285,6 +331,12 @@ pub fn guard(
     }
     let managed = files(held) + recent;
     (!budget.allows(deletes, managed)).then_some(Hold::Budget { deletes, managed })
+}
+
+/// Whether a directory moves as a whole among these.
+#[must_use]
+pub fn has_moves(ops: &[Op]) -> bool {
+    ops.iter().any(|op| matches!(op.how, How::Tree { .. }))
 }
 
 /// Deletes as the guard counts them: many at once are looked at closely, and what the source still

@@ -415,6 +415,13 @@ impl Session {
         self.targets.values().filter_map(target::Target::deadline).min()
     }
 
+    /// Whether nothing that this hub has to work at is on its way to it: what it is asked then it can
+    /// answer at once.
+    #[must_use]
+    pub fn is_quiet(&self, id: TargetId) -> bool {
+        self.targets.get(&id).is_some_and(target::Target::is_quiet)
+    }
+
     /// Whether a restart waits: only then does [`Input::Tick`] need to know about git.
     #[must_use]
     pub fn is_settling(&self) -> bool {

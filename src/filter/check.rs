@@ -2,9 +2,9 @@
 //!
 //! Output and order are git's byte for byte (git's manual page, OUTPUT); whether a path is tracked
 //! plays no part, as with git's `--no-index`. Rules of ours name `--exclude`, `--include` or
-//! `built-in` as their source. Printing is left to whoever owns the writer, words for people and
-//! exit codes to the error and report rooms: [`Found::Some`] is 0, [`Found::Nothing`] 1, every
-//! [`CheckError`] a usage error (git's 128).
+//! `built-in` as their source. Printing is left to whoever owns the writer, words for people to the
+//! error room, exit codes to the commands: [`Found::Some`] is 0, [`Found::Nothing`] 1, every
+//! [`CheckError`] 128, as git's.
 
 use std::io::{self, BufRead, Write};
 use std::path::{Component, Path, PathBuf};
@@ -18,6 +18,8 @@ use super::{Filter, Rule, RuleFiles, as_path};
 pub struct CheckOptions {
     /// `-v`: source, line and pattern before each path; rules that keep a path are told, too.
     pub verbose: bool,
+    /// `-q`: nothing is written.
+    pub quiet: bool,
     /// `-n`: also paths that no rule matches.
     pub non_matching: bool,
     /// `-z`: NUL between fields and paths, in and out; nothing is quoted.
@@ -47,6 +49,15 @@ pub enum CheckError {
     /// No path at all.
     #[error("no path specified")]
     NoPath,
+    /// `--stdin` with paths on the command line.
+    #[error("cannot specify pathnames with --stdin")]
+    PathsAndStdin,
+    /// `-q` with more than one path on the command line.
+    #[error("--quiet is only valid with a single pathname")]
+    QuietOfMany,
+    /// `-q` with `-v`.
+    #[error("cannot have both --quiet and --verbose")]
+    QuietAndVerbose,
     /// `-z` with paths on the command line.
     #[error("-z only makes sense with --stdin")]
     NulWithoutStdin,
@@ -104,6 +115,12 @@ pub fn check_ignore(
     }
     if matches!(paths, Paths::Given([])) {
         return Err(CheckError::NoPath);
+    }
+    if options.quiet && matches!(paths, Paths::Given([_, _, ..])) {
+        return Err(CheckError::QuietOfMany);
+    }
+    if options.quiet && options.verbose {
+        return Err(CheckError::QuietAndVerbose);
     }
     if options.non_matching && !options.verbose {
         return Err(CheckError::NonMatchingWithoutVerbose);
@@ -213,6 +230,9 @@ fn answer(
     if rule.is_some() {
         *found = Found::Some;
     } else if !options.non_matching {
+        return Ok(());
+    }
+    if options.quiet {
         return Ok(());
     }
     let mut record = Vec::new();

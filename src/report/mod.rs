@@ -179,6 +179,18 @@ impl Reporter {
         self.write_line(Stream::Stderr, &text);
     }
 
+    /// Tells what is wrong beside a command that does its work all the same, on standard error in
+    /// every format, as [`Self::failure`] does.
+    pub fn warning(&mut self, message: impl Into<Text>) {
+        let event = Event::Warning { message: message.into() };
+        let text = match self.options.format {
+            Format::Human => human::line(&event, self.paint()).map(|said| said.text),
+            Format::Lines => lines::line(&event),
+            Format::Json => Some(json_line(&Record::at(SystemTime::now(), event))),
+        };
+        self.write_line(Stream::Stderr, &text.unwrap_or_default());
+    }
+
     /// Answers `status`. JSON is the object of cli.md, not a record.
     pub fn status(&mut self, status: &Status) -> Heard {
         let text = match self.options.format {

@@ -1,5 +1,6 @@
 //! How much of large contents may be on its way at a time: enough to keep the link busy, so little that
-//! what is saved meanwhile waits for no more than [`QUEUE`]. Pure.
+//! what is saved meanwhile waits for no more than [`QUEUE`]; or, where nothing is saved meanwhile, as
+//! much as the hub takes. Pure.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -32,6 +33,8 @@ pub struct Window {
     heeded: u64,
     /// The size went down once: from then on it goes up step by step.
     careful: bool,
+    /// Nothing waits behind it: the size stays.
+    whole: bool,
 }
 
 impl Default for Window {
@@ -45,11 +48,19 @@ impl Default for Window {
             since: None,
             heeded: 0,
             careful: false,
+            whole: false,
         }
     }
 }
 
 impl Window {
+    /// Where nobody saves anything meanwhile: a queue is no harm, and every process on the way has
+    /// something to do all the time.
+    #[must_use]
+    pub fn whole() -> Self {
+        Self { size: AHEAD_WINDOW_BYTES, whole: true, ..Self::default() }
+    }
+
     /// Whether another piece may go out.
     #[must_use]
     pub fn has_room(&self) -> bool {
@@ -69,7 +80,7 @@ impl Window {
         while let Some(piece) = self.pieces.pop_front_if(|(end, _)| *end <= self.taken) {
             last = Some(piece);
         }
-        let Some((end, at)) = last else { return };
+        let Some((end, at)) = last.filter(|_| !self.whole) else { return };
         let took = now.saturating_duration_since(at);
         self.remember(now, took);
         let shortest = self.shortest.0.into_iter().chain(self.shortest.1).min().unwrap_or(took);
@@ -129,6 +140,23 @@ mod tests {
             }
         }
         (longest, carried)
+    }
+
+    #[test]
+    fn where_nothing_waits_the_window_is_the_hubs() {
+        let now = Instant::now();
+        let mut window = Window::whole();
+        let (mut sent, mut taken) = (0, 0);
+        for round in 0..50 {
+            while window.has_room() {
+                window.sent(now, PIECE_BYTES as u64);
+                sent += PIECE_BYTES as u64;
+            }
+            assert_eq!(sent - taken, AHEAD_WINDOW_BYTES);
+            // However long it takes, and longer each time.
+            taken += AHEAD_WINDOW_BYTES / 2;
+            window.taken(now + Duration::from_secs(round * round), taken);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ use super::directories::{Id, ROOT};
 use super::lent::Lent;
 use super::out::Out;
 use super::queue::{Event, Queue};
-use super::shared::{Closing, Command, Shared};
+use super::shared::{Closing, Shared};
 use super::walk::{Tools, Tree, open_root};
 use super::{Observed, POLL_EVERY, Shortage, Wanted};
 use crate::engine::debounce::{SHORT_HOLD, Seen};
@@ -225,19 +225,7 @@ impl Watcher {
 
     /// Does what the owner of the watch asked for.
     fn obey(&mut self) {
-        let commands = std::mem::take(&mut self.shared.state().commands);
-        let mut rules = None;
-        for command in commands {
-            match command {
-                Command::Rewalk(wanted) => rules = Some(wanted),
-                Command::Everywhere(answer) => {
-                    self.out.everywhere(SyncPath::root());
-                    self.out.answers.push(answer);
-                }
-            }
-        }
-        // However many files of rules changed, they are followed once.
-        if let Some(wanted) = rules {
+        if let Some(wanted) = self.out.take_orders(&self.shared) {
             self.wanted = wanted;
             self.rewalk();
         }
@@ -259,8 +247,6 @@ impl Watcher {
         let here = self.watch_root();
         let at = self.out.now;
         if here {
-            // It may be another directory; and what was known was read before it was watched.
-            self.wanted.forget(&SyncPath::root());
             if std::mem::take(&mut self.root_gone) {
                 self.out.observed.push(Observed::RootBack { at });
             }
@@ -298,6 +284,8 @@ impl Watcher {
 
     /// Goes through all directories and says "look everywhere".
     fn walk_all(&mut self) {
+        // What is known of it was read before it was watched; and it may be another directory.
+        self.wanted.forget(&SyncPath::root());
         self.with_tree(|tree, tools| tree.walk_all(tools));
         if !self.root_gone {
             self.out.everywhere(SyncPath::root());
@@ -306,7 +294,6 @@ impl Watcher {
 
     fn rewalk(&mut self) {
         self.shared.state().stats.rewalks += 1;
-        self.wanted.forget(&SyncPath::root());
         self.walk_all();
     }
 

@@ -147,9 +147,3 @@ async fn readable(events: Option<&Events>) -> std::io::Result<AsyncFdReadyGuard<
         None => std::future::pending().await,
     }
 }
-
-impl std::fmt::Debug for Lent {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Lent").finish_non_exhaustive()
-    }
-}

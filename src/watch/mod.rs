@@ -54,7 +54,7 @@ use e2ek_sidecar::path::SyncPath;
 use tokio::sync::oneshot;
 
 use crate::engine::debounce::Seen;
-use shared::{Command, Shared};
+use shared::{Shared, State};
 pub use shortage::{Degraded, Shortage};
 
 /// How often what cannot be watched is looked at, and a root that is gone is looked for.
@@ -142,7 +142,6 @@ pub struct Stats {
 }
 
 /// Watches one root until dropped.
-#[derive(Debug)]
 pub struct Watch {
     shared: Arc<Shared>,
     backend: Backend,
@@ -151,7 +150,6 @@ pub struct Watch {
 }
 
 /// The watching thread of either backend, as its owner sees it.
-#[derive(Debug)]
 enum Backend {
     #[cfg(target_os = "linux")]
     Inotify(Arc<lent::Lent>),
@@ -243,7 +241,7 @@ impl Watch {
             let _ = answered.await;
         } else {
             let (answer, answered) = oneshot::channel();
-            self.command(Command::Everywhere(answer));
+            self.order(|state| state.everywhere.push(answer));
             let _ = answered.await;
         }
     }
@@ -251,7 +249,7 @@ impl Watch {
     /// Goes through all directories again with new rules of what is wanted: watches what is now,
     /// unwatches what is no more; "look everywhere" at the root follows.
     pub fn rewalk(&self, wanted: Wanted) {
-        self.command(Command::Rewalk(wanted));
+        self.order(|state| state.rewalk = Some(wanted));
     }
 
     /// Figures for `status`.
@@ -285,10 +283,11 @@ impl Watch {
         Some(cookie)
     }
 
-    fn command(&self, command: Command) {
+    /// Asks the thread for something; nobody does it once that has ended.
+    fn order(&self, order: impl FnOnce(&mut State)) {
         let mut state = self.shared.state();
         if !state.ended {
-            state.commands.push(command);
+            order(&mut state);
         }
         drop(state);
         self.backend.wake();

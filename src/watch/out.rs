@@ -9,8 +9,8 @@ use std::time::Instant;
 use e2ek_sidecar::path::SyncPath;
 use tokio::sync::oneshot;
 
-use super::Observed;
 use super::shared::Shared;
+use super::{Observed, Wanted};
 use crate::engine::debounce::Seen;
 
 /// Observations gathered before they are posted in the middle of a batch.
@@ -58,6 +58,17 @@ impl Out {
     pub(super) fn all_cookies_seen(&mut self, shared: &Shared) {
         let cookies = std::mem::take(&mut shared.state().cookies);
         self.answers.extend(cookies.into_values());
+    }
+
+    /// Takes what the owner of the watch asks for: a look everywhere is noted, rules to go through all
+    /// directories by are given.
+    pub(super) fn take_orders(&mut self, shared: &Shared) -> Option<Wanted> {
+        let mut state = shared.state();
+        if !state.everywhere.is_empty() {
+            self.everywhere(SyncPath::root());
+            self.answers.append(&mut state.everywhere);
+        }
+        state.rewalk.take()
     }
 
     /// Whether it is time to post, though the batch goes on.

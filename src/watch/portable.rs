@@ -39,7 +39,7 @@ pub(super) use inbox::Waker;
 use table::{Table, below, is_directory};
 
 use super::out::Out;
-use super::shared::{Closing, Command, Shared};
+use super::shared::{Closing, Shared};
 use super::{Observed, POLL_EVERY, Wanted};
 use crate::engine::debounce::Seen;
 
@@ -125,19 +125,7 @@ impl Watcher {
 
     /// Does what the owner of the watch asked for.
     fn obey(&mut self) {
-        let commands = std::mem::take(&mut self.shared.state().commands);
-        let mut rules = None;
-        for command in commands {
-            match command {
-                Command::Rewalk(wanted) => rules = Some(wanted),
-                Command::Everywhere(answer) => {
-                    self.out.everywhere(SyncPath::root());
-                    self.out.answers.push(answer);
-                }
-            }
-        }
-        // However many files of rules changed, they are followed once.
-        if let Some(wanted) = rules {
+        if let Some(wanted) = self.out.take_orders(&self.shared) {
             self.table.wanted = wanted;
             self.rewalk();
         }

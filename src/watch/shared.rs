@@ -10,18 +10,21 @@ use super::mailbox::Mailbox;
 use super::{Degraded, Shortage, Stats, Wanted};
 
 /// What the watching thread and its owner share.
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct Shared {
     pub(super) mailbox: Mailbox,
     pub(super) stop: AtomicBool,
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Default)]
 pub(super) struct State {
     pub(super) stats: Stats,
     pub(super) degraded: Vec<Degraded>,
-    pub(super) commands: Vec<Command>,
+    /// Rules by which all directories are to be gone through: only the latest count.
+    pub(super) rewalk: Option<Wanted>,
+    /// Who waits for a look everywhere.
+    pub(super) everywhere: Vec<oneshot::Sender<()>>,
     /// Sync points whose cookie has not been seen, by the cookie's file name.
     pub(super) cookies: HashMap<Vec<u8>, oneshot::Sender<()>>,
     /// For the next cookie's name.
@@ -30,23 +33,6 @@ pub(super) struct State {
     pub(super) blind: bool,
     /// The watching thread is gone: nobody obeys any more.
     pub(super) ended: bool,
-}
-
-/// What the owner of a watch asks of its thread.
-pub(super) enum Command {
-    /// Go through all directories by new rules.
-    Rewalk(Wanted),
-    /// Look everywhere, then answer.
-    Everywhere(oneshot::Sender<()>),
-}
-
-impl std::fmt::Debug for Command {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Rewalk(_) => "Rewalk",
-            Self::Everywhere(_) => "Everywhere",
-        })
-    }
 }
 
 impl Shared {
@@ -86,7 +72,8 @@ impl Drop for Closing {
         state.ended = true;
         // Dropped, not answered: who waits for a sync point learns that there is none.
         state.cookies.clear();
-        state.commands.clear();
+        state.everywhere.clear();
+        state.rewalk = None;
         drop(state);
         self.0.mailbox.close();
     }

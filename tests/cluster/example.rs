@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::Path;
 use std::process::Command;
 
@@ -50,10 +50,10 @@ fn the_demo_in_a_restricted_namespace_answers_with_what_was_saved_last() {
     rig.apply(&manifest.replace("e2ek.test/e2ek-sidecar:dev", &crate::pod::image()));
     copy_sources(&rig);
     // The pod is only on its way: it is waited for.
-    let local = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let local = crate::rights::free_port();
     let mut watch = rig.watch(TARGET, &["--forward", &format!("{local}:8080")]);
     watch.line(&["sync end", "status=ok", "targets=1/1"]);
-    rig.k(&["rollout", "status", "deploy/pyramid", "--timeout=60s"]).ends_with(0);
+    rig.k(&["rollout", "status", "deploy/pyramid", "--timeout=120s"]).ends_with(0);
     let pod = address(&rig);
     assert_eq!(ask(&pod, "/add/2/3").as_deref(), Some("5"));
 

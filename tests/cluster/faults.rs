@@ -123,10 +123,16 @@ fn an_api_server_and_a_kubelet_that_are_started_anew_lose_nothing() {
         let text = format!("after {program}\n");
         rig.write("view.py", &text);
         watch.flush();
-        until("the cluster answers", || rig.seen(&pod, "/srv/app/view.py").is_some());
-        assert_eq!(rig.seen(&pod, "/srv/app/view.py"), Some(text));
-        let last = format!("/srv/app/{round}/1999");
-        assert_eq!(rig.seen(&pod, &last), Some(format!("{round} 1999\n")));
+        for (name, text) in
+            [("view.py", text), (&format!("{round}/1999"), format!("{round} 1999\n"))]
+        {
+            let mut seen = None;
+            until("the cluster answers", || {
+                seen = rig.seen(&pod, &format!("/srv/app/{name}"));
+                seen.is_some()
+            });
+            assert_eq!(seen, Some(text), "{name}");
+        }
     }
     // Pods are followed again, too.
     rig.k(&["delete", "pod", &pod, "--wait=false"]).ends_with(0);

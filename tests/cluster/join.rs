@@ -19,7 +19,7 @@ fn another(name: &str) -> Value {
 
 fn apply(rig: &Rig, name: &str) -> String {
     rig.apply(&another(name).to_string());
-    rig.k(&["rollout", "status", &format!("deploy/{name}"), "--timeout=60s"]).ends_with(0);
+    rig.k(&["rollout", "status", &format!("deploy/{name}"), "--timeout=120s"]).ends_with(0);
     let of = |pod: &String| pod.starts_with(&format!("{name}-"));
     rig.pods().into_iter().find(of).unwrap()
 }
@@ -125,7 +125,7 @@ fn ports_of_a_second_watch_lead_to_its_own_workload() {
     let serve = "mkdir -p /srv/app; exec busybox httpd -f -p 80 -h /srv/app";
     crate::pods::spec(&mut served)["containers"][0]["command"] = json!(["sh", "-c", serve]);
     rig.apply(&served.to_string());
-    rig.k(&["rollout", "status", "deploy/web", "--timeout=60s"]).ends_with(0);
+    rig.k(&["rollout", "status", "deploy/web", "--timeout=120s"]).ends_with(0);
     let side = rig.home.join("side");
     let mut first = rig.watch(side.to_str().unwrap(), &[]);
     first.line(&["sync end"]);

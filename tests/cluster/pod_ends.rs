@@ -16,6 +16,8 @@ fn mortal(mut manifest: Manifest) -> Manifest {
     manifest.app["livenessProbe"] = json!({
         "exec": {"command": ["test", "!", "-e", "/sick"]},
         "periodSeconds": 1, "failureThreshold": 1, "terminationGracePeriodSeconds": 2,
+        // A probe that is only slow says nothing.
+        "timeoutSeconds": 60,
     });
     manifest
 }

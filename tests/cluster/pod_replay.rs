@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use serde_json::json;
+
 use crate::pod::{Main, Manifest, Pod};
 use crate::rig::{Rig, until};
 
@@ -112,18 +114,29 @@ fn i8_a_killed_hub_goes_on_where_it_was() {
 #[test]
 fn i4_what_the_image_brings_back_goes_again() {
     let Some(rig) = Rig::at_level("pod-replay-gone", "baseline") else { return };
-    // The image has this one, and the source had it.
-    rig.write("passwd", &std::fs::read_to_string("/etc/hostname").unwrap());
+    // The image has the first two, the app makes the third at each start, and the source had them all.
+    let text = std::fs::read_to_string("/etc/hostname").unwrap();
+    ["passwd", "group", "made"].into_iter().for_each(|name| rig.write(name, &text));
     rig.write("view.py", "one");
-    let pod = rig.pod(&Manifest::new());
+    let mut manifest = Manifest::new();
+    manifest.app["command"] = json!(["sh", "-c", "echo mine > /etc/made; exec sleep 1000000"]);
+    let pod = rig.pod(&manifest);
     let image = pod.main("app").file("/etc/group").unwrap();
     rig.once("/etc", &[]).ends_with(0);
-    std::fs::remove_file(rig.source.join("passwd")).unwrap();
+    // What is ignored from now on stays where it is, and is nobody's.
+    rig.write(".e2ekignore", "group\n");
+    for name in ["passwd", "made"] {
+        std::fs::remove_file(rig.source.join(name)).unwrap();
+    }
     rig.once("/etc", &["--delete-budget", "100%"]).ends_with(0);
-    assert!(!pod.main("app").exists("/etc/passwd"));
+    let before = pod.main("app");
+    assert!(!before.exists("/etc/passwd") && !before.exists("/etc/made"));
+    assert_eq!(before.file("/etc/group").as_deref(), Some(&*text));
     let main = i8_restarted(&pod);
     until("all is written again", || main.exists("/etc/view.py") && !main.exists("/etc/passwd"));
+    until("to the last", || pod.log("e2ek-sync").lines().last().is_some_and(is_whole));
     assert_eq!(main.file("/etc/group").as_deref(), Some(&*image), "what is not ours stays");
+    assert_eq!(main.file("/etc/made").as_deref(), Some("mine\n"), "nor does what the app makes go");
 }
 
 #[test]
@@ -132,7 +145,7 @@ fn i12_what_does_not_fit_the_store_is_listed() {
     rig.write("view.py", "one");
     rig.write("big", &"x".repeat(3 << 20));
     let mut manifest = Manifest::new();
-    manifest.sidecar["args"] = serde_json::json!(["serve", "--contents", "2"]);
+    manifest.sidecar["args"] = json!(["serve", "--contents", "2"]);
     let pod = rig.pod(&manifest);
     let mut watch = rig.watch(&pod.target("/tmp"), &[]);
     watch.line(&["sync end", "status=ok"]);
@@ -192,19 +205,27 @@ fn i2_acknowledged_is_visible_however_often_the_container_is_killed() {
         .map(|name| rig.named_pod(name, &manifest))
         .collect();
     let mut before: Vec<Main> = pods.iter().map(|pod| pod.main("app")).collect();
-    let mut acked = 0;
+    let (mut acked, mut took) = (0, Duration::ZERO);
     for round in 0..kills.div_ceil(pods.len()) {
         let text = format!("{round}");
         rig.write("view.py", &text);
-        let pause = Duration::from_millis((round as u64 * 7) % 40);
         std::thread::scope(|scope| {
             let sync = |pod: &Pod<'_>| {
                 let state = rig.home.join(format!("state-{}", pod.name));
                 let mut command = rig.syncing(&["sync", "--once"], &pod.target("/tmp"), &[]);
                 command.env("E2EK_STATE_DIR", state).output().unwrap().status.code() == Some(0)
             };
+            let began = Instant::now();
             let syncs: Vec<_> = pods.iter().map(|pod| scope.spawn(move || sync(pod))).collect();
-            std::thread::sleep(Duration::from_millis(150) + pause);
+            // The first ones show how long it takes here; the others are struck around that moment.
+            let strikes = took * (5 + round as u32 % 6) / 8;
+            while match round {
+                0 => !syncs.iter().all(|sync| sync.is_finished()),
+                _ => began.elapsed() < strikes,
+            } {
+                std::thread::sleep(Duration::from_millis(2));
+            }
+            took = if round == 0 { began.elapsed() } else { took };
             for (pod, main) in pods.iter().zip(&before) {
                 pod.kill(*main);
             }
@@ -213,7 +234,7 @@ fn i2_acknowledged_is_visible_however_often_the_container_is_killed() {
                 *main = pod.next_main("app", Some(*main));
                 if done {
                     acked += 1;
-                    let deadline = Instant::now() + Duration::from_secs(20);
+                    let deadline = Instant::now() + crate::rig::PATIENCE;
                     while main.file("/tmp/view.py").as_deref() != Some(&*text) {
                         assert!(Instant::now() < deadline, "{}: {text} is lost", pod.name);
                         std::thread::sleep(Duration::from_millis(10));

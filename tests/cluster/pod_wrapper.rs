@@ -26,12 +26,13 @@ fn i9_the_start_waits_for_the_first_sync_and_a_save_restarts() {
     assert_eq!(starts(&pod), [""; 0], "nothing was synced");
     let mut watch = rig.watch(&pod.target("/tmp"), &[]);
     watch.line(&["sync end", "gen=1", "status=ok"]);
-    watch.line(&["started with one"]);
+    // In its own time: it comes by way of the container's log.
+    until("it is shown", || watch.said().contains("started with one"));
     until("it started", || starts(&pod) == ["started with one"]);
     let main = pod.main("app");
     rig.write("view.py", "two");
     watch.line(&["restart end", "status=ok"]);
-    watch.line(&["started with two"]);
+    until("it is shown", || watch.said().contains("started with two"));
     until("it started again", || starts(&pod) == ["started with one", "started with two"]);
     // By hand: all of it, by the workload's name, and by the pod's.
     let pods_name = format!("{}/app", pod.name);

@@ -49,7 +49,7 @@ impl Rig {
     /// Applies it and waits for all its pods to run. Their names.
     pub(crate) fn deploy(&self, deployment: &Value) -> Vec<String> {
         self.apply(&deployment.to_string());
-        self.k(&["rollout", "status", "deploy/app", "--timeout=60s"]).ends_with(0);
+        self.k(&["rollout", "status", "deploy/app", "--timeout=120s"]).ends_with(0);
         let replicas = deployment["spec"]["replicas"].as_u64().unwrap() as usize;
         until("all pods are there", || self.pods().len() == replicas);
         self.pods()

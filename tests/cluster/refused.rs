@@ -77,7 +77,7 @@ fn pods_that_cannot_be_used_are_told_with_the_reason() {
         let mut deployment = deployment(1);
         change(&mut deployment);
         rig.k(&["delete", "deploy", "app", "--ignore-not-found"]).ends_with(0);
-        rig.k(&["wait", "--for=delete", "pod", "-l", "app=app", "--timeout=60s"]);
+        rig.k(&["wait", "--for=delete", "pod", "-l", "app=app", "--timeout=120s"]);
         rig.apply(&deployment.to_string());
         crate::rig::until(pods, || {
             rig.k(&["get", "pods"]).out.lines().skip(1).any(|line| line.contains(pods))

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
 /// Nothing takes this long unless it is broken.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 pub(crate) struct Rig {
     pub(crate) namespace: String,
@@ -122,6 +122,13 @@ impl Rig {
 
     pub(crate) fn run(&self, words: &[&str]) -> Said {
         Said::of(self.command(words).output().unwrap())
+    }
+
+    /// What all runs on this source have logged.
+    pub(crate) fn logged(&self) -> String {
+        let workspaces = fs::read_dir(self.home.join("state")).unwrap();
+        let log = |entry: fs::DirEntry| fs::read_to_string(entry.path().join("log/e2ek.log")).ok();
+        workspaces.filter_map(|entry| log(entry.unwrap())).collect()
     }
 
     /// A command to the running daemon.

@@ -71,7 +71,7 @@ impl Watch<'_> {
     pub(crate) fn flush(&self) {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            let said = self.rig.control(&["flush", "--timeout", "60s"]);
+            let said = self.rig.control(&["flush", "--timeout", "120s"]);
             // 7: it is only starting.
             if said.code != Some(7) || Instant::now() > deadline {
                 said.ends_with(0);

@@ -14,7 +14,7 @@ use e2ek_sync::report::Record;
 use tempfile::TempDir;
 
 /// Nothing here takes this long unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Place {
     home: TempDir,

@@ -26,13 +26,42 @@ fn a_fault_in_the_settings_stops_only_those_who_need_them() {
     assert_eq!(place.run(&["version"]).code, Some(0));
     let said = place.run(&["supervise", "--no-such-flag", "--", "true"]);
     assert_eq!(said.code, Some(2));
-    for words in [&["status"][..], &["attach"], &["check-ignore", "x"], &["plan"]] {
+    for (words, code) in [(&["check-ignore", "x"][..], 128), (&["plan"], 2)] {
         let said = place.run(words);
-        assert_eq!((said.code, &*said.out), (Some(2), ""), "{words:?} {said:?}");
+        assert_eq!((said.code, &*said.out), (Some(code), ""), "{words:?} {said:?}");
         assert!(said.err.starts_with("[e2ek] error kind=usage "), "{said:?}");
     }
-    let said = place.run(&["--output", "json", "status"]);
+    let said = place.run(&["--output", "json", "plan"]);
     assert_eq!(serde_json::from_str::<Value>(&said.err).unwrap()["error"], "usage");
+}
+
+/// Whoever talks to the daemon needs nothing of the file but where it lies.
+#[test]
+fn a_fault_in_the_settings_keeps_nobody_from_the_daemon() {
+    let place = Place::new();
+    let file = place.folder.join("e2ek.toml");
+    fs::create_dir(place.folder.join("below")).unwrap();
+    let broken: [&[u8]; 3] = [b"nonsense", b"[workspace]\nmode = \"both\"\n", b"\xff"];
+    for text in broken {
+        fs::write(&file, text).unwrap();
+        let said = place.run(&["status"]);
+        assert_eq!((said.code, &*said.out), (Some(7), ""), "{said:?}");
+        assert!(said.err.starts_with("[e2ek] warning message="), "{said:?}");
+        assert!(said.err.contains("e2ek.toml"), "{said:?}");
+    }
+    fs::remove_file(&file).unwrap();
+    let daemon = place.daemon(vec![], |_| e2ek_sync::control::Reply::Done { generation: Some(7) });
+    fs::write(&file, broken[0]).unwrap();
+    let below = place.folder.join("below");
+    for words in [&["pause"][..], &["resume"], &["restart", "--target", "a"], &["flush"], &["stop"]]
+    {
+        let mut command = place.command(words);
+        let said = super::place::Said::of(command.current_dir(&below).output().unwrap());
+        assert_eq!(said.code, Some(0), "{words:?} {said:?}");
+        assert_eq!(said.out, format!("[e2ek] done command={} gen=7\n", words[0]));
+        assert!(said.err.starts_with("[e2ek] warning message="), "{said:?}");
+    }
+    daemon.ended();
 }
 
 #[test]

@@ -24,7 +24,10 @@ impl Recorded {
     fn syncing(&self, words: &[&str]) -> Command {
         let (out, back) = (self.out.display(), self.back.display());
         let (hub, far) = (sidecar().display(), self.place.far.display());
-        let carrier = format!("sh -c 'tee -a {out} | {hub} stdio --state {far} | tee -a {back}'");
+        // What has come out at the other end is in the file: that is tee's first output.
+        let tee = |file| format!("tee /dev/fd/3 3>&1 >>{file}");
+        let (out, back) = (tee(out), tee(back));
+        let carrier = format!("sh -c '{out} | {hub} stdio --state {far} | {back}'");
         let mut command = self.place.command(words);
         command.arg(&self.place.source).arg(&self.place.target);
         command.args(["--transport-cmd", &carrier, "--output", "lines"]);
@@ -47,10 +50,8 @@ impl Recorded {
         daemon.flush();
         daemon.rest();
         let before = self.bytes();
-        // At once: half a file that is seen while it is written costs more.
-        let aside = self.place.top.join("aside");
-        fs::write(&aside, content).unwrap();
-        fs::rename(&aside, self.place.source.join(path)).unwrap();
+        // Half a file that is seen while it is written costs more.
+        self.place.save(path, content);
         daemon.event("sync end");
         let after = self.bytes();
         assert!(fs::read(self.place.target.join(path)).unwrap() == content, "{path} is there");
@@ -239,9 +240,7 @@ fn a_byte_of_a_huge_file_is_found_in_one_pass() {
         daemon.rest();
         let before = (read_by(daemon.pid()), read_by(daemon.hub()));
         content[(40 + round) << 20] ^= 1;
-        let aside = place.top.join("aside");
-        fs::write(&aside, &content).unwrap();
-        fs::rename(&aside, place.source.join("huge")).unwrap();
+        place.save("huge", &content);
         daemon.event("sync end");
         let after = (read_by(daemon.pid()), read_by(daemon.hub()));
         assert!(fs::read(place.target.join("huge")).unwrap() == content);

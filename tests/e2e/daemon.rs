@@ -96,14 +96,14 @@ impl<'a> Daemon<'a> {
     /// The first state is at the target.
     #[track_caller]
     pub(crate) fn synced(self) -> Self {
-        let said = self.place.control_retried(&["wait", "--synced", "--timeout", "30s"]);
+        let said = self.place.control_retried(&["wait", "--synced", "--timeout", "100s"]);
         assert_eq!(said.code, Some(0), "{said:?}\n{:#}", self.status());
         self
     }
 
     #[track_caller]
     pub(crate) fn flush(&self) {
-        self.place.control(&["flush", "--timeout", "30s"]).ends_with(0);
+        self.place.control(&["flush", "--timeout", "100s"]).ends_with(0);
     }
 
     pub(crate) fn connection(&self) -> Connection {
@@ -179,7 +179,7 @@ impl Connection {
     /// As [`Daemon::flush`].
     #[track_caller]
     pub(crate) fn flush(&mut self) {
-        let question = b"{\"v\":1,\"do\":\"flush\",\"timeout_ms\":30000}\n";
+        let question = b"{\"v\":1,\"do\":\"flush\",\"timeout_ms\":100000}\n";
         self.0.get_mut().write_all(question).unwrap();
         let mut answer = String::new();
         self.0.read_line(&mut answer).unwrap();

@@ -52,7 +52,7 @@ fn started(daemon: &mut Daemon<'_>) -> usize {
 
 #[track_caller]
 fn restarted(place: &Place) {
-    place.control(&["flush", "--restarted", "--timeout", "30s"]).ends_with(0);
+    place.control(&["flush", "--restarted", "--timeout", "100s"]).ends_with(0);
 }
 
 fn branch(place: &Place, files: usize, name: &str) {

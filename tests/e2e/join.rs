@@ -44,7 +44,7 @@ fn words(place: &Place, target: &Path, more: &[&str]) -> std::process::Command {
 fn join<'a>(place: &'a Place, target: &Path, more: &[&str]) -> Daemon<'a> {
     let mut daemon = Daemon::start(place, words(place, target, more));
     daemon.event("joined pid=");
-    place.control(&["wait", "--synced", "--timeout", "30s"]).ends_with(0);
+    place.control(&["wait", "--synced", "--timeout", "100s"]).ends_with(0);
     daemon
 }
 
@@ -66,7 +66,7 @@ fn an_edit_arrives_at_both_until_the_second_takes_its_target_away(place: &Place)
     assert_eq!(fs::read_to_string(side.join("file")).unwrap(), "0", "brought up to date");
     assert_eq!(targets(&first), [name(&place.target), name(&side)]);
     first.event("target added");
-    place.write("file", "1");
+    place.save("file", "1");
     for daemon in [&mut first, &mut second] {
         daemon.event("sync end gen=2 status=ok files=1 bytes=1");
     }
@@ -218,12 +218,12 @@ fn a_target_brings_its_command(place: &Place) {
     // The same, or none, follows.
     let mut third = join(place, &side, &run);
     let mut fourth = join(place, &side, &[]);
-    place.write("file", "one");
+    place.save("file", "one");
     for daemon in [&mut first, &mut second, &mut third, &mut fourth] {
         daemon.event("restart end");
         daemon.line(&["one"]);
     }
-    place.control(&["flush", "--restarted", "--timeout", "30s"]).ends_with(0);
+    place.control(&["flush", "--restarted", "--timeout", "100s"]).ends_with(0);
     let status = first.status();
     assert!(status["targets"][0]["child"].is_null());
     assert_eq!(status["targets"][1]["restarts"], 1);

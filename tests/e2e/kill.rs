@@ -149,6 +149,8 @@ fn i1_i8_the_hub_is_killed(place: &Place) {
             let hub = running.hub();
             thread::sleep(Duration::from_millis(dice.below(60)));
             processes::kill(hub);
+            // Its link may be seen to end before it has ended itself, and the next one to come.
+            until("the hub is gone", || !processes::is_alive(hub));
             running.event("disconnected");
             running.event("connected");
             running.event("sync end");

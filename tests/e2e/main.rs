@@ -41,6 +41,5 @@ mod restart;
 mod rules;
 mod shortage;
 mod storm;
-mod storm_unlocked;
 mod tree;
 mod watch;

@@ -16,7 +16,7 @@ use crate::processes;
 use crate::tree;
 
 /// Nothing takes this long unless it is broken.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(40);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
 /// How the hub is reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -113,6 +113,13 @@ impl Place {
         let path = self.source.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, content).unwrap();
+    }
+
+    /// The same, but at once, as many editors do: nobody ever sees half of it.
+    pub(crate) fn save(&self, path: &str, content: impl AsRef<[u8]>) {
+        let aside = self.top.join("aside-of-a-save");
+        fs::write(&aside, content).unwrap();
+        fs::rename(aside, self.source.join(path)).unwrap();
     }
 
     /// What the target has there.

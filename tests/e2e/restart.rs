@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
@@ -24,25 +25,31 @@ over_each_link! {
 
 fn i9_one_restart_for_a_batch_and_never_before_its_files(place: &Place) {
     const FILES: usize = 200;
+    let debounce = Duration::from_millis(700);
+    // Whether it took less time than is waited for quiet.
     let batch = |round: usize| {
+        let began = Instant::now();
         for number in 0..FILES {
             place.write(&format!("d{}/{number}", number % 7), format!("{round}\n"));
         }
+        began.elapsed() < debounce
     };
     batch(0);
     let look = "echo seen $(cat d*/* | sort | uniq -c); exec sleep 1000";
-    // Longer than a disk that is busy otherwise holds up one write.
     let mut daemon = place.watch(&["--debounce", "700ms", "--", "sh", "-c", look]);
     daemon.line(&["seen 200 0"]);
     for round in 1..6 {
-        batch(round);
-        let began = daemon.event("restart begin");
-        let seen = daemon.line(&["seen "]);
-        assert_eq!(seen, format!("seen {FILES} {round}"), "after {began}");
-        place.control(&["flush", "--restarted", "--timeout", "30s"]).ends_with(0);
+        let before = daemon.rest().lines().count();
+        let at_once = batch(round);
+        daemon.line(&[&format!("seen {FILES} {round}")]);
+        place.control(&["flush", "--restarted", "--timeout", "100s"]).ends_with(0);
         let rest = daemon.rest();
-        let starts = rest.lines().filter(|line| line.starts_with("seen ")).count();
-        assert_eq!(starts, round + 1, "one start a batch:\n{rest}");
+        let starts = rest.lines().skip(before).filter(|line| line.starts_with("seen ")).count();
+        if at_once {
+            assert_eq!(starts, 1, "one start a batch, and with all of it:\n{rest}");
+        } else {
+            println!("left out: this machine was held up in the midst of batch {round}");
+        }
     }
     daemon.stop();
 }
@@ -55,7 +62,7 @@ fn a_command_that_ends_is_held_until_the_next_change(place: &Place) {
     assert_eq!((child["state"].as_str(), child["exit"].as_i64()), (Some("held"), Some(3)));
     place.write("code", "echo works; exec sleep 1000");
     daemon.line(&["works"]);
-    place.control(&["wait", "--ready", "--timeout", "30s"]).ends_with(0);
+    place.control(&["wait", "--ready", "--timeout", "100s"]).ends_with(0);
     let child = &daemon.status()["targets"][0]["child"];
     assert_eq!(child["state"], "running");
     assert_eq!(daemon.status()["state"], "synced");
@@ -90,16 +97,16 @@ action = "needs-build"
     let mut daemon = place.watch(&["--", "sh", "app"]);
     daemon.line(&["up"]);
     let flush = || {
-        place.control(&["flush", "--restarted", "--timeout", "30s"]).ends_with(0);
+        place.control(&["flush", "--restarted", "--timeout", "100s"]).ends_with(0);
     };
-    place.write("page.html", "1");
+    place.save("page.html", "1");
     flush();
-    place.write("a.conf", "1");
+    place.save("a.conf", "1");
     daemon.line(&["HUP"]);
-    place.write("Dockerfile", "1");
+    place.save("Dockerfile", "1");
     daemon.event("needs-build").contains("count=1").then_some(()).unwrap();
     assert_eq!(daemon.rest().matches("restart begin").count(), 0, "{}", daemon.rest());
-    place.write("needs", "1");
+    place.save("needs", "1");
     daemon.event("command end").contains("exit=0").then_some(()).unwrap();
     let end = daemon.event("restart end");
     let since_seen = |stage: &str| -> u64 {
@@ -116,10 +123,10 @@ action = "needs-build"
     let restarts = daemon.rest().matches("restart begin").count();
     assert_eq!(restarts, 1, "{}", daemon.rest());
     // A command that fails first leaves the app as it is.
-    place.write("fail", "1");
+    place.save("fail", "1");
     daemon.line(&["up"]);
     let child = daemon.status()["targets"][0]["child"]["pid"].clone();
-    place.write("needs", "2");
+    place.save("needs", "2");
     daemon.event("command end").contains("exit=1").then_some(()).unwrap();
     assert_eq!(daemon.status()["targets"][0]["child"]["pid"], child);
     daemon.stop();
@@ -173,7 +180,7 @@ fn i8_a_restart_that_a_killed_daemon_owed_is_done_for_the_next_one() {
     let mut second = place.watch(&words);
     second.event("restart end").contains("status=ok").then_some(()).unwrap();
     second.line(&["runs two"]);
-    place.control_retried(&["wait", "--synced", "--timeout", "30s"]).ends_with(0);
+    place.control_retried(&["wait", "--synced", "--timeout", "100s"]).ends_with(0);
     let pid = |daemon: &Daemon| daemon.status()["targets"][0]["child"]["pid"].as_i64().unwrap();
     let running = pid(&second);
     // Nothing is owed: the command goes on.
@@ -184,13 +191,13 @@ fn i8_a_restart_that_a_killed_daemon_owed_is_done_for_the_next_one() {
     assert_eq!(pid(&third), running);
     // Nor is it after a cut, of which the daemon knows that the page asked for nothing.
     place.write("page.html", "new");
-    place.control(&["flush", "--timeout", "30s"]).ends_with(0);
+    place.control(&["flush", "--timeout", "100s"]).ends_with(0);
     processes::kill(third.hub());
     third.event("disconnected");
     third.event("connected");
-    place.control_retried(&["wait", "--synced", "--timeout", "30s"]).ends_with(0);
+    place.control_retried(&["wait", "--synced", "--timeout", "100s"]).ends_with(0);
     place.write("other.html", "new");
-    place.control(&["flush", "--timeout", "30s"]).ends_with(0);
+    place.control(&["flush", "--timeout", "100s"]).ends_with(0);
     assert_eq!(pid(&third), running);
     third.stop();
 }
@@ -266,15 +273,14 @@ fn the_pyramid_example_answers_anew(place: &Place) {
     };
     let listening = port(daemon.line(&["listening on"]));
     assert_eq!(get(listening, "/add/2/3").as_deref(), Some("5"));
-    let demo = place.source.join("e2e_k8s/demo.py");
-    let edited = fs::read_to_string(&demo).unwrap().replace("x + y", "x * y");
-    fs::write(&demo, edited).unwrap();
+    let demo = fs::read_to_string(place.source.join("e2e_k8s/demo.py")).unwrap();
+    place.save("e2e_k8s/demo.py", demo.replace("x + y", "x * y"));
     let listening = port(daemon.line(&["listening on"]));
     assert_eq!(get(listening, "/add/2/3").as_deref(), Some("6"));
     // The page needs no restart.
     let before = daemon.status()["targets"][0]["restarts"].clone();
     place.write("e2e_k8s/static/index.html", "changed page");
-    place.control(&["flush", "--restarted", "--timeout", "30s"]).ends_with(0);
+    place.control(&["flush", "--restarted", "--timeout", "100s"]).ends_with(0);
     assert_eq!(get(listening, "/").as_deref(), Some("changed page"));
     assert_eq!(daemon.status()["targets"][0]["restarts"], before);
     daemon.stop();

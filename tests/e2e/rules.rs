@@ -112,12 +112,7 @@ fn settings_above_the_source_are_followed(place: &Place) {
 
 /// Of the file that excludes `*.log`.
 fn settings_are_followed(place: &Place, file: &Path) {
-    let save = |text: &str| {
-        // As editors do.
-        let new = place.top.join("new");
-        fs::write(&new, text).unwrap();
-        fs::rename(&new, file).unwrap();
-    };
+    let save = |text: &str| place.save(file.to_str().unwrap(), text);
     for name in ["a.log", "sub/b.log", "a.txt", "big/c"] {
         place.write(name, "1");
     }

@@ -204,7 +204,7 @@ fn compare_answers(ground: &Ground, seed: u64) {
             paths.push(inside);
         }
     }
-    for flags in ["-z", "-zv", "-zvn", "-vn", ""] {
+    for flags in ["-z", "-zv", "-zvn", "-vn", "", "-q", "-zq"] {
         let end = if flags.contains('z') { 0 } else { b'\n' };
         let usable = paths.iter().filter(|p| end == 0 || !(p.contains(&end) || p.ends_with(b"\r")));
         // Lines that begin with a quote would have to be quoted; no generated name does.
@@ -239,6 +239,7 @@ fn ask_us(filter: &Filter, cwd: &Path, flags: &str, mut input: &[u8]) -> (Vec<u8
 fn options(flags: &str) -> CheckOptions {
     CheckOptions {
         verbose: flags.contains('v'),
+        quiet: flags.contains('q'),
         non_matching: flags.contains('n'),
         nul: flags.contains('z'),
     }
@@ -283,6 +284,17 @@ fn given_paths_are_answered_as_git_does() {
         (&tree, "", &["link/"][..]),
         (&tree, "", &[][..]),
         (&tree, "n", &["a.log"][..]),
+        (&tree, "n", &["../outside"][..]),
+        (&tree, "vn", &["a.log", "kept", "keep.log"][..]),
+        (&tree, "q", &["a.log"][..]),
+        (&tree, "q", &["kept"][..]),
+        (&tree, "q", &["keep.log"][..]),
+        (&tree, "q", &["a.log", "kept"][..]),
+        (&tree, "q", &[][..]),
+        (&tree, "qv", &["a.log"][..]),
+        (&tree, "qn", &["a.log"][..]),
+        (&tree, "qvn", &["a.log"][..]),
+        (&tree, "zv", &[][..]),
         (&tree, "z", &["a.log"][..]),
     ] {
         let mut args = vec!["check-ignore", "--no-index"];

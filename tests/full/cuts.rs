@@ -88,11 +88,10 @@ fn i1_i3_a_link_cut_at_every_edge_of_a_frame() {
 #[test]
 fn i1_i3_a_link_cut_inside_of_frames() {
     let mut ground = Ground::new();
-    ground.cross(None);
     let mut cuts = 0;
     for way in WAYS {
-        let (bytes, _) = ground.relay.carried(way);
         ground.cross(None);
+        let (bytes, _) = ground.relay.carried(way);
         for at in some(bytes, 6) {
             cuts += u32::from(ground.cross(Some((way, Harm::CutAfterBytes(at)))));
         }

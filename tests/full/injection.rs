@@ -158,7 +158,8 @@ impl Stops {
     }
 
     /// Has `strike` done at each stop for as long as it answers that the fault happened. `made` is
-    /// what [`calls_made`] counted. With `E2EK_STOP="ENOSPC at openat number 2"` that one alone.
+    /// what [`calls_made`] counted. With `E2EK_STOP="ENOSPC at openat number 2"` that one alone, with
+    /// `E2EK_CALLS=unlink,write` those of these calls.
     pub(crate) fn each(
         &self,
         made: &HashMap<String, u32>,
@@ -175,7 +176,11 @@ impl Stops {
             });
             return;
         }
-        let made = CALLS.iter().filter_map(|&call| Some((call, *made.get(call)?)));
+        let only = std::env::var("E2EK_CALLS").ok();
+        let wanted =
+            |call: &&str| only.as_ref().is_none_or(|only| only.split(',').any(|o| o == *call));
+        let calls = CALLS.iter().copied().filter(wanted);
+        let made = calls.filter_map(|call| Some((call, *made.get(call)?)));
         let kinds = made.flat_map(|(call, n)| faults(call).into_iter().map(move |f| (call, f, n)));
         match self {
             Self::All => {

@@ -44,7 +44,8 @@ struct Seen {
 pub(crate) struct Relay {
     socket: PathBuf,
     harm: Arc<Mutex<Option<(Way, Harm)>>>,
-    seen: Arc<Mutex<Seen>>,
+    /// Of one arming: a link of the one before may still be at its last bytes.
+    seen: Arc<Mutex<Arc<Mutex<Seen>>>>,
 }
 
 impl Relay {
@@ -55,7 +56,7 @@ impl Relay {
         let (harm, seen, far) = (relay.harm.clone(), relay.seen.clone(), place.far.clone());
         thread::spawn(move || {
             for link in listener.incoming().map_while(Result::ok) {
-                serve(link, &harm, &seen, &far);
+                serve(link, &harm, &seen.lock().unwrap().clone(), &far);
             }
         });
         relay
@@ -64,7 +65,7 @@ impl Relay {
     /// The next link gets this harm, and those after it none.
     pub(crate) fn arm(&self, harm: Option<(Way, Harm)>) {
         *self.harm.lock().unwrap() = harm;
-        *self.seen.lock().unwrap() = Seen::default();
+        *self.seen.lock().unwrap() = Arc::default();
     }
 
     pub(crate) fn transport(&self) -> String {
@@ -72,12 +73,12 @@ impl Relay {
     }
 
     pub(crate) fn has_harmed(&self) -> bool {
-        self.seen.lock().unwrap().harmed
+        self.seen.lock().unwrap().lock().unwrap().harmed
     }
 
     /// Bytes and frames that the first link carried one way.
     pub(crate) fn carried(&self, way: Way) -> (u64, u64) {
-        self.seen.lock().unwrap().first[way as usize]
+        self.seen.lock().unwrap().lock().unwrap().first[way as usize]
     }
 }
 

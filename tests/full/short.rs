@@ -3,7 +3,6 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 
 use crate::once::{ended, judge};
@@ -17,7 +16,6 @@ const LIMITED: &str = "#!/bin/sh\ntrap '' XFSZ\nulimit -f \"$1\"\nshift\nexec \"
 fn limited(place: &Place) -> PathBuf {
     let path = place.top.join("limited");
     fs::write(&path, LIMITED).unwrap();
-    fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
     path
 }
 
@@ -49,14 +47,18 @@ fn sweep(hub: bool) {
                 let mut command = place.command(&["sync", "--once"]);
                 let (script, far) = (script.display(), place.far.display());
                 let hub = sidecar().display();
-                let transport = format!("{script} {blocks} {hub} stdio --state {far}");
+                let transport = format!("sh {script} {blocks} {hub} stdio --state {far}");
                 command.arg(&place.source).arg(&place.target).args(["--output", "lines"]);
                 command.args(["--transport-cmd", &transport]);
                 command
             } else {
                 let plain = place.syncing(&["sync", "--once"], &[]);
-                let mut command = place.environment(&script);
-                command.arg(blocks.to_string()).arg(plain.get_program()).args(plain.get_args());
+                let mut command = place.environment("sh".as_ref());
+                command
+                    .arg(&script)
+                    .arg(blocks.to_string())
+                    .arg(plain.get_program())
+                    .args(plain.get_args());
                 command
             };
             command.stdin(std::process::Stdio::null());

@@ -1,16 +1,20 @@
 //! A directory that moved, as one op on the wire: what it stands for, and how both ends know.
 //!
-//! [`fold`] is the daemon's half: all ops of a directory that goes and of an equal one that comes
-//! become one [`How::Tree`]. [`unfold`] is the hub's: it works the same ops out from its record, in
-//! the same order, so that an index means the same op at both ends. Where the record is not what the
-//! op was made from, nothing of the generation is done and the daemon plans again.
+//! The daemon plans a directory that went and came as it was as two ops: one that makes it
+//! ([`How::Tree`]), one that removes it; [`fold`] is what crosses of that. It also makes one op of all
+//! the ops of a directory that goes and of an equal one that comes. [`unfold`] is the hub's half: it
+//! works the same ops out from its record, in the same order, so that an index means the same op at
+//! both ends; [`expand`] does so for the daemon, when an index has to be understood. Where the record
+//! is not what the op was made from, nothing of the generation is done and the daemon plans again.
+
+use std::collections::HashMap;
 
 use crate::path::SyncPath;
 use crate::tree::{Change, Dir, Entry, Node, Snapshot, TreeId};
 use crate::wire::{How, MAX_OPS, Meta, Op, WireError};
 
 /// Smallest directory that is worth it: so many entries.
-const FROM_ENTRIES: usize = 2;
+pub const FROM_ENTRIES: usize = 2;
 
 /// A directory that moves within a generation.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,10 +104,44 @@ pub fn changes_of_move(dir: &Dir, to: &SyncPath, from: &SyncPath) -> Vec<Change>
     changes
 }
 
+/// All ops that planned ones stand for, in path order, where a directory among them moves: each entry
+/// has its own, and none is a [`How::Tree`]. `base` is what they lead on from. `None` without such, or
+/// where `base` is something else.
+#[must_use]
+pub fn expand(base: &Snapshot, ops: &[Op]) -> Option<Vec<Op>> {
+    let moves = moves_of(ops);
+    if moves.is_empty() {
+        return None;
+    }
+    let cross = ops.iter().filter(|op| !moves.contains_key(&op.change.path));
+    match unfold(cross.cloned().collect(), base) {
+        Ok(Unfolded::Ops(mut ops, _)) => {
+            let whole = ops.iter_mut().filter(|op| matches!(op.how, How::Tree { .. }));
+            whole.for_each(|op| op.how = How::None);
+            Some(ops)
+        }
+        Ok(Unfolded::Other(_)) | Err(_) => None,
+    }
+}
+
+/// The directories that planned ops move: where from, and how much they hold.
+fn moves_of(ops: &[Op]) -> HashMap<&SyncPath, u32> {
+    ops.iter()
+        .filter_map(|op| match &op.how {
+            How::Tree { from, count, .. } => Some((from, *count)),
+            _ => None,
+        })
+        .collect()
+}
+
 /// The ops of a generation as they cross the wire, each with its index: `ops` are in path order and
 /// lead on from `base`.
 #[must_use]
 pub fn fold(base: &Snapshot, ops: &[Op]) -> Vec<(u32, Op)> {
+    let moves = moves_of(ops);
+    if !moves.is_empty() {
+        return without_removals(ops, &moves);
+    }
     let mut trees: Vec<(usize, usize, usize, TreeId)> = Vec::new();
     let mut at = 0;
     while at < ops.len() {
@@ -132,6 +170,23 @@ pub fn fold(base: &Snapshot, ops: &[Op]) -> Vec<(u32, Op)> {
         (index as u32, op)
     })
     .collect()
+}
+
+/// Leaves out the removals of directories that move, and counts what their ops stand for.
+fn without_removals(ops: &[Op], moves: &HashMap<&SyncPath, u32>) -> Vec<(u32, Op)> {
+    let (mut number, mut cross) = (0, Vec::with_capacity(ops.len()));
+    for op in ops {
+        let gone = moves.get(&op.change.path);
+        if gone.is_none() {
+            cross.push((number, op.clone()));
+        }
+        let inside = match &op.how {
+            How::Tree { count, .. } => *count,
+            _ => gone.copied().unwrap_or(0),
+        };
+        number += 1 + inside;
+    }
+    cross
 }
 
 /// Whether the op makes a directory that is equal to one that goes: the op that removes that, how

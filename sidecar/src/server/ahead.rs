@@ -5,11 +5,13 @@
 //! op that asks for it, and that is a rename. Everything ends with the link, and nothing stays behind:
 //! dropped, the thread is told to stop and waited for.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc as jobs;
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use tokio::sync::mpsc;
 
@@ -27,6 +29,13 @@ use crate::wire::{
 
 /// The most that is held in memory, where no directory takes staged content, in bytes.
 const MEMORY_BYTES: u64 = 64 << 20;
+
+/// So many bytes are told of together, as long as they come one after the other: each word back costs
+/// every process on its way.
+const TOLD_BYTES: u64 = AHEAD_WINDOW_BYTES / 16;
+/// What was taken is told of when nothing more came for so long. Little beside what a queue may take
+/// (the daemon's window), which the time from a piece to this word shows.
+const TOLD_WITHIN: Duration = Duration::from_millis(2);
 
 /// What a thread tells: of which lane, and what became of a job. Unbounded, because each stands for a
 /// message that the window bounds.
@@ -255,14 +264,7 @@ impl Worker {
         let stop = Arc::new(AtomicBool::new(false));
         let (give, take) = jobs::channel();
         let (said, stopped) = (tell.clone(), Arc::clone(&stop));
-        let work = move || {
-            let mut making = HashMap::new();
-            while let Ok(job) = take.recv()
-                && !stopped.load(Ordering::Relaxed)
-            {
-                perform(job, &mut making, |done| drop(said.send((id, done))));
-            }
-        };
+        let work = move || work(&take, &stopped, |done| drop(said.send((id, done))));
         let thread = std::thread::Builder::new().name("e2ek-ahead".to_owned()).spawn(work).ok();
         let jobs = thread.is_some().then_some(give);
         let (here, stops) = (HashMap::new(), HashMap::new());
@@ -298,6 +300,35 @@ impl Drop for Worker {
         // What it holds is removed when it has ended.
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
+        }
+    }
+}
+
+/// What the thread does until it is told to stop.
+fn work(jobs: &jobs::Receiver<Job>, stop: &AtomicBool, tell: impl Fn(Done)) {
+    let (mut making, taken, over) = (HashMap::new(), Cell::new(0), Cell::new(false));
+    let note = |done| match done {
+        Done::Taken(bytes) => taken.set(taken.get() + bytes),
+        done => {
+            over.set(true);
+            tell(done);
+        }
+    };
+    loop {
+        let job = match taken.get() {
+            0 => jobs.recv().map_err(Into::into),
+            _ => jobs.recv_timeout(TOLD_WITHIN),
+        };
+        if stop.load(Ordering::Relaxed) {
+            return;
+        }
+        match job {
+            Ok(job) => perform(job, &mut making, note),
+            Err(jobs::RecvTimeoutError::Timeout) => over.set(true),
+            Err(jobs::RecvTimeoutError::Disconnected) => return,
+        }
+        if taken.get() >= TOLD_BYTES || over.take() && taken.get() > 0 {
+            tell(Done::Taken(taken.take()));
         }
     }
 }
@@ -371,5 +402,34 @@ fn why(fault: Fault) -> NotHeld {
         Fault::Base => NotHeld::Base,
         Fault::Write(error) => NotHeld::Fault(Reason::from(&error)),
         Fault::Root(error) => NotHeld::Fault(reason(&error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_comes_one_after_the_other_is_told_of_together() {
+        let (give, take) = jobs::channel();
+        let len = TOLD_BYTES / 4;
+        // Of a content that was ended meanwhile; the last two are not enough for a word of their own.
+        for _ in 0..4 * 5 + 2 {
+            let data = Job::Data { number: 1, encoding: 0, body: Vec::new(), len };
+            give.send(data).ok().unwrap();
+        }
+        let (say, hear) = jobs::channel();
+        let thread = std::thread::spawn(move || {
+            let tell = |done| match done {
+                Done::Taken(bytes) => say.send(bytes).unwrap(),
+                _ => panic!("something else came of it"),
+            };
+            work(&take, &AtomicBool::new(false), tell);
+        });
+        let told: Vec<u64> = (0..6).map(|_| hear.recv().unwrap()).collect();
+        assert_eq!(told, [&[TOLD_BYTES; 5][..], &[2 * len]].concat());
+        drop(give);
+        thread.join().unwrap();
+        assert!(hear.recv().is_err(), "nothing is told of twice");
     }
 }

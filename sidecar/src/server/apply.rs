@@ -12,7 +12,7 @@ mod patch;
 mod redo;
 mod tree;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io::Read;
 use std::ops::Range;
 use std::sync::Arc;
@@ -219,6 +219,10 @@ impl Site {
         self.applying.hands = None;
         let steps = self.receiver.commit(generation, target)?;
         self.perform(steps, &[]);
+        let forgotten: HashSet<SyncPath> = (self.receiver.ops().iter())
+            .filter(|op| op.how == How::Forget)
+            .map(|op| op.change.path.clone())
+            .collect();
         let Finished { generation, edits, skipped } = self.receiver.finish()?;
         let held = self.receiver.held().clone();
         if let Some(Err(error)) = self.store.as_mut().map(|s| s.finish(generation, &edits, &held)) {
@@ -227,7 +231,7 @@ impl Site {
         let done = std::mem::take(&mut self.applying);
         let micros = done.began.map_or(0, |began| began.elapsed().as_micros() as u64);
         let (count, skips, in_place) = (edits.len(), skipped.len(), done.in_place);
-        self.remember(&edits);
+        self.remember(&edits, &forgotten);
         if count >= memory::WORTH_FROM {
             memory::give_back();
         }

@@ -12,6 +12,7 @@ use super::length::aside;
 use super::listen::PeerId;
 use super::opening::NotOpened;
 use super::site::Site;
+use super::still::Looked;
 use super::{Hub, Serving};
 use crate::lease::Leases;
 use crate::wire::{Container, FromHub, Open, Refusal, WireError};
@@ -183,6 +184,7 @@ impl Hub {
             epoch,
             peer: None,
             alone_since,
+            looked: Looked::No,
             runs: false,
             credit: 0,
             left_out: 0,
@@ -198,6 +200,7 @@ impl Hub {
         let serving = &mut self.sites[at];
         serving.peer = Some(id);
         serving.alone_since = None;
+        serving.looked = Looked::No;
         (serving.runs, serving.left_out) = (false, 0);
         if let Some(name) = serving.open.inside() {
             self.wrappers.found(name, serving.site.receiver.held().id());
@@ -210,6 +213,7 @@ impl Hub {
         for answer in serving.site.opened() {
             self.links.send(id, &answer);
         }
+        serving.site.tell_unkept_again();
         if let Some(told) = serving.site.not_replayable() {
             self.links.send(id, &told);
         }
@@ -230,7 +234,8 @@ impl Hub {
             let epoch = serving.leases.acquire(now, workspace, writer, open.take_over);
             let epoch = epoch.map_err(|held| Refusal::Owned { by: held.writer, active: true })?;
             let same = same_site(&serving.open, open);
-            let stays = same && !open.check && !self.command.is_idle();
+            let stays = !self.command.is_idle() || serving.is_as_left(open, now);
+            let stays = stays && same && !open.check;
             if stays && serving.site.next_epoch(open, epoch).is_ok() {
                 serving.epoch = epoch;
             } else {

@@ -2,7 +2,9 @@
 //! standard streams to that socket.
 //!
 //! Each link has a task that reads and one that writes. Both ends say Hello at once; a Ping follows
-//! five seconds of silence, and fifteen without a byte end the link.
+//! five seconds of silence, and fifteen without a byte end the link. A daemon's Ping is answered at
+//! once, by the link's own task: whatever keeps the hub, the daemon knows that the way there is good. As
+//! long as it asks, nothing need be said unasked, and the hub wakes up once a heartbeat.
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
@@ -24,6 +26,9 @@ use crate::wire::{self, Decoder, FromHub, Hello, HelloReader, ToHub, WireError};
 pub const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Silence after which a link is dead.
 pub const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// Silence after which a Ping is sent where the last word was the answer to one: the other end was
+/// silent itself, and asks again before that.
+const ANSWERED: Duration = HEARTBEAT.saturating_mul(2);
 /// How long the other end may take to say Hello.
 pub const HELLO_WITHIN: Duration = Duration::from_secs(10);
 /// Read at once.
@@ -94,6 +99,35 @@ impl Peer {
         self.queued.fetch_add(bytes.len(), Ordering::Relaxed);
         let _ = self.outgoing.send(bytes);
     }
+
+    fn answers(&self) -> Answers {
+        Answers { outgoing: self.outgoing.downgrade(), queued: Arc::clone(&self.queued) }
+    }
+}
+
+/// Answers the other end's Pings. Does not keep the link.
+struct Answers {
+    outgoing: mpsc::WeakUnboundedSender<Vec<u8>>,
+    queued: Arc<AtomicUsize>,
+}
+
+impl Answers {
+    fn answer(&self) {
+        // What waits to be written says as much, and many Pings gather nothing.
+        if self.queued.load(Ordering::Relaxed) > 0 {
+            return;
+        }
+        let Some(outgoing) = self.outgoing.upgrade() else { return };
+        let bytes = ping();
+        self.queued.fetch_add(bytes.len(), Ordering::Relaxed);
+        let _ = outgoing.send(bytes);
+    }
+}
+
+fn ping() -> Vec<u8> {
+    let mut bytes = Vec::new();
+    wire::encode(&FromHub::Ping, &mut bytes);
+    bytes
 }
 
 /// What the links bring.
@@ -131,7 +165,7 @@ where
 {
     let (peer, outgoing, dropped) = Peer::new(id);
     let mut hello = Vec::new();
-    Hello::ours().encode(&mut hello);
+    Hello::of_hub().encode(&mut hello);
     peer.push(hello);
     let reading = read(peer, reader, &hub);
     let writing = write(id, writer, outgoing, &hub);
@@ -165,6 +199,7 @@ async fn read<R: AsyncRead + Unpin>(
         Ok(None) => return Ok(()),
         Err(_) => return Err(WireError::NotOurs(String::new())),
     };
+    let answers = peer.answers();
     if hub.send(Incoming::Linked(peer)).await.is_err() {
         return Ok(());
     }
@@ -172,6 +207,10 @@ async fn read<R: AsyncRead + Unpin>(
     decoder.feed(&rest);
     loop {
         while let Some((message, len)) = decoder.message::<ToHub>()? {
+            if message == ToHub::Ping {
+                answers.answer();
+            }
+            // The hub hears of it, too: it is a sign of life.
             if hub.send(Incoming::Message(id, message, len)).await.is_err() {
                 return Ok(());
             }
@@ -202,23 +241,27 @@ pub async fn hello<R: AsyncRead + Unpin>(
     }
 }
 
-/// Writes what is queued; sends a Ping after five seconds of silence. Ends with the queue or with
-/// the other end.
+/// Writes what is queued; sends a Ping after five seconds of silence, after an answer to one later. Ends
+/// with the queue or with the other end.
 async fn write<W: AsyncWrite + Unpin>(
     id: PeerId,
     mut writer: W,
     mut outgoing: Outgoing,
     hub: &mpsc::Sender<Incoming>,
 ) {
+    let ping = ping();
+    let mut patience = HEARTBEAT;
     loop {
-        let mut bytes = match tokio::time::timeout(HEARTBEAT, outgoing.messages.recv()).await {
-            Ok(Some(bytes)) => bytes,
+        let mut bytes = match tokio::time::timeout(patience, outgoing.messages.recv()).await {
+            Ok(Some(bytes)) => {
+                patience = silence_after(&bytes, &ping);
+                bytes
+            }
             Ok(None) => break,
             Err(_) => {
-                let mut bytes = Vec::new();
-                wire::encode(&FromHub::Ping, &mut bytes);
-                outgoing.queued.fetch_add(bytes.len(), Ordering::Relaxed);
-                bytes
+                patience = HEARTBEAT;
+                outgoing.queued.fetch_add(ping.len(), Ordering::Relaxed);
+                ping.clone()
             }
         };
         // What is queued already goes out in one write.
@@ -240,6 +283,11 @@ async fn write<W: AsyncWrite + Unpin>(
         }
     }
     let _ = writer.shutdown().await;
+}
+
+/// How long to say nothing after these words.
+fn silence_after(words: &[u8], ping: &[u8]) -> Duration {
+    if words == ping { ANSWERED } else { HEARTBEAT }
 }
 
 /// A pipe or socket that this process was given, made ready for reading without blocking.
@@ -483,5 +531,44 @@ pub async fn bridge(hub: UnixStream) -> std::io::Result<()> {
             Ok(())
         }
         Err((_, error)) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a link's own task answers, its hub being busy elsewhere.
+    #[test]
+    fn a_ping_is_answered_once_and_by_what_is_on_its_way_anyway() {
+        let (peer, mut outgoing, _dropped) = Peer::new(1);
+        let answers = peer.answers();
+        answers.answer();
+        answers.answer();
+        assert_eq!(outgoing.messages.try_recv().unwrap(), ping());
+        assert!(outgoing.messages.try_recv().is_err(), "one waits: two say no more");
+        outgoing.queued.store(0, Ordering::Relaxed);
+        answers.answer();
+        assert_eq!(outgoing.messages.try_recv().unwrap(), ping());
+        drop(peer);
+        outgoing.queued.store(0, Ordering::Relaxed);
+        answers.answer();
+        let ended = mpsc::error::TryRecvError::Disconnected;
+        assert_eq!(outgoing.messages.try_recv(), Err(ended), "the link is not kept for that");
+    }
+
+    #[test]
+    fn who_asks_every_five_seconds_is_told_nothing_unasked() {
+        let ping = ping();
+        let busy = wire_of(&FromHub::Credit { bytes: 1 });
+        assert_eq!(silence_after(&busy, &ping), HEARTBEAT);
+        let answered = silence_after(&ping, &ping);
+        assert!(HEARTBEAT < answered && answered < DEAD_AFTER, "{answered:?}");
+    }
+
+    fn wire_of(message: &FromHub) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        wire::encode(message, &mut bytes);
+        bytes
     }
 }

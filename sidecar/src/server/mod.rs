@@ -12,6 +12,7 @@ mod command;
 mod entry;
 mod foreign;
 mod hands;
+mod leave;
 mod length;
 mod link;
 pub mod listen;
@@ -24,6 +25,7 @@ pub mod root;
 pub mod run;
 pub mod said;
 mod site;
+mod still;
 pub mod store;
 pub mod target;
 pub mod wrap;
@@ -39,9 +41,11 @@ use tracing::{info, warn};
 use self::apply::Brought;
 use self::command::Command;
 use self::entry::{Request, Waiting, same_site};
+use self::leave::LettingGo;
 use self::link::{Asked, Links};
 use self::listen::{Incoming, PeerId};
 use self::site::Site;
+use self::still::Looked;
 use self::wrap::Wrappers;
 use crate::lease::{LEASE, Leases};
 use crate::tree::TreeId;
@@ -86,6 +90,8 @@ struct Serving {
     peer: Option<PeerId>,
     /// Since when nobody is there.
     alone_since: Option<Instant>,
+    /// Whether what lies there was looked at since its link was lost.
+    looked: Looked,
     /// The session of this link hears of the container's command.
     runs: bool,
     /// Bytes of the command's output that it may be sent.
@@ -124,6 +130,8 @@ pub struct Hub {
     wrappers: Wrappers,
     /// A thread that keeps contents has kept one, or could not.
     kept: Arc<Notify>,
+    /// Lets go of replaced files.
+    letting_go: LettingGo,
     command: Command,
     charge: Option<Charge>,
     /// No new work is taken; when the command is gone, so is the hub.
@@ -148,6 +156,7 @@ impl Hub {
             ends: JoinSet::new(),
             wrappers: Wrappers::default(),
             kept: Arc::default(),
+            letting_go: LettingGo::default(),
             command: Command::default(),
             charge: None,
             ending: false,
@@ -182,7 +191,9 @@ impl Hub {
                 },
                 () = until(deadline) => self.expire().await,
                 () = kept.notified() => self.take_kept(),
+                () = tokio::task::yield_now(), if self.has_to_look() => self.look().await,
                 // Only when nothing else is to be done, and the links' tasks have had their turn.
+                () = tokio::task::yield_now(), if self.has_replaced() => self.let_go_of_replaced(),
                 () = tokio::task::yield_now(), if self.has_more_to_keep() => self.keep_more(),
             }
             while let Some(id) = self.links.overrun() {
@@ -251,6 +262,7 @@ impl Hub {
             serving.site.abandon();
             serving.peer = None;
             serving.alone_since = Some(Instant::now());
+            serving.looked = Looked::due(serving);
         }
         // Nobody comes back to a mere look.
         self.sites.retain(|serving| serving.peer.is_some() || !serving.site.is_dry());

@@ -104,7 +104,12 @@ impl Site {
         names: &[PathBuf],
     ) -> Result<(), NotOpened> {
         for path in &open.roots {
-            let root = open_root(path, self.process.as_ref(), open)?;
+            let mut root = open_root(path, self.process.as_ref(), open)?;
+            // What lies in a container's own root, rather than on a volume, goes with the container.
+            let top = self.process.as_ref().filter(|_| self.inside.is_some());
+            let mount = top.map_or(0, Target::root_mount);
+            let fleeting = mount != 0 && root.identity().mount == mount;
+            root.configure(Settings { fleeting, ..root.settings() });
             self.roots.push(Some(Arc::new(root)));
         }
         let dir = settings.state.join("hubs").join(self.folder_name(names));
@@ -196,6 +201,12 @@ impl Site {
                 });
             }
         }
+    }
+
+    /// Whether all that is managed lies there as it was written, by one look at each path.
+    pub(super) fn is_as_written(&self) -> bool {
+        let found = Compare::new(&self.roots).all(self.receiver.held().root());
+        found.edits.is_empty() && self.is_visible()
     }
 
     /// Compares the record with the disk. Returns the true record, the managed paths that somebody

@@ -10,6 +10,8 @@
 //! when it comes.
 
 mod keep;
+#[cfg(test)]
+pub(super) mod tests;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{self, Read};
@@ -24,10 +26,10 @@ use self::keep::Keeper;
 use super::Settings;
 use super::apply::Brought;
 use super::entry::Request;
-use super::root::FoundKind;
+use super::root::{Found, FoundKind};
 use super::site::Site;
 use super::store::{Contents, Loaded, read_note, read_tree, write_note, write_tree};
-use super::target::Identity;
+use super::target::{Identity, Target as Process};
 use crate::path::SyncPath;
 use crate::tree::{Change, Digest, Entry, Node, Snapshot};
 use crate::wire::{FromHub, How, Meta, Op, PIECE_BYTES, WireError};
@@ -128,14 +130,17 @@ impl Site {
             return Ok(());
         };
         write_note(&dir, STANDING, &open.lasting())?;
-        let mut whole = true;
         if let Some(lost) = lost {
-            whole = self.replay(&lost);
+            let whole = self.replay(&lost);
             self.remove_again();
+            if !whole {
+                // Nor is it at the next opening: a session has to say so again.
+                forget(&dir, CURRENT)?;
+            }
             forget(&dir, WANTED)?;
         }
         if let Some(inside) = &mut self.inside {
-            inside.complete = whole && read_note::<()>(&dir, CURRENT).is_some();
+            inside.complete = read_note::<()>(&dir, CURRENT).is_some();
         }
         self.keep_all();
         Ok(())
@@ -170,15 +175,18 @@ impl Site {
         let Some(inside) = &self.inside else { return };
         let held = self.receiver.held();
         let gone = inside.gone.iter().rev().filter(|path| held.get(path).is_none());
-        let gone: Vec<SyncPath> = gone.cloned().collect();
+        // All are looked at before the first is removed, which changes the directory it lies in.
+        let gone: Vec<_> = gone
+            .filter_map(|path| {
+                let (root, below) = self.locate(path)?;
+                let found = root.stat(&below).ok()??;
+                let came_back =
+                    !found.mount_root && !self.is_of_the_app(&found) && self.is_of_the_image(path);
+                came_back.then(|| (path.clone(), Arc::clone(root), below, found))
+            })
+            .collect();
         let generation = self.receiver.generation();
-        for path in gone {
-            let Some((root, below)) = self.locate(&path) else { continue };
-            let Ok(Some(found)) = root.stat(&below) else { continue };
-            let root = root.clone();
-            if found.mount_root || !self.is_of_the_image(&path) {
-                continue;
-            }
+        for (path, root, below, found) in gone {
             let removed = match found.kind {
                 FoundKind::Directory => root.remove_directory(&below),
                 FoundKind::File | FoundKind::Symlink { .. } => match self.keep(&path, generation) {
@@ -194,6 +202,12 @@ impl Site {
                 debug!(%path, %error, "not removed again");
             }
         }
+    }
+
+    /// Whether the app may have made it: it is younger than the container's process.
+    fn is_of_the_app(&self, found: &Found) -> bool {
+        let started = self.process.as_ref().and_then(Process::started_ns);
+        started.is_some_and(|started| found.stamp.ctime_ns >= started)
     }
 
     /// Whether a path lies in the container's own root, not on a volume: by its directory's device.

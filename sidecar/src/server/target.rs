@@ -207,6 +207,20 @@ impl Target {
         !has("SigCgt:") && !has("SigIgn:")
     }
 
+    /// When it was started, in nanoseconds since the epoch by the clock of now; not later than that, and
+    /// up to a tick (10 ms) earlier.
+    pub(super) fn started_ns(&self) -> Option<i64> {
+        use rustix::time::{ClockId, clock_gettime};
+        const SECOND: i64 = 1_000_000_000;
+        let now = |clock| {
+            let now = clock_gettime(clock);
+            now.tv_sec * SECOND + now.tv_nsec
+        };
+        let ticks = i64::try_from(self.seen.start_time).ok()?;
+        let tick = SECOND / i64::try_from(rustix::param::clock_ticks_per_second()).ok()?;
+        Some(now(ClockId::Realtime) - now(ClockId::Boottime) + ticks.checked_mul(tick)?)
+    }
+
     /// The mount that its root directory lies on.
     pub(super) fn root_mount(&self) -> u64 {
         self.seen.root.2

@@ -31,7 +31,7 @@ pub(super) enum FromWrapper {
         protocol: u16,
         /// The command's process, if it runs.
         pid: Option<i32>,
-        /// It was started once.
+        /// It was started once all its files were there.
         started: bool,
     },
     /// Of the command.
@@ -48,7 +48,8 @@ pub(super) enum FromWrapper {
 /// To the wrapper. Append only.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
 pub(super) enum ToWrapper {
-    /// The files are there: starts the command if it was not started yet.
+    /// The files are there: starts the command if it was not started yet, and anew if that was before
+    /// they were.
     Run {
         /// What the files hold.
         generation: u64,

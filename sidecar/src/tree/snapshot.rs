@@ -107,6 +107,24 @@ impl Node {
     }
 }
 
+/// A place where two trees differ.
+#[derive(Clone, Debug)]
+pub struct Difference<'a> {
+    /// Where.
+    pub path: SyncPath,
+    /// What stands there in the one.
+    pub old: Option<&'a Node>,
+    /// And in the other; not both are directories.
+    pub new: Option<&'a Node>,
+}
+
+impl Difference<'_> {
+    /// What must change to get from the one to the other, all below included, in path order.
+    pub fn unfold(self, changes: &mut Vec<Change>) {
+        change_node(self.path, self.old, self.new, usize::MAX, changes);
+    }
+}
+
 /// A whole tree at one moment. Cloning is free; applying a change costs its ancestors only.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -229,6 +247,15 @@ impl Snapshot {
     #[must_use]
     pub fn diff(&self, target: &Self) -> Vec<Change> {
         self.diff_up_to(target, usize::MAX)
+    }
+
+    /// As [`Self::diff`], but what a directory holds that stands in one of the trees only is not told:
+    /// each such is one difference. Cost: the directories that stand in both and differ.
+    #[must_use]
+    pub fn differences<'a>(&'a self, target: &'a Self) -> Vec<Difference<'a>> {
+        let mut differences = Vec::new();
+        differences_in(&SyncPath::root(), &self.root, &target.root, &mut differences);
+        differences
     }
 
     /// The first changes of [`Self::diff`], at least `limit` of them if there are so many, and not
@@ -360,18 +387,17 @@ fn advance_dir(old: &Arc<Dir>, new: &Arc<Dir>, path: &[&[u8]]) -> Arc<Dir> {
     made.finish()
 }
 
-fn diff_dir(
-    at: &SyncPath,
-    old: &Arc<Dir>,
-    new: &Arc<Dir>,
-    limit: usize,
-    changes: &mut Vec<Change>,
+/// Calls `visit` for each name at which two directories differ, in order, until it says no.
+fn each_difference<'a>(
+    old: &'a Arc<Dir>,
+    new: &'a Arc<Dir>,
+    visit: &mut dyn FnMut(&'a [u8], Option<&'a Node>, Option<&'a Node>) -> bool,
 ) {
     if Arc::ptr_eq(old, new) || old.id() == new.id() {
         return;
     }
     let (mut olds, mut news) = (old.cursor(), new.cursor());
-    while changes.len() < limit {
+    loop {
         Cursor::skip_equal(&mut olds, &mut news);
         let (a, b) = (olds.peek(), news.peek());
         let order = match (a, b) {
@@ -388,23 +414,56 @@ fn diff_dir(
             news.step();
         }
         let name = a.or(b).expect("one side has a name").0;
-        diff_node((at, name), a.map(|x| x.1), b.map(|x| x.1), limit, changes);
+        let (a, b) = (a.map(|a| a.1), b.map(|b| b.1));
+        let same = a.zip(b).is_some_and(|(a, b)| a.same_content(b));
+        if !same && !visit(name, a, b) {
+            return;
+        }
     }
 }
 
-fn diff_node(
-    (at, name): (&SyncPath, &[u8]),
+fn differences_in<'a>(
+    at: &SyncPath,
+    old: &'a Arc<Dir>,
+    new: &'a Arc<Dir>,
+    differences: &mut Vec<Difference<'a>>,
+) {
+    each_difference(old, new, &mut |name, old, new| {
+        let path = child_path(at, name);
+        match (old, new) {
+            (Some(Node::Directory(old)), Some(Node::Directory(new))) => {
+                differences_in(&path, old, new, differences);
+            }
+            (old, new) => differences.push(Difference { path, old, new }),
+        }
+        true
+    });
+}
+
+fn diff_dir(
+    at: &SyncPath,
+    old: &Arc<Dir>,
+    new: &Arc<Dir>,
+    limit: usize,
+    changes: &mut Vec<Change>,
+) {
+    if changes.len() >= limit {
+        return;
+    }
+    each_difference(old, new, &mut |name, old, new| {
+        change_node(child_path(at, name), old, new, limit, changes);
+        changes.len() < limit
+    });
+}
+
+/// What makes of one node another that is not the same.
+fn change_node(
+    path: SyncPath,
     old: Option<&Node>,
     new: Option<&Node>,
     limit: usize,
     changes: &mut Vec<Change>,
 ) {
-    if let (Some(a), Some(b)) = (old, new)
-        && a.same_content(b)
-    {
-        return;
-    }
-    let path = child_path(at, name);
     let below = |node: Option<&Node>| match node {
         Some(Node::Directory(dir)) => Some(dir.clone()),
         _ => None,

@@ -8,6 +8,9 @@ use crate::path::Escaped;
 
 /// Lowest and highest protocol version of this build.
 pub const PROTOCOL: (u16, u16) = (1, 1);
+/// A feature: whoever says this answers a Ping at once, with one of its own unless something else is
+/// on its way.
+pub const ANSWERS_PINGS: u64 = 1;
 /// No shell, banner or proxy prints this; like PNG's, it shows a carrier that mangles bytes.
 const MAGIC: &[u8; 8] = b"\xe2\x02ek\r\n\x1a\n";
 const HEAD_BYTES: usize = MAGIC.len() + 2;
@@ -32,6 +35,18 @@ impl Hello {
     #[must_use]
     pub fn ours() -> Self {
         Self { versions: PROTOCOL, features: 0, build: env!("CARGO_PKG_VERSION").to_owned() }
+    }
+
+    /// This build's, as a hub says it.
+    #[must_use]
+    pub fn of_hub() -> Self {
+        Self { features: ANSWERS_PINGS, ..Self::ours() }
+    }
+
+    /// Whether a Ping is answered at once.
+    #[must_use]
+    pub fn answers_pings(&self) -> bool {
+        self.features & ANSWERS_PINGS != 0
     }
 
     /// Appends the bytes. A build of more than 255 bytes is cut.

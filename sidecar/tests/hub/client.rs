@@ -134,7 +134,7 @@ impl Client {
     }
 
     fn over(mut stream: UnixStream, child: Option<Child>) -> Self {
-        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(90))).unwrap();
         let mut hello = Vec::new();
         Hello::ours().encode(&mut hello);
         stream.write_all(&hello).unwrap();
@@ -165,12 +165,18 @@ impl Client {
     /// The next message but pings and what keeps windows; `None` at the end.
     pub(crate) fn next(&mut self) -> Option<FromHub> {
         loop {
-            match self.decoder.message::<FromHub>().unwrap() {
-                Some((FromHub::Ping | FromHub::Credit { .. } | FromHub::AheadTaken { .. }, _)) => {
-                    continue;
-                }
-                Some((message, _)) => return Some(message),
-                None => {}
+            match self.any()? {
+                FromHub::Ping | FromHub::Credit { .. } | FromHub::AheadTaken { .. } => {}
+                message => return Some(message),
+            }
+        }
+    }
+
+    /// The next message; `None` at the end.
+    pub(crate) fn any(&mut self) -> Option<FromHub> {
+        loop {
+            if let Some((message, _)) = self.decoder.message::<FromHub>().unwrap() {
+                return Some(message);
             }
             let mut buffer = [0; 65536];
             match read(&mut self.stream, &mut buffer) {

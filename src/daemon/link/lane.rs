@@ -58,11 +58,11 @@ struct Item {
 }
 
 impl Lane {
-    pub(super) fn new(taken: Arc<Taken>, shrunk: Arc<Shrunk>) -> Self {
+    pub(super) fn new(taken: Arc<Taken>, window: Window, shrunk: Arc<Shrunk>) -> Self {
         Self {
             items: VecDeque::new(),
             taken,
-            window: Window::default(),
+            window,
             packer: Packer::sharing(0, shrunk),
             piece: Vec::new(),
             progress: nothing(),
@@ -170,7 +170,7 @@ impl Sender {
                     let len = self.message(&message).await? as u64;
                     self.lane.window.sent(Instant::now(), len);
                 }
-                self.flush().await?;
+                self.write().await?;
                 self.tell_ahead().await;
             }
             Ok(false) => {

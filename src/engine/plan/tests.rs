@@ -6,7 +6,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn given(refused: &Refused, ask: bool) -> Given<'_> {
-    Given { refused, ask, sent: &|_| false }
+    Given { refused, ask, sent: &|_| false, moves: None }
 }
 
 fn path(text: &str) -> SyncPath {

@@ -226,7 +226,8 @@ impl Target {
     pub(super) fn plan(&self, local: &Snapshot, settings: &Settings) -> Option<Vec<Op>> {
         let ready = matches!(self.link, Link::Ready);
         ready.then(|| {
-            let given = Given { refused: &self.refused, ask: self.ask, sent: &|_| false };
+            let (refused, sent) = (&self.refused, &|_: &_| false);
+            let given = Given { refused, ask: self.ask, sent, moves: None };
             let mut ops = plan::plan(&self.sent, local, given);
             plan::forget(&mut ops, &settings.ignored);
             ops
@@ -282,6 +283,14 @@ impl Target {
 
     pub(super) fn was_open(&self) -> bool {
         self.was_open
+    }
+
+    /// The hub has answered all that it was sent.
+    pub(super) fn is_quiet(&self) -> bool {
+        matches!(self.link, Link::Ready)
+            && self.in_flight.is_empty()
+            && self.unsure.is_none()
+            && self.lane.is_empty()
     }
 
     pub(super) fn refused(&mut self) {
@@ -486,12 +495,13 @@ impl Target {
 
     /// What is to be sent: what needs no large content, or (`put`) also what is held by now.
     fn planned(&mut self, local: &Snapshot, settings: &Settings, put: bool) -> Planned {
-        let lane = &self.lane;
-        let sent = |content: &_| lane.sends(content);
-        let given = Given { refused: &self.refused, ask: self.ask, sent: &sent };
-        let (mut ops, part) = match self.filling {
-            true => plan::first(&self.sent, local, given, lane.left_out()),
-            false => (plan::plan(&self.sent, local, given), None),
+        // Whatever hangs on single entries needs an op for each.
+        let alone = self.refused.is_empty() && self.told.is_empty() && self.lane.is_idle();
+        let (mut ops, part) = match self.plan_all(local, settings, alone) {
+            (ops, _) if plan::has_moves(&ops) && Lane::would_take(&ops, settings.ahead_from) => {
+                self.plan_all(local, settings, false)
+            }
+            planned => planned,
         };
         let forgotten = plan::forget(&mut ops, &settings.ignored);
         let less = match put {
@@ -499,6 +509,24 @@ impl Target {
             false => self.lane.leave_out(&mut ops, settings.ahead_from),
         };
         Planned { ops, part, forgotten, less, put }
+    }
+
+    /// The ops that lead to the source, with `moves` of directories as one; of a first sync as many
+    /// as one generation takes.
+    fn plan_all(
+        &self,
+        local: &Snapshot,
+        settings: &Settings,
+        moves: bool,
+    ) -> (Vec<Op>, Option<Snapshot>) {
+        let sent = |content: &_| self.lane.sends(content);
+        let stays = |path: &SyncPath| (settings.ignored)(path, true);
+        let moves: Option<&dyn Fn(&SyncPath) -> bool> = if moves { Some(&stays) } else { None };
+        let given = Given { refused: &self.refused, ask: self.ask, sent: &sent, moves };
+        match self.filling {
+            true => plan::first(&self.sent, local, given, self.lane.left_out()),
+            false => (plan::plan(&self.sent, local, given), None),
+        }
     }
 
     /// Sends what was planned, if nobody is to be asked first. Returns whether.

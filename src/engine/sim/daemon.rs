@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use e2ek_sidecar::receive::fold;
+use e2ek_sidecar::receive::{expand, fold};
 use e2ek_sidecar::restart::Policy;
 use e2ek_sidecar::tree::{Entry, Snapshot};
 use e2ek_sidecar::wire::{
@@ -130,7 +130,7 @@ impl World {
         let (packed, folds) = (self.rng.one_in(2), self.rng.one_in(2));
         let folded: Vec<Op> = match folds {
             true => fold(base, ops).into_iter().map(|(_, op)| op).collect(),
-            false => ops.to_vec(),
+            false => expand(base, ops).unwrap_or_else(|| ops.to_vec()),
         };
         let mut packer = OpsPacker::new(generation, base.id(), 0);
         let mut rest = &*folded;

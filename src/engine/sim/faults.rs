@@ -17,7 +17,7 @@ use crate::engine::session::{Input, TargetId};
 type Fault = fn(&mut World, TargetId);
 
 /// Weight, name, what happens.
-const SCRIPT: [(u64, &str, Fault); 25] = [
+const SCRIPT: [(u64, &str, Fault); 26] = [
     (40, "files edited", |world, _| world.edit()),
     (2, "the source emptied", |world, _| world.source.empty()),
     (2, "the source reverted", |world, _| world.source.revert()),
@@ -45,15 +45,17 @@ const SCRIPT: [(u64, &str, Fault); 25] = [
     (2, "a restart asked for", |world, _| world.restart()),
     (1, "the clock jumps", |world, _| world.jump()),
     (2, "the target's container starts anew", World::start_anew),
+    (2, "the network changed", |world, _| world.network_changed()),
 ];
 
 /// What a long enough simulation must have met; see also [`SCRIPT`].
-pub(super) const ALL: [&str; 16] = [
+pub(super) const ALL: [&str; 17] = [
     "a bit flipped on the way",
     "a bit of the record flipped",
     "a file changed before it was sent",
     "a hold outlasted",
     "a link taken over by the next",
+    "a silent link given up when the network changed",
     "a stale link's message refused",
     "an older index put back",
     "an older record put back",
@@ -282,6 +284,17 @@ impl World {
         let most = [1_000_000, 60_000_000, 3_600_000_000][self.rng.below(3) as usize];
         let micros = self.rng.below(most);
         self.clock.jump(micros);
+        self.network_changed();
+    }
+
+    /// Links that look alive must prove it; lost ones are made at once.
+    fn network_changed(&mut self) {
+        for target in 0..self.options.targets {
+            let quiet = self.session.is_quiet(target);
+            if self.wires.probe(target, quiet, &mut self.clock) {
+                self.trace.count("a silent link given up when the network changed");
+            }
+        }
         self.input(Input::Reconnect);
     }
 }

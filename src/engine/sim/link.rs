@@ -15,6 +15,9 @@ use crate::engine::session::TargetId;
 
 /// Whoever hears nothing for so long gives a link up (`server::listen::DEAD_AFTER`).
 const DEAD_AFTER: u64 = 15_000_000;
+/// After the network changed the daemon gives one up that says nothing for so long: a hub that has
+/// nothing to do answers, and a busy one says something every five seconds (`daemon::link`).
+const PROBED_WITHIN: [u64; 2] = [2_000_000, 7_000_000];
 
 /// On its way to the hub.
 pub(super) enum Down {
@@ -187,6 +190,18 @@ impl Wires {
             clock.after(DEAD_AFTER, Event::Lost { target, serial });
             clock.after(DEAD_AFTER, Event::Unlink { target, serial });
         }
+    }
+
+    /// The network changed: the daemon gives its link up if nothing can arrive in time. The hub does not
+    /// notice. `quiet`: it has nothing to do. Returns whether.
+    pub(super) fn probe(&mut self, target: TargetId, quiet: bool, clock: &mut Clock) -> bool {
+        let Some(serial) = self.current[target] else { return false };
+        let patience = PROBED_WITHIN[usize::from(!quiet)];
+        let silent = self.get(target, serial).stalled_until > clock.now + patience;
+        if silent {
+            clock.after(patience, Event::Lost { target, serial });
+        }
+        silent
     }
 
     /// When a message that is due now really arrives, if it is later.

@@ -33,7 +33,7 @@ async fn pair(closes: bool) -> (Near, Server) {
     let far_end = FarEnd::default();
     let reader =
         ExecReader { messages: Box::pin(receiver), left: Bytes::new(), far: far_end.clone() };
-    let writer = ExecWriter { messages: Box::pin(sender), closes, closing: false };
+    let writer = ExecWriter::new(Box::pin(sender), closes);
     let (sender, receiver) = far.split();
     (Near { reader, writer, far: far_end }, Server { sender, receiver })
 }
@@ -81,6 +81,35 @@ async fn what_is_sent_comes_back_whole_in_large_messages() {
     written.unwrap();
     assert!(read.unwrap() == sent, "the same bytes in the same order");
     assert_eq!(echo.await.unwrap(), CONTENT_BYTES / (64 << 10), "messages of 64 KiB");
+}
+
+#[tokio::test]
+async fn messages_are_full_until_a_flush_and_nothing_waits_after_it() {
+    let (Near { mut writer, reader: _reader, .. }, Server { mut receiver, sender: _sender }) =
+        pair(true).await;
+    const FULL: usize = 64 << 10;
+    // Frames of any length, as the session makes them.
+    let sent = &content()[..3 * FULL + 17];
+    let writing = async {
+        for part in sent.chunks(FULL / 2 + 5) {
+            writer.write_all(part).await.unwrap();
+        }
+        writer.flush().await.unwrap();
+        writer.write_all(b"save").await.unwrap();
+        writer.flush().await.unwrap();
+    };
+    let reading = async {
+        let (mut lengths, mut all) = (Vec::new(), Vec::new());
+        while all.len() < sent.len() + 4 {
+            let bytes = receiver.next().await.unwrap().unwrap().into_data();
+            lengths.push(bytes.len() - 1);
+            all.extend_from_slice(&bytes[1..]);
+        }
+        (lengths, all)
+    };
+    let ((), (lengths, all)) = tokio::join!(writing, reading);
+    assert_eq!(lengths, [FULL, FULL, FULL, 17, 4]);
+    assert!(all == [sent, b"save"].concat());
 }
 
 #[tokio::test]

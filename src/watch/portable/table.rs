@@ -104,15 +104,15 @@ impl Table {
         }
         let config = WatchPathConfig::new(RecursiveMode::NonRecursive)
             .with_dereference_symlinks(path.is_root());
-        if let Err(error) = watcher.watch_with(directory, config) {
-            self.wanted.forget(&path);
+        let watched = watcher.watch_with(directory, config);
+        // From here on a change is told, or polled for.
+        self.wanted.forget(&path);
+        if let Err(error) = watched {
             if let Some(shortage) = Shortage::of_directory(errno(&error)) {
                 self.polled.insert(directory.to_owned(), shortage);
             }
             return false;
         }
-        // From here on a change is told.
-        self.wanted.forget(&path);
         self.polled.remove(directory);
         self.watched.insert(directory.to_owned());
         if path.is_root() || is_directory(directory) {

@@ -5,7 +5,7 @@
 //! do, and large ones by a thread. When the app ends meanwhile, the rest is read from the root that the
 //! hub still holds; hub and app killed together, it is what only the daemon has.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::MetadataExt;
@@ -38,8 +38,8 @@ const GONE_MAX: usize = 100_000;
 const TOLD: usize = 100;
 
 impl Site {
-    /// Takes what a generation did.
-    pub(in super::super) fn remember(&mut self, edits: &[Edit]) {
+    /// Takes what a generation did. Of what was `forgotten` nothing was removed.
+    pub(in super::super) fn remember(&mut self, edits: &[Edit], forgotten: &HashSet<SyncPath>) {
         let Some(mut inside) = self.inside.take() else { return };
         if inside.contents.is_some() {
             // At once, as long as that takes no more than a step.
@@ -58,7 +58,7 @@ impl Site {
                     _ => inside.is_kept(path, true),
                 }
             }
-            self.remember_gone(&mut inside, edits);
+            self.remember_gone(&mut inside, edits, forgotten);
         }
         self.inside = Some(inside);
     }
@@ -166,10 +166,18 @@ impl Site {
         Some(FromHub::NotReplayable { paths, count: inside.unkept.len() as u64 })
     }
 
-    fn remember_gone(&self, inside: &mut Inside, edits: &[Edit]) {
+    /// Somebody else listens from now on, who knows of nothing.
+    pub(in super::super) fn tell_unkept_again(&mut self) {
+        if let Some(inside) = &mut self.inside {
+            inside.unkept_told &= inside.unkept.is_empty();
+        }
+    }
+
+    fn remember_gone(&self, inside: &mut Inside, edits: &[Edit], forgotten: &HashSet<SyncPath>) {
         let mut changed = false;
         for (path, node) in edits {
             changed |= match node {
+                None if forgotten.contains(path) => false,
                 None if inside.gone.len() < GONE_MAX => inside.gone.insert(path.clone()),
                 None => false,
                 Some(_) => inside.gone.remove(path),
@@ -331,11 +339,8 @@ fn perform(mut job: Job, stop: &AtomicBool) -> Done {
 mod tests {
     use std::path::Path;
 
-    use super::super::super::ahead::Lane;
-    use super::super::super::apply::{Applying, Parts};
-    use super::super::super::target::Identity;
+    use super::super::tests::site;
     use super::*;
-    use crate::receive::Receiver;
     use crate::tree::{Entry, Stamp};
 
     /// Files in a directory, as edits of an empty tree.
@@ -350,30 +355,6 @@ mod tests {
         }
         edits.sort_by(|a, b| a.0.cmp(&b.0));
         edits
-    }
-
-    fn site(top: &Path, store: &Path, held: &[Edit]) -> Site {
-        let [pod, name, start] = ["pod", "app", "1"].map(str::to_owned);
-        let mut inside = Inside::of(Identity { pod, name, start, id: None });
-        inside.contents = Some(Contents::open(store, 64 << 20).unwrap());
-        let held = Snapshot::empty().apply(held).unwrap();
-        Site {
-            roots: vec![Some(Arc::new(TargetRoot::open_directory(top, false).unwrap()))],
-            process: None,
-            inside: Some(inside),
-            store: None,
-            receiver: Receiver::new(held, 1, 1),
-            applying: Applying::default(),
-            ahead: Lane::default(),
-            torn: Default::default(),
-            in_place: true,
-            parts: Parts::default(),
-            directory: top.to_owned(),
-            epoch: 1,
-            populated: false,
-            drifted: Vec::new(),
-            claims: Vec::new(),
-        }
     }
 
     fn kept(site: &Site, edits: &[Edit]) -> usize {
@@ -398,7 +379,7 @@ mod tests {
         all.push(("large".to_owned(), vec![7; 2 << 20]));
         let save = files(&top, &all);
         let mut here = site(&top, &store, &save);
-        here.remember(&save);
+        here.remember(&save, &HashSet::new());
         assert_eq!(kept(&here, &save), 3, "the large one is put off");
         assert!(here.has_more_to_keep() && here.not_replayable().is_none(), "nobody knows yet");
         here.finish_keeping();
@@ -408,7 +389,7 @@ mod tests {
 
         let many = files(&top, &small(STEP_FILES * 2 + 10));
         let mut here = site(&top, &store, &many);
-        here.remember(&many);
+        here.remember(&many, &HashSet::new());
         assert_eq!(kept(&here, &many), 3, "as before");
         let mut steps = 0;
         while here.has_more_to_keep() {
@@ -433,7 +414,7 @@ mod tests {
         // Somebody changes two of them meanwhile.
         std::fs::write(top.join("f050"), "others'").unwrap();
         std::fs::write(top.join("large"), vec![9; 2 << 20]).unwrap();
-        here.remember(&edits);
+        here.remember(&edits, &HashSet::new());
         here.finish_keeping();
         assert_eq!(kept(&here, &edits), 99);
         let Some(FromHub::NotReplayable { paths, count }) = here.not_replayable() else {

@@ -28,6 +28,7 @@ mod fresh;
 mod mounts;
 mod patch;
 mod put;
+mod replaced;
 mod stage;
 mod staged;
 #[cfg(test)]
@@ -47,6 +48,8 @@ pub use self::found::{Found, FoundKind, Listing, NamesIn};
 pub use self::fresh::Within;
 pub use self::patch::{Extents, can_patch};
 pub use self::put::{InPlace, Put, PutMeta};
+use self::replaced::Keeping;
+pub use self::replaced::Replaced;
 pub use self::stage::STAGING;
 use self::stage::{Beside, Grounds};
 pub use self::staged::Staged;
@@ -66,6 +69,7 @@ pub struct TargetRoot {
     us: (u32, u32),
     grounds: Grounds,
     beside: Option<Beside>,
+    replaced: Keeping,
 }
 
 /// Where the root was opened, to see whether it is still there.
@@ -95,6 +99,9 @@ pub struct Settings {
     pub write: WriteMode,
     /// Which links are created.
     pub links: Links,
+    /// What is written here goes with the machine's next start at the latest, so nothing need be on its
+    /// way to the disk when a file is put in place.
+    pub fleeting: bool,
 }
 
 /// Who owns new files, links and directories. An existing file keeps its owner. Without the
@@ -208,6 +215,7 @@ impl TargetRoot {
             us: (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw()),
             grounds: Grounds::new(),
             beside: None,
+            replaced: Keeping::default(),
             fd,
         })
     }
@@ -227,6 +235,18 @@ impl TargetRoot {
     /// Changes how it is written to from now on.
     pub fn configure(&mut self, settings: Settings) {
         self.settings = settings;
+    }
+
+    /// Whether [`TargetRoot::take_replaced`] has something to give.
+    #[must_use]
+    pub fn has_replaced(&self) -> bool {
+        !self.replaced.is_empty()
+    }
+
+    /// Files that others were renamed over: to be dropped where nobody waits for the disk.
+    #[must_use]
+    pub fn take_replaced(&self) -> Replaced {
+        self.replaced.take()
     }
 
     /// Whether the held directory still stands where it was opened: what is written to a directory

@@ -107,6 +107,7 @@ impl TargetRoot {
             Way::InPlace(reason) => reason,
             Way::Rename => {
                 self.dress(directory, old.as_ref(), &staged, meta)?;
+                let replaced = old.as_ref().map(|old| self.replaced.hold(directory, name, old));
                 let mut done = self.rename_in(&staged, directory, name, old.as_ref());
                 if done.as_ref().is_err_and(|fault| fault.is(Errno::XDEV)) {
                     staged = self.restage(&staged, path)?;
@@ -116,6 +117,7 @@ impl TargetRoot {
                 match done {
                     Ok(()) => {
                         staged.placed();
+                        replaced.into_iter().for_each(|replaced| self.replaced.keep(replaced));
                         return Ok(Put { stamp: look_at(staged.fd())?.stamp, in_place: None });
                     }
                     Err(fault) if fault.kind == RootErrorKind::Denied && lone(old.as_ref()) => {
@@ -167,6 +169,12 @@ impl TargetRoot {
         meta: &PutMeta,
     ) -> Result<(), Fault> {
         let old = old.filter(|found| found.kind == FoundKind::File);
+        if old.is_some_and(|old| self.is_fleeting(old)) && !staged.is_empty() {
+            // A file that has its blocks is not sent to the disk when it is renamed over another (ext4,
+            // `auto_da_alloc`): that waits while others write. The time is set after it.
+            let all = FallocateFlags::KEEP_SIZE;
+            let _ = rustix::fs::fallocate(staged.fd(), all, 0, staged.len());
+        }
         let (uid, gid) = match old {
             Some(found) => (found.uid, found.gid),
             None => self.owner_in(directory)?,
@@ -176,6 +184,12 @@ impl TargetRoot {
         }
         rustix::fs::fchmod(staged.fd(), Mode::from(mode_for(old, meta)))?;
         set_mtime(staged.fd(), old, meta, staged.len())
+    }
+
+    /// Whether what lies where this was found goes with the machine's next start: on another device is a
+    /// volume.
+    fn is_fleeting(&self, old: &Found) -> bool {
+        self.settings.fleeting && old.device == self.identity.device
     }
 
     /// Who shall own something new in `directory`.

@@ -1,5 +1,8 @@
 //! Modes, owners, type changes, odd names, full and read-only disks: real files, real mounts.
 
+mod mounts;
+mod staging;
+
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
@@ -65,52 +68,12 @@ fn put(
     put().map_err(|error| error.kind)
 }
 
-/// Runs in a mount namespace of its own; without root, says so and does nothing.
-fn in_own_mounts(test: impl FnOnce() + Send) {
-    std::thread::scope(|scope| {
-        let ran = scope.spawn(|| {
-            // SAFETY: of this thread only; nothing here relies on sharing the working directory.
-            let alone =
-                unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS | UnshareFlags::FS) };
-            if let Err(errno) = alone {
-                eprintln!("skipped: a mount namespace of our own is refused ({errno})");
-                return;
-            }
-            let private = MountPropagationFlags::PRIVATE | MountPropagationFlags::REC;
-            rustix::mount::mount_change("/", private).unwrap();
-            test();
-        });
-        ran.join().unwrap();
-    });
-}
-
 fn is_root() -> bool {
     let root = rustix::process::geteuid().is_root();
     if !root {
         eprintln!("skipped: only root may give files away");
     }
     root
-}
-
-#[test]
-fn i1_a_new_file_comes_complete_and_nothing_stays_behind() {
-    let bench = Bench::new();
-    let done = bench.put("a", "text", PLAIN).unwrap();
-    assert_eq!(fs::read(bench.at("a")).unwrap(), b"text");
-    assert_eq!((done.in_place, bench.mode("a")), (None, 0o644));
-    let found = bench.root.stat(&path("a")).unwrap().unwrap();
-    assert_eq!((found.stamp, found.size, found.kind), (done.stamp, 4, FoundKind::File));
-    let given = PutMeta { mode: Some(0o6740), ..PROGRAM };
-    bench.put("b", "", given).unwrap();
-    assert_eq!(bench.mode("b"), 0o740, "setuid and setgid are dropped");
-    bench.put("c", "", PutMeta { mode: Some(0o640), ..PROGRAM }).unwrap();
-    assert_eq!(bench.mode("c"), 0o750, "executable is content");
-    drop(bench.root.stage(&path("d"), 0).unwrap());
-    assert_eq!(bench.staged(), 0, "dropped staging is gone");
-    assert!(!bench.at("d").exists());
-    let Bench { temp, root } = bench;
-    drop(root);
-    assert!(!temp.path().join("root/.e2ek-sync").exists(), "tidy at a clean end");
 }
 
 #[test]
@@ -206,7 +169,14 @@ fn owners_are_those_of_the_file_or_its_directory() {
 
 #[test]
 fn a_changed_file_always_has_a_later_time() {
-    let bench = Bench::new();
+    for fleeting in [false, true] {
+        let mut bench = Bench::new();
+        bench.root.configure(Settings { fleeting, ..Settings::default() });
+        has_a_later_time(&bench);
+    }
+}
+
+fn has_a_later_time(bench: &Bench) {
     let at = |mtime_ns| PutMeta { mtime_ns: Some(mtime_ns), ..PLAIN };
     let put = |content: &str, mtime| bench.put("a", content, at(mtime)).unwrap().stamp.mtime_ns;
     assert_eq!(put("1", 5 * SECOND_NS + 7), 5 * SECOND_NS + 7, "the source's");
@@ -456,62 +426,6 @@ fn i10_a_file_that_keeps_growing_does_not_keep_us() {
 }
 
 #[test]
-fn i8_leftovers_are_swept_but_not_those_of_the_living() {
-    let bench = Bench::new();
-    let alive = bench.root.stage(&path("a"), 0).unwrap();
-    let second = TargetRoot::open_directory(&bench.at(""), false).unwrap();
-    assert_eq!(bench.staged(), 1, "a living hub's staging is left alone");
-    assert_eq!(second.identity(), bench.root.identity());
-    drop((second, alive));
-    // What a kill leaves: the names, and no lock.
-    let killed = tempfile::tempdir().unwrap();
-    let place = killed.path().join(".e2ek-sync");
-    fs::create_dir(&place).unwrap();
-    fs::set_permissions(&place, fs::Permissions::from_mode(0o700)).unwrap();
-    fs::write(place.join("0123456789abcdef-7"), "half").unwrap();
-    fs::create_dir(place.join("0123456789abcdef-8")).unwrap();
-    symlink("/etc/passwd", place.join("0123456789abcdef-9")).unwrap();
-    let root = TargetRoot::open_directory(killed.path(), false).unwrap();
-    assert!(!place.exists(), "swept at open");
-    put(&root, &path("a"), b"x", &PLAIN).unwrap();
-}
-
-#[test]
-fn i8_staging_beside_is_recorded_and_swept() {
-    let mut bench = Bench::new();
-    let recorded = std::sync::Arc::new(Mutex::new(Vec::new()));
-    let record = std::sync::Arc::clone(&recorded);
-    bench.root.on_beside(move |path| record.lock().unwrap().push(path.clone()));
-    fs::create_dir(bench.temp.path().join("out")).unwrap();
-    symlink("../out", bench.at(".e2ek-sync")).unwrap();
-    bench.root.make_directory(&path("d"), None).unwrap();
-    bench.put("d/f", "x", PLAIN).unwrap();
-    bench.root.make_symlink(&path("d/l"), b"f").unwrap();
-    let killed = bench.root.stage(&path("d/g"), 0).unwrap();
-    std::mem::forget(killed);
-    let left: Vec<SyncPath> = recorded.lock().unwrap().clone();
-    assert_eq!((left.len(), left[1].parent()), (2, Some(path("d"))));
-    assert_eq!(bench.root.list(&path("d")).unwrap().len(), 2, "hidden from lists");
-    assert_eq!(fs::read_dir(bench.at("d")).unwrap().count(), 3);
-    bench.root.sweep_beside(&left);
-    bench.root.sweep_beside(&[path("d/f")]);
-    assert_eq!(fs::read_dir(bench.at("d")).unwrap().count(), 2);
-    assert_eq!(fs::read_dir(bench.temp.path().join("out")).unwrap().count(), 0);
-}
-
-#[test]
-fn staging_that_was_taken_away_is_made_again() {
-    let bench = Bench::new();
-    bench.put("a", "1", PLAIN).unwrap();
-    fs::remove_dir(bench.at(".e2ek-sync")).unwrap();
-    bench.put("a", "2", PLAIN).unwrap();
-    fs::rename(bench.at(".e2ek-sync"), bench.temp.path().join("moved")).unwrap();
-    bench.put("a", "3", PLAIN).unwrap();
-    assert_eq!(fs::read(bench.at("a")).unwrap(), b"3");
-    assert_eq!(fs::read_dir(bench.temp.path().join("moved")).unwrap().count(), 0);
-}
-
-#[test]
 fn i2_a_replaced_root_is_noticed() {
     let bench = Bench::new();
     bench.root.check().unwrap();
@@ -519,198 +433,4 @@ fn i2_a_replaced_root_is_noticed() {
     assert_eq!(bench.root.check().unwrap_err().kind, RootErrorKind::RootReplaced);
     fs::create_dir(bench.at("")).unwrap();
     assert_eq!(bench.root.check().unwrap_err().kind, RootErrorKind::RootReplaced);
-}
-
-#[test]
-fn two_threads_write_at_once() {
-    let bench = Bench::new();
-    bench.root.make_directory(&path("d"), None).unwrap();
-    std::thread::scope(|scope| {
-        for thread in 0..2 {
-            let root = &bench.root;
-            scope.spawn(move || {
-                for number in 0..500 {
-                    let own = path(&format!("d/{thread}-{number}"));
-                    put(root, &own, b"x", &PLAIN).unwrap();
-                    put(root, &path("d/shared"), b"x", &PLAIN).or_else(changed).unwrap();
-                }
-            });
-        }
-    });
-    assert_eq!(fs::read_dir(bench.at("d")).unwrap().count(), 1001);
-    assert_eq!(bench.staged(), 0);
-}
-
-/// The only fault two writers of one path may see: it appeared between look and rename.
-fn changed(kind: RootErrorKind) -> Result<Put, RootErrorKind> {
-    match kind {
-        RootErrorKind::Changed => Ok(Put { stamp: Stamp::default(), in_place: None }),
-        other => Err(other),
-    }
-}
-
-#[test]
-fn i1_a_full_disk_leaves_the_old_file() {
-    in_own_mounts(|| {
-        let temp = tempfile::tempdir().unwrap();
-        let size = Some(c"size=1m,nr_inodes=64");
-        rustix::mount::mount("tmpfs", temp.path(), "tmpfs", MountFlags::empty(), size).unwrap();
-        let mut root = TargetRoot::open_directory(temp.path(), false).unwrap();
-        put(&root, &path("a"), b"old", &PLAIN).unwrap();
-        fs::write(temp.path().join("ballast"), vec![0; 700_000]).unwrap();
-        let mut staged = root.stage(&path("a"), 600_000).unwrap();
-        let full = staged.write_all(&vec![1; 600_000]).unwrap_err();
-        assert_eq!(full.kind(), std::io::ErrorKind::StorageFull);
-        drop(staged);
-        fs::remove_file(temp.path().join("ballast")).unwrap();
-        let mut staged = root.stage(&path("a"), 500_000).unwrap();
-        staged.write_all(&vec![1; 500_000]).unwrap();
-        fs::write(temp.path().join("ballast"), vec![0; 450_000]).unwrap();
-        root.configure(Settings { write: WriteMode::InPlace, ..Settings::default() });
-        let full = root.put(&path("a"), staged, &PLAIN).unwrap_err();
-        assert_eq!(full.kind, RootErrorKind::NoSpace, "found out before the first byte is lost");
-        assert_eq!(fs::read(temp.path().join("a")).unwrap(), b"old");
-        let no_inode = (0..64).find_map(|n| put(&root, &path(&format!("f{n}")), b"", &PLAIN).err());
-        assert_eq!(no_inode, Some(RootErrorKind::NoSpace));
-        assert_eq!(fs::read_dir(temp.path().join(".e2ek-sync")).unwrap().count(), 0);
-    });
-}
-
-#[test]
-fn a_read_only_disk_is_said_to_be_one() {
-    in_own_mounts(|| {
-        let bench = Bench::new();
-        bench.put("a", "old", PLAIN).unwrap();
-        let Bench { temp, root } = bench;
-        drop(root);
-        let at = temp.path().join("root");
-        rustix::mount::mount_bind(&at, &at).unwrap();
-        let read_only = MountFlags::BIND | MountFlags::RDONLY;
-        rustix::mount::mount_remount(&at, read_only, "").unwrap();
-        let root = TargetRoot::open_directory(&at, false).unwrap();
-        for (name, kind) in [("a", RootErrorKind::ReadOnly), ("new", RootErrorKind::ReadOnly)] {
-            assert_eq!(put(&root, &path(name), b"x", &PLAIN), Err(kind), "{name}");
-        }
-        let kind = |error: RootError| error.kind;
-        assert_eq!(
-            root.make_directory(&path("d"), None).map_err(kind),
-            Err(RootErrorKind::ReadOnly)
-        );
-        assert_eq!(root.remove_file(&path("a")).map_err(kind), Err(RootErrorKind::ReadOnly));
-        assert_eq!(fs::read(at.join("a")).unwrap(), b"old");
-    });
-}
-
-#[test]
-fn layers_of_an_image_take_every_change() {
-    in_own_mounts(|| {
-        let temp = tempfile::tempdir().unwrap();
-        let at = |name: &str| temp.path().join(name);
-        rustix::mount::mount("tmpfs", temp.path(), "tmpfs", MountFlags::empty(), None).unwrap();
-        for name in ["lower/dir", "lower/full", "lower/gone", "upper", "work", "app"] {
-            fs::create_dir_all(at(name)).unwrap();
-        }
-        fs::write(at("lower/file"), "old").unwrap();
-        fs::write(at("lower/full/theirs"), "theirs").unwrap();
-        fs::hard_link(at("lower/file"), at("lower/full/name")).unwrap();
-        let layers = ["lower", "upper", "work"].map(|name| at(name).display().to_string());
-        let [lower, upper, work] = layers;
-        let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
-        let options = std::ffi::CString::new(options).unwrap();
-        let none = MountFlags::empty();
-        let mounted = rustix::mount::mount("overlay", at("app"), "overlay", none, &*options);
-        if let Err(errno) = mounted {
-            eprintln!("skipped: no overlay file system here ({errno})");
-            return;
-        }
-        let root = TargetRoot::open_directory(&at("app"), false).unwrap();
-        for name in ["file", "dir", "full/new", "full/name"] {
-            assert_eq!(put(&root, &path(name), b"new", &PROGRAM).unwrap().in_place, None, "{name}");
-            assert_eq!(fs::read(at("app").join(name)).unwrap(), b"new");
-        }
-        assert_eq!(put(&root, &path("full"), b"", &PLAIN), Err(RootErrorKind::NotEmpty));
-        root.make_directory(&path("file"), None).unwrap();
-        root.make_symlink(&path("gone"), b"file").unwrap();
-        root.rename(&path("full/theirs"), &path("dir")).unwrap();
-        assert_eq!(fs::read(at("app/dir")).unwrap(), b"theirs");
-        assert_eq!(fs::read(at("lower/file")).unwrap(), b"old");
-        assert_eq!(fs::read_dir(at("app/.e2ek-sync")).unwrap().count(), 0);
-    });
-}
-
-#[test]
-fn without_root_a_closed_directory_still_takes_a_writable_file() {
-    if !is_root() {
-        return;
-    }
-    let bench = Bench::new();
-    fs::create_dir(bench.at("closed")).unwrap();
-    fs::write(bench.at("closed/open"), "old").unwrap();
-    fs::write(bench.at("closed/shut"), "old").unwrap();
-    for (name, mode) in [("closed/open", 0o666), ("closed/shut", 0o644), ("", 0o777)] {
-        fs::set_permissions(bench.at(name), fs::Permissions::from_mode(mode)).unwrap();
-    }
-    fs::set_permissions(bench.temp.path(), fs::Permissions::from_mode(0o755)).unwrap();
-    let at = bench.at("");
-    let nobody = move || {
-        let (uid, gid) =
-            (rustix::process::Uid::from_raw(65534), rustix::process::Gid::from_raw(65534));
-        rustix::thread::set_thread_groups(&[]).unwrap();
-        rustix::thread::set_thread_res_gid(gid, gid, gid).unwrap();
-        rustix::thread::set_thread_res_uid(uid, uid, uid).unwrap();
-        let root = TargetRoot::open_directory(&at, false).unwrap();
-        let done = put(&root, &path("closed/open"), b"new", &PLAIN).unwrap();
-        assert_eq!(done.in_place, Some(InPlace::Directory));
-        for refused in ["closed/shut", "closed/none"] {
-            let kind = put(&root, &path(refused), b"new", &PLAIN);
-            assert_eq!(kind, Err(RootErrorKind::Denied), "{refused}");
-        }
-        put(&root, &path("mine"), b"new", &PLAIN).unwrap();
-        root.make_directory(&path("dir"), None).unwrap();
-    };
-    std::thread::spawn(nobody).join().unwrap();
-    assert_eq!(fs::read(bench.at("closed/open")).unwrap(), b"new");
-    assert_eq!(fs::read(bench.at("closed/shut")).unwrap(), b"old");
-}
-
-#[test]
-fn everything_works_without_openat2() {
-    let mut bench = Bench::new();
-    bench.root.resolver = Resolver::Walk;
-    bench.root.make_directory(&path("d"), None).unwrap();
-    bench.root.make_directory(&path("d/e"), None).unwrap();
-    bench.put("d/e/f", "x", PLAIN).unwrap();
-    bench.root.rename(&path("d/e/f"), &path("g")).unwrap();
-    let moved = bench.temp.path().join("moved");
-    fs::rename(bench.at(".e2ek-sync"), &moved).unwrap();
-    bench.put("h", "x", PLAIN).unwrap();
-    assert_eq!(fs::metadata(moved).unwrap().nlink(), 2);
-    symlink("d", bench.at("l")).unwrap();
-    assert_eq!(bench.put("l/f", "x", PLAIN), Err(RootErrorKind::LinkInTheWay));
-    assert_eq!(fs::read(bench.at("g")).unwrap(), b"x");
-}
-
-/// For a look at the cost: `strace -fc`, or the time it prints. Run with `--ignored`.
-#[test]
-#[ignore = "a measurement"]
-fn ten_thousand_new_files_from_two_threads() {
-    let bench = Bench::new();
-    let content = vec![b'x'; 3700];
-    let meta = PutMeta { mtime_ns: Some(SECOND_NS), ..PLAIN };
-    for directory in 0..200 {
-        bench.root.make_directory(&path(&format!("d{directory}")), None).unwrap();
-    }
-    let before = std::time::Instant::now();
-    std::thread::scope(|scope| {
-        for thread in 0..2 {
-            let (root, content, meta) = (&bench.root, &content, &meta);
-            scope.spawn(move || {
-                for number in 0..5000 {
-                    let to = path(&format!("d{}/{thread}-{number}", number % 200));
-                    put(root, &to, content, meta).unwrap();
-                }
-            });
-        }
-    });
-    println!("{:?}", before.elapsed());
 }

@@ -22,7 +22,7 @@ use tokio::sync::mpsc;
 use tracing::{info, warn};
 
 use super::{FromWrapper, PROTOCOL, ToWrapper, pass};
-use crate::restart::{OnExit, Policy, Signal, Status};
+use crate::restart::{ActionSet, OnExit, Policy, Signal, Status};
 use crate::server::command::child_event;
 use crate::server::run::{COMMANDS_WITHIN, Request, RunEvent, Runner, Spec, Stdio, Stream, raw};
 use crate::server::until;
@@ -80,6 +80,7 @@ pub async fn run(options: Options) -> io::Result<u8> {
         options,
         runner,
         started: false,
+        unsynced: false,
         pid: None,
         link: None,
         look_at: now,
@@ -109,6 +110,8 @@ struct Wrapper {
     runner: Runner,
     /// It was asked to start.
     started: bool,
+    /// That was with the files that were there, and since then nobody said that all are.
+    unsynced: bool,
     /// The command's, while it runs.
     pid: Option<i32>,
     hold_until: Option<Instant>,
@@ -150,6 +153,7 @@ impl Wrapper {
         if self.options.hold != Some(Duration::ZERO) {
             warn!("no sync came in time: started with the files that are there");
         }
+        self.unsynced = true;
         self.start(0);
     }
 
@@ -177,7 +181,7 @@ impl Wrapper {
         let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
         let root = rustix::fs::open("/", flags, Mode::empty())?;
         let mut hello = Vec::new();
-        let (pid, started) = (self.pid, self.started);
+        let (pid, started) = (self.pid, self.started && !self.unsynced);
         wire::encode(&FromWrapper::Hello { protocol: PROTOCOL, pid, started }, &mut hello);
         stream.writable().await?;
         let sent = pass::send(&stream, &hello, std::os::fd::AsFd::as_fd(&root))?;
@@ -204,9 +208,14 @@ impl Wrapper {
                 }
                 if !self.started {
                     self.start(generation);
+                } else if std::mem::take(&mut self.unsynced) {
+                    info!("the files are there now: restarting");
+                    let actions = ActionSet { restart: true, ..ActionSet::default() };
+                    self.runner.request(Request::Apply { generation, actions });
                 }
             }
             Some(ToWrapper::Act { generation, actions }) => {
+                self.unsynced &= !actions.restart;
                 self.runner.request(Request::Apply { generation, actions });
             }
             None => {

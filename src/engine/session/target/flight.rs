@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::receive::leave_out_stayers;
-use e2ek_sidecar::tree::{Change, Entry, Problem, Reason, Snapshot, TreeId};
+use e2ek_sidecar::receive::{changes_of_move, expand, leave_out_stayers};
+use e2ek_sidecar::tree::{
+    Change, Dir, Edit, Entry, Node, Problem, Reason, Snapshot, Stamp, TreeId,
+};
 use e2ek_sidecar::wire::{How, Op, Skipped, ToHub, WireError};
 
 use super::super::{Amount, Applied, Closing, Effect, Local, Notice, Settings, is_race};
@@ -39,7 +41,10 @@ pub(super) struct Planned {
 /// A generation that was sent and is not acknowledged.
 pub(super) struct InFlight {
     generation: u64,
+    /// As planned; where an index has to be understood, all that they stand for.
     ops: Arc<[Op]>,
+    /// What they lead on from.
+    base: Snapshot,
     /// What the hub will hold; the Commit carries its hash.
     reached: Snapshot,
     /// Part of a sync in several generations of which more is to come.
@@ -59,6 +64,16 @@ pub(super) struct InFlight {
     sent: Instant,
 }
 
+impl InFlight {
+    /// Puts an op for each entry in the place of those for directories that move: an index counts
+    /// them all.
+    fn expand(&mut self) {
+        if let Some(ops) = expand(&self.base, &self.ops) {
+            self.ops = ops.into();
+        }
+    }
+}
+
 impl Target {
     /// Sends what was planned as a generation.
     pub(super) fn send(
@@ -76,8 +91,7 @@ impl Target {
             Some(part) if !less => part.clone(),
             None if !less && self.refused.is_empty() => local.tree.clone(),
             _ => {
-                let changes: Vec<Change> = ops.iter().map(|op| op.change.clone()).collect();
-                match self.sent.apply_changes(&changes) {
+                match self.sent.apply(&edits(&self.sent, &ops)) {
                     Ok(reached) => reached,
                     // What was refused before makes the rest not fit: compare afresh.
                     Err(_) => return self.close(Closing::Desync, effects),
@@ -109,13 +123,18 @@ impl Target {
         // What was refused before may be again: its wishes count when it is done.
         let fresh = ops.iter().map(|op| &op.change.path).filter(|p| !self.told.contains_key(*p));
         self.command.settle(now, number, fresh, settings);
+        for (to, from, dir) in moves(&self.sent, &ops) {
+            let inside = changes_of_move(dir, to, from);
+            let inside = inside.iter().map(|change| &change.path);
+            self.command.settle(now, number, inside, settings);
+        }
         let count = ops.len();
         let ops: Arc<[Op]> = ops.into();
         let asking = ops.iter().any(|op| op.how.asks());
         // Until it is applied the target has not all of this generation, whatever it had before.
         self.reached = self.reached.min(number.saturating_sub(1));
         self.begun = true;
-        let (target, amount, first) = (self.id, amount(&ops), in_parts);
+        let (target, amount, first) = (self.id, amount(&self.sent, &ops), in_parts);
         effects.push(Effect::Say(Notice::Begin { target, generation: number, amount, first, all }));
         let base = self.sent.clone();
         effects.push(Effect::SendOps { target, generation: number, base, ops: ops.clone() });
@@ -131,6 +150,7 @@ impl Target {
         self.in_flight.push_back(InFlight {
             generation: number,
             ops,
+            base: self.sent.clone(),
             reached: reached.clone(),
             more,
             asking,
@@ -159,6 +179,9 @@ impl Target {
         let Some(flight) = asking else {
             return Err(Closing::Protocol(WireError::Order("need without a question")));
         };
+        if !indices.is_empty() {
+            flight.expand();
+        }
         let asked = |&index: &u32| {
             let how = flight.ops.get(index as usize).map(|op| &op.how);
             matches!(how, Some(How::Ask | How::Copy { .. }))
@@ -172,6 +195,9 @@ impl Target {
         }
         if !last {
             return Ok(());
+        }
+        if flight.ops.iter().any(|op| op.how == How::Data) {
+            flight.expand();
         }
         let mut indices = std::mem::take(&mut flight.needed);
         indices.extend(with_data(&flight.ops));
@@ -226,7 +252,14 @@ impl Target {
         report.overwritten.append(&mut flight.part.1);
         let skipped: BTreeMap<u32, Option<Reason>> =
             report.skipped.into_iter().map(|skip| (skip.index, skip.reason)).collect();
-        let done = done(&self.acked, &flight.ops, &skipped);
+        let as_planned = skipped.is_empty() && report.tree == flight.reached.id();
+        if !as_planned {
+            flight.expand();
+        }
+        let done = match as_planned {
+            true => flight.ops.iter().map(|op| op.change.clone()).collect(),
+            false => done(&self.acked, &flight.ops, &skipped),
+        };
         let before = std::mem::take(&mut self.acked);
         self.acked = if report.tree == flight.reached.id() {
             // As expected: one tree, shared with the source's, in place of another just like it.
@@ -260,7 +293,8 @@ impl Target {
             report: Applied {
                 generation: report.generation,
                 more: flight.more,
-                files: done.iter().filter(|change| is_file(change)).count() as u64,
+                files: done.iter().filter(|change| is_file(change)).count() as u64
+                    + 2 * files_of_moves(&flight.base, &flight.ops).files,
                 bytes: new_bytes(&flight.ops, &flight.needed, &skipped),
                 skipped: problems,
                 overwritten: report.overwritten,
@@ -367,8 +401,39 @@ fn is_file(change: &Change) -> bool {
     file(&change.new) || change.new.is_none() && file(&change.old)
 }
 
-fn amount(ops: &[Op]) -> Amount {
-    let mut amount = Amount::default();
+/// The directories that move as a whole: where to, where from, and what they hold.
+fn moves<'a>(
+    base: &'a Snapshot,
+    ops: &'a [Op],
+) -> impl Iterator<Item = (&'a SyncPath, &'a SyncPath, &'a Arc<Dir>)> {
+    ops.iter().filter_map(|op| match &op.how {
+        How::Tree { from, .. } => Some((&op.change.path, from, base.dir(from)?)),
+        _ => None,
+    })
+}
+
+/// What ops make of a tree.
+fn edits(base: &Snapshot, ops: &[Op]) -> Vec<Edit> {
+    let node = |op: &Op| match &op.how {
+        How::Tree { from, .. } => base.dir(from).map(|dir| Node::Directory(Arc::clone(dir))),
+        _ => {
+            let new = op.change.new.as_ref();
+            new.map(|entry| Node::from_entry(entry, Stamp::default()))
+        }
+    };
+    ops.iter().map(|op| (op.change.path.clone(), node(op))).collect()
+}
+
+/// Files and links in directories that move as a whole.
+fn files_of_moves(base: &Snapshot, ops: &[Op]) -> Amount {
+    let inside = moves(base, ops).map(|(.., dir)| plan::amount(&Snapshot::from_root(dir.clone())));
+    inside.fold(Amount::default(), Amount::and)
+}
+
+/// Each file that moves is made and removed.
+fn amount(base: &Snapshot, ops: &[Op]) -> Amount {
+    let moved = files_of_moves(base, ops);
+    let mut amount = Amount { files: 2 * moved.files, ..moved };
     for op in ops.iter().filter(|op| is_file(&op.change)) {
         let bytes = match op.change.new {
             Some(Entry::File { size, .. }) => size,

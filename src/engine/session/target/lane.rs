@@ -67,6 +67,21 @@ impl Lane {
         *self = Self { last: self.last, ..Self::default() };
     }
 
+    /// Whether nothing goes ahead, and the last plan left nothing out.
+    pub(super) fn is_idle(&self) -> bool {
+        self.begun.is_empty() && self.absent.is_empty() && self.left_out.is_empty()
+    }
+
+    /// Whether anything among these would go ahead.
+    pub(super) fn would_take(ops: &[Op], from: u64) -> bool {
+        !large(ops, from).is_empty()
+    }
+
+    /// Whether nothing was begun.
+    pub(super) fn is_empty(&self) -> bool {
+        self.begun.is_empty()
+    }
+
     /// Whether the hub holds something that is to be put in place.
     pub(super) fn holds(&self) -> bool {
         self.begun.values().any(|begun| begun.held)
