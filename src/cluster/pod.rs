@@ -147,6 +147,11 @@ fn waits(pod: &Pod) -> Obstacle {
     })
 }
 
+/// Why the hub of a pod will not run by itself.
+pub(super) fn stuck_hub(pod: &Pod) -> Option<Obstacle> {
+    stuck(pod, SIDECAR)
+}
+
 /// Why a container will not run by itself.
 fn stuck(pod: &Pod, name: &str) -> Option<Obstacle> {
     let state = &status(pod, name)?.state;

@@ -268,8 +268,13 @@ impl Daemon {
             return self.let_go(id);
         }
         let name = target.name.clone();
+        let group = target.group;
+        let alone = self.may_fail_alone(group);
+        let Some(target) = self.targets.get_mut(&id) else { return };
         let fatal = match error {
-            LinkError::Wire(WireError::Skew { ours, theirs, ours_build, theirs_build }) => {
+            LinkError::Wire(WireError::Skew { ours, theirs, ours_build, theirs_build })
+                if !alone =>
+            {
                 let shown = |versions: &(u16, u16), build: &str| {
                     format!("protocol {}..={} ({build})", versions.0, versions.1)
                 };
