@@ -34,7 +34,7 @@ pub use pod::Place;
 pub use proxy::Proxies;
 
 use access::Entry;
-use pass::{Due, Pass};
+use pass::{Due, Pass, Pause};
 
 /// The container that the hub runs in.
 pub const SIDECAR: &str = "e2ek-sync";
@@ -109,7 +109,6 @@ impl Cluster {
                 Err(error) if due == Due::Over => return Err(error),
                 Err(error) => {
                     tracing::warn!(%error, "going on with the credentials that there are");
-                    pass.put_off();
                 }
                 Ok(()) => {}
             }
@@ -117,16 +116,37 @@ impl Cluster {
         Ok(Ready { client: pass.client.clone(), serial: pass.serial })
     }
 
-    /// Who we are was refused: signs in anew, unless somebody did since.
+    /// Who we are was refused: signs in anew, unless somebody did since, or what that gave was refused
+    /// as well a moment ago.
     async fn renew(&self, refused: &Ready) -> Result<Ready, ClusterError> {
         let mut pass = self.shared.pass.lock().await;
         if pass.serial == refused.serial {
+            let before = pass.instead_of;
+            if before.is_some_and(Pause::holds) {
+                return Err(ClusterError::Unauthorized { server: self.server().to_owned() });
+            }
             self.enter_again(&mut pass).await?;
+            pass.instead_of = Some(Pause::after(before));
         }
         Ok(Ready { client: pass.client.clone(), serial: pass.serial })
     }
 
+    /// Signs in anew, unless that came to nothing a moment ago: a program may ask a person each time.
     async fn enter_again(&self, pass: &mut Pass) -> Result<(), ClusterError> {
+        if let Some(error) = pass.why_not() {
+            return Err(error);
+        }
+        match self.anew(pass.serial + 1).await {
+            Ok(next) => *pass = next,
+            Err(error) => {
+                pass.failed(error.clone());
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    async fn anew(&self, serial: u64) -> Result<Pass, ClusterError> {
         let access = &self.shared.access;
         let entry = access.enter().await?;
         if entry.server != self.shared.server {
@@ -135,8 +155,7 @@ impl Cluster {
                 "its context `{context}` leads to another server by now, {server}"
             )));
         }
-        *pass = Pass::new(pass.serial + 1, &entry);
-        Ok(())
+        Ok(Pass::new(serial, &entry))
     }
 
     async fn get<T: DeserializeOwned>(&self, ask: &Ask) -> Result<T, ClusterError> {
@@ -183,5 +202,53 @@ impl Ask {
 impl std::fmt::Debug for Cluster {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{} namespace {}", self.shared.server, self.shared.namespace)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_program_that_does_not_sign_in_is_not_run_for_each_question() {
+        let home = tempfile::tempdir().unwrap();
+        let [program, asked, refuses] =
+            ["program", "asked", "refuses"].map(|name| home.path().join(name));
+        let script = format!(
+            "#!/bin/sh\necho asked >> {}\n[ ! -e {} ] || exit 1\n\
+             ends=$(date -u -d '+2 seconds' +%Y-%m-%dT%H:%M:%SZ)\n\
+             echo '{{\"apiVersion\":\"client.authentication.k8s.io/v1\",\"kind\":\
+             \"ExecCredential\",\"status\":{{\"token\":\"t\",\"expirationTimestamp\":\"'$ends'\"}}}}'\n",
+            asked.display(),
+            refuses.display()
+        );
+        std::fs::write(&program, script).unwrap();
+        let executable = std::os::unix::fs::PermissionsExt::from_mode(0o755);
+        std::fs::set_permissions(&program, executable).unwrap();
+        let config = serde_json::json!({"apiVersion": "v1", "kind": "Config",
+            "current-context": "one",
+            "clusters": [{"name": "c", "cluster": {"server": "http://127.0.0.1:1"}}],
+            "contexts": [{"name": "one", "context": {"cluster": "c", "user": "u"}}],
+            "users": [{"name": "u", "user": {"exec": {"interactiveMode": "Never",
+                "apiVersion": "client.authentication.k8s.io/v1", "command": program}}}]});
+        let kubeconfig = home.path().join("config");
+        std::fs::write(&kubeconfig, config.to_string()).unwrap();
+        let access = Access { kubeconfig: vec![kubeconfig.clone()], ..Access::default() };
+        let cluster = Cluster::open(access).await.unwrap();
+        std::fs::write(&refuses, "").unwrap();
+        // Until the credential has ended; what was tried before that is not counted.
+        while cluster.ready().await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let runs = || std::fs::read_to_string(&asked).unwrap().lines().count();
+        let before = runs();
+        for _ in 0..30 {
+            assert!(matches!(cluster.ready().await, Err(ClusterError::SignIn { .. })));
+        }
+        assert!(runs() <= before + 2, "{} times", runs() - before);
+        // Another file may be the answer to it.
+        std::fs::remove_file(&refuses).unwrap();
+        std::fs::write(&kubeconfig, config.to_string() + "\n").unwrap();
+        assert!(cluster.ready().await.is_ok());
     }
 }

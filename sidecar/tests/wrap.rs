@@ -42,6 +42,17 @@ fn asked_to_it_ends_with_the_command_and_its_code() {
 }
 
 #[test]
+fn asked_to_it_ends_where_the_command_cannot_be_started() {
+    for (program, code) in [("/no/such/program", 127), ("/etc", 126)] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_e2ek-sidecar"));
+        command.args(["run", "--wrappers", "/nonexistent/run.sock", "--hold", "0", "--exit"]);
+        command.args(["--", program]).stdin(Stdio::null());
+        let ended = command.output().unwrap();
+        assert_eq!(ended.status.code(), Some(code), "{program}: {ended:?}");
+    }
+}
+
+#[test]
 fn a_command_that_ended_is_held_and_its_code_is_kept_for_the_end() {
     let mut child = run(&["--hold", "0"], "echo up; exit 3").spawn().unwrap();
     let mut log = BufReader::new(child.stderr.take().unwrap());

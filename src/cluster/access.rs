@@ -24,6 +24,12 @@ const CONNECT_WITHIN: Duration = Duration::from_secs(5);
 /// that would be noticed late.
 const KEPT_FOR: Duration = Duration::from_secs(2);
 
+/// A stream may be silent for as long as it likes, so the kernel asks whether the other end is there:
+/// after so long, and then so often and so many times before it is given up.
+const ALIVE_AFTER: Duration = Duration::from_secs(10);
+const ALIVE_EVERY: Duration = Duration::from_secs(5);
+const ALIVE_TRIES: u32 = 3;
+
 /// What leads to a cluster, as kubectl reads it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Access {
@@ -175,10 +181,7 @@ fn found<'a, T>(all: &'a [T], name: impl Fn(&T) -> &String, wanted: &str) -> Opt
 /// kube's own client waits for acknowledgements before it sends the next small piece (Nagle), which
 /// costs a save up to 40 ms; so its layers are put together here, over connectors that do not.
 fn client(config: Config, proxy: Option<Proxy>) -> kube::Result<Client> {
-    let mut tcp = HttpConnector::new();
-    tcp.enforce_http(false);
-    tcp.set_nodelay(true);
-    tcp.set_connect_timeout(Some(CONNECT_WITHIN));
+    let tcp = tcp();
     match proxy {
         None => over(tcp, config),
         Some(Proxy::Http(proxy)) => over(tunnel(&proxy, tcp), config),
@@ -196,6 +199,17 @@ fn client(config: Config, proxy: Option<Proxy>) -> kube::Result<Client> {
             }
         }
     }
+}
+
+fn tcp() -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(CONNECT_WITHIN));
+    tcp.set_keepalive(Some(ALIVE_AFTER));
+    tcp.set_keepalive_interval(Some(ALIVE_EVERY));
+    tcp.set_keepalive_retries(Some(ALIVE_TRIES));
+    tcp
 }
 
 fn tunnel<C>(proxy: &Uri, connector: C) -> Tunnel<C> {
@@ -231,4 +245,23 @@ where
         .map_err(BoxError::from)
         .service(http.build::<_, Body>(connector));
     Ok(ClientBuilder::new(service, config.default_namespace).build())
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::net::sockopt::{socket_keepalive, tcp_keepcnt, tcp_keepidle, tcp_keepintvl};
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_that_nobody_answers_any_more_ends_by_itself() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("https://{}", listener.local_addr().unwrap());
+        let made = tcp().call(address.parse().unwrap()).await.unwrap();
+        let socket = made.inner();
+        assert!(socket_keepalive(socket).unwrap());
+        assert_eq!(tcp_keepidle(socket).unwrap(), ALIVE_AFTER);
+        assert_eq!(tcp_keepintvl(socket).unwrap(), ALIVE_EVERY);
+        assert_eq!(tcp_keepcnt(socket).unwrap(), ALIVE_TRIES);
+    }
 }

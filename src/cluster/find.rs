@@ -19,7 +19,7 @@ pub struct Sought {
 }
 
 /// The pods that are meant, as the API server is asked for them.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Selection {
     /// For people: `deploy/api`.
     pub(super) of: String,

@@ -7,7 +7,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
 use kube::core::WatchEvent;
@@ -15,7 +15,7 @@ use tokio::sync::{Notify, mpsc};
 
 use super::find::Selection;
 use super::object::Pod;
-use super::pod::{is_leaving, place, ready_place};
+use super::pod::{is_leaving, place, ready_place, stuck_hub};
 use super::{Ask, Cluster, ClusterError, Obstacle, Place};
 
 /// The server ends a watch after so long; a new one goes on where it ended.
@@ -31,7 +31,8 @@ const AGAIN_LAST: Duration = Duration::from_secs(5);
 pub struct Pods {
     /// Those that are served, by name.
     pub serving: Vec<Place>,
-    /// Those that are not, and why. Pods on their way out are not among them.
+    /// Those that are not, and why; and those that are, whose hub does not run. Pods on their way out
+    /// are not among them.
     pub waiting: Vec<(String, Obstacle)>,
     /// Why it is not known what they are doing now; the rest is as last seen.
     pub unknown: Option<ClusterError>,
@@ -103,8 +104,14 @@ impl Following {
         let out = Out { out, tell_as };
         let mut wait = AGAIN_FIRST;
         loop {
+            let began = Instant::now();
             let failed = match self.watch(&mut last, &out, &again).await {
                 Ok(Ended::Unheard) => return,
+                // Something on the way may end each at once: that is no reason to ask without a pause.
+                Ok(Ended::Well) if began.elapsed() < AGAIN_LAST => {
+                    pause(&mut wait, &again).await;
+                    continue;
+                }
                 Ok(Ended::Well) => {
                     wait = AGAIN_FIRST;
                     continue;
@@ -124,10 +131,7 @@ impl Following {
             if !tell(unknown, &mut last, &out).await {
                 return;
             }
-            tokio::select! {
-                () = tokio::time::sleep(wait) => wait = (wait * 2).min(AGAIN_LAST),
-                () = again.0.notified() => wait = AGAIN_FIRST,
-            }
+            pause(&mut wait, &again).await;
             if self.list().await.is_ok() && !tell(self.now(), &mut last, &out).await {
                 return;
             }
@@ -210,28 +214,42 @@ impl Following {
     /// The pods as they are by now.
     fn now(&mut self) -> Pods {
         let wanted = self.selection.container.as_deref();
-        let mut pods = Pods::default();
-        let pods_now: Vec<(&String, &Pod)> =
-            self.pods.iter().filter(|(_, pod)| !is_leaving(pod)).collect();
-        let mut serving = BTreeSet::new();
-        for (uid, pod) in pods_now {
-            // One that was served is, as long as its hub may come back.
-            let found = match self.serving.contains(uid) {
-                true => place(pod, wanted),
-                false => ready_place(pod, wanted),
-            };
-            match found {
-                Ok(place) => {
-                    serving.insert(uid.clone());
-                    pods.serving.push(place);
-                }
-                Err(obstacle) => pods.waiting.push((pod.metadata.name.clone(), obstacle)),
-            }
-        }
-        self.serving = serving;
-        pods.serving.sort_by(|a, b| a.pod.cmp(&b.pod));
-        pods.waiting.sort_by(|(a, _), (b, _)| a.cmp(b));
+        let pods = look(self.pods.values(), &self.serving, wanted);
+        self.serving = pods.serving.iter().map(|place| place.uid.clone()).collect();
         pods
+    }
+}
+
+/// The pods of a workload, of which some were served until now.
+fn look<'p>(
+    all: impl Iterator<Item = &'p Pod>,
+    served: &BTreeSet<String>,
+    wanted: Option<&str>,
+) -> Pods {
+    let mut pods = Pods::default();
+    for pod in all.filter(|pod| !is_leaving(pod)) {
+        let name = &pod.metadata.name;
+        // One that was served is, as long as its hub may come back; why it does not is told.
+        let (found, obstacle) = match served.contains(&pod.metadata.uid) {
+            true => (place(pod, wanted), stuck_hub(pod)),
+            false => (ready_place(pod, wanted), None),
+        };
+        pods.waiting.extend(obstacle.map(|obstacle| (name.clone(), obstacle)));
+        match found {
+            Ok(place) => pods.serving.push(place),
+            Err(obstacle) => pods.waiting.push((name.clone(), obstacle)),
+        }
+    }
+    pods.serving.sort_by(|a, b| a.pod.cmp(&b.pod));
+    pods.waiting.sort_by(|(a, _), (b, _)| a.cmp(b));
+    pods
+}
+
+/// Waits, the next time for longer; not when somebody asks.
+async fn pause(wait: &mut Duration, again: &LookAgain) {
+    tokio::select! {
+        () = tokio::time::sleep(*wait) => *wait = (*wait * 2).min(AGAIN_LAST),
+        () = again.0.notified() => *wait = AGAIN_FIRST,
     }
 }
 
@@ -248,4 +266,88 @@ async fn tell<T>(pods: Pods, last: &mut Pods, out: &Out<T, impl Fn(Pods) -> T>) 
     }
     last.clone_from(&pods);
     out.out.send((out.tell_as)(pods)).await.is_ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{Read, Write};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_pod_that_is_served_stays_and_says_why_its_hub_does_not_run() {
+        let pod = |state: serde_json::Value| -> Pod {
+            serde_json::from_value(json!({
+                "metadata": {"name": "api-1", "uid": "u1"},
+                "spec": {"shareProcessNamespace": true,
+                    "containers": [{"name": "app"}, {"name": "e2ek-sync"}]},
+                "status": {"phase": "Running", "containerStatuses": [
+                    {"name": "e2ek-sync", "containerID": "containerd://bb", "state": state}]},
+            }))
+            .unwrap()
+        };
+        let crash = json!({"waiting": {"reason": "CrashLoopBackOff", "message": "again in 10s"}});
+        let served = BTreeSet::from(["u1".to_owned()]);
+        let runs = look([pod(json!({"running": {}}))].iter(), &served, None);
+        assert_eq!((runs.serving.len(), runs.waiting.len()), (1, 0));
+        let crashes = look([pod(crash.clone())].iter(), &served, None);
+        assert_eq!(crashes.serving.len(), 1, "its hub may come back");
+        let (name, Obstacle::Stuck { container, reason, .. }) = &crashes.waiting[0] else {
+            panic!()
+        };
+        assert_eq!((name.as_str(), container.as_deref()), ("api-1", Some("e2ek-sync")));
+        assert_eq!(reason, "CrashLoopBackOff");
+        let never = look([pod(crash)].iter(), &BTreeSet::new(), None);
+        assert_eq!((never.serving.len(), never.waiting.len()), (0, 1));
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_ends_at_once_is_asked_for_ever_later() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let there = asked.clone();
+        std::thread::spawn(move || {
+            for mut stream in listener.incoming().map_while(Result::ok) {
+                let (mut question, mut buffer) = (Vec::new(), [0; 4096]);
+                while !question.ends_with(b"\r\n\r\n") {
+                    let Ok(len @ 1..) = stream.read(&mut buffer) else { break };
+                    question.extend_from_slice(&buffer[..len]);
+                }
+                there.fetch_add(1, Ordering::SeqCst);
+                let nothing = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
+                let _ = stream.write_all(nothing);
+            }
+        });
+        let home = tempfile::tempdir().unwrap();
+        let kubeconfig = home.path().join("config");
+        let config = json!({"apiVersion": "v1", "kind": "Config", "current-context": "one",
+            "clusters": [{"name": "c", "cluster": {"server": address}}],
+            "contexts": [{"name": "one", "context": {"cluster": "c"}}]});
+        std::fs::write(&kubeconfig, config.to_string()).unwrap();
+        let access = super::super::Access { kubeconfig: vec![kubeconfig], ..Default::default() };
+        let following = Following {
+            cluster: Cluster::open(access).await.unwrap(),
+            selection: Selection::default(),
+            pods: BTreeMap::new(),
+            serving: BTreeSet::new(),
+            version: "1".to_owned(),
+        };
+        let (out, _heard) = mpsc::channel(1);
+        let began = Instant::now();
+        let followed = following.run(Pods::default(), out, |pods| pods, LookAgain::default());
+        tokio::select! {
+            () = followed => panic!("it ends while somebody listens"),
+            () = async {
+                while asked.load(Ordering::SeqCst) < 4 {
+                    tokio::time::sleep(Duration::from_millis(10)).await;
+                }
+            } => {}
+        }
+        // Three pauses at least, each twice as long.
+        assert!(began.elapsed() >= 7 * AGAIN_FIRST, "{:?}", began.elapsed());
+    }
 }

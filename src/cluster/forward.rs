@@ -1,8 +1,9 @@
 //! Carries one connection to a port of a pod (`pods/portforward`).
 //!
 //! Channel 0 is content, channel 1 what went wrong; each begins with a message that holds the port.
-//! As long as the app has not answered, what was sent to it is kept: where nobody listens yet (it is
-//! being restarted, or its pod is another by now) the connection is made again and it is sent again.
+//! Where nobody listens yet (the app is being restarted, or its pod is another by now) the connection
+//! is made again, and what was sent on it is sent again: nobody had it. What an app may have had is not
+//! sent twice, whether it answered or not.
 
 use std::time::{Duration, Instant};
 
@@ -31,8 +32,8 @@ const LAST_ANSWER_WITHIN: Duration = Duration::from_secs(60);
 enum Tried {
     /// It was carried to its end.
     Done,
-    /// Nobody listens there, and nothing was answered.
-    Unanswered,
+    /// Nobody listens there, and nobody had what was sent.
+    Refused,
 }
 
 /// One connection of somebody here.
@@ -64,8 +65,9 @@ impl Cluster {
                 match self.try_forward(&pod, port, &mut guest).await {
                     Ok(Tried::Done) => return Ok(()),
                     Err(error @ ClusterError::Forbidden { .. }) => return Err(error),
+                    // There was no stream to send anything on.
                     Err(error) => tracing::debug!(pod, %error, "not forwarded"),
-                    Ok(Tried::Unanswered) => {}
+                    Ok(Tried::Refused) => {}
                 }
                 if guest.answered {
                     return Ok(());
@@ -109,14 +111,14 @@ impl Cluster {
                             guest.sent.extend_from_slice(&buffer[..len]);
                         }
                         if sender.send(content(&buffer[..len])).await.is_err() {
-                            return Ok(guest.outcome());
+                            return Ok(guest.cut());
                         }
                     }
                     // There is no half-close: what it asked for may still come.
                     _ => guest.silent = true,
                 },
                 next = receiver.next() => {
-                    let Some(Ok(Message::Binary(bytes))) = next else { return Ok(guest.outcome()) };
+                    let Some(Ok(Message::Binary(bytes))) = next else { return Ok(guest.cut()) };
                     let Some((&channel, said)) = bytes.split_first() else { continue };
                     let Some(header) = headers.get_mut(usize::from(channel)) else { continue };
                     if !std::mem::replace(header, true) {
@@ -130,7 +132,8 @@ impl Cluster {
                                 return Ok(Tried::Done);
                             }
                         }
-                        TROUBLE => return Ok(guest.outcome()),
+                        TROUBLE if is_refusal(said) && !guest.answered => return Ok(Tried::Refused),
+                        TROUBLE => return Ok(guest.cut()),
                         _ => {}
                     }
                 }
@@ -144,11 +147,40 @@ impl Cluster {
 }
 
 impl Guest {
-    fn outcome(&self) -> Tried {
-        if self.answered { Tried::Done } else { Tried::Unanswered }
+    /// The stream ended, nobody says why: the app may have had what was sent on it.
+    fn cut(&self) -> Tried {
+        if self.answered || !self.sent.is_empty() { Tried::Done } else { Tried::Refused }
     }
+}
+
+/// Whether a runtime says that it did not come as far as the app: containerd in Go's words, CRI-O in
+/// socat's. What it says of a stream that was cut later begins in the same way.
+fn is_refusal(said: &[u8]) -> bool {
+    let said = String::from_utf8_lossy(said).to_ascii_lowercase();
+    let words = ["connection refused", "failed to find sandbox", "is not running", "no such file"];
+    words.iter().any(|words| said.contains(words))
 }
 
 fn content(bytes: &[u8]) -> Message {
     Message::Binary([&[CONTENT], bytes].concat().into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_nobody_had_is_sent_again() {
+        let of = "error forwarding port 80 to pod 5d0a, uid : failed to execute portforward in \
+                  network namespace \"/var/run/netns/cni-1\": ";
+        let said = |why: &str| is_refusal(format!("{of}{why}").as_bytes());
+        assert!(said(
+            "failed to connect to localhost:80 inside namespace \"5d0a\", IPv4: dial tcp4 \
+             127.0.0.1:80: connect: connection refused IPv6 dial tcp6: address localhost: no suitable \
+             address found "
+        ));
+        assert!(said("socat[9] E connect(5, AF=2 127.0.0.1:80, 16): Connection refused"));
+        assert!(!said("read tcp4 127.0.0.1:40620->127.0.0.1:80: read: connection reset by peer"));
+        assert!(!said("write tcp4 127.0.0.1:40620->127.0.0.1:80: write: broken pipe"));
+    }
 }

@@ -4,7 +4,7 @@
 //! What was said before the first look is not shown.
 
 use std::pin::pin;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::{AsyncBufRead as _, AsyncBufReadExt as _};
 
@@ -17,10 +17,9 @@ const AGAIN: Duration = Duration::from_secs(1);
 const LINE_BYTES: usize = 64 << 10;
 
 /// Where a log was left.
-#[derive(Default)]
 struct Mark {
-    /// It was looked at: what comes is new.
-    begun: bool,
+    /// When it was looked for first: what was said since is new.
+    begun: Option<Instant>,
     /// Time of the last line.
     last: String,
 }
@@ -38,7 +37,7 @@ impl Cluster {
         mut take: impl FnMut(Vec<u8>) -> F,
     ) -> Result<(), ClusterError> {
         check_name("pod", pod)?;
-        let mut mark = Mark::default();
+        let mut mark = Mark { begun: None, last: String::new() };
         loop {
             match self.one_log(pod, container, &mut mark, &mut take).await {
                 Ok(true) => {}
@@ -58,21 +57,16 @@ impl Cluster {
         mark: &mut Mark,
         take: &mut impl FnMut(Vec<u8>) -> F,
     ) -> Result<bool, ClusterError> {
-        let from = match (mark.begun, mark.last.as_str()) {
-            (false, _) => "&tailLines=0".to_owned(),
-            (true, "") => String::new(),
-            (true, last) => format!("&sinceTime={}", query(last)),
-        };
+        let (namespace, container) = (self.namespace(), query(container));
+        let from = mark.from(Instant::now());
         let path = format!(
-            "/api/v1/namespaces/{}/pods/{pod}/log?container={}&follow=true&timestamps=true{from}",
-            self.namespace(),
-            query(container)
+            "/api/v1/namespaces/{namespace}/pods/{pod}/log?container={container}&follow=true\
+             &timestamps=true&{from}"
         );
         let ask = Ask { path, verb: "get", resource: "pods/log" };
         let asked = self.ready().await?;
         let stream = self.in_time(asked.client.request_stream(ask.request()?)).await?;
         let mut stream = pin!(stream.map_err(|error| self.failed(&ask, error))?);
-        mark.begun = true;
         let (mut line, mut whole) = (Vec::new(), true);
         loop {
             let (used, ended) = {
@@ -103,6 +97,22 @@ impl Cluster {
 }
 
 impl Mark {
+    /// What a look at this moment asks for, as a part of the query.
+    fn from(&mut self, now: Instant) -> String {
+        match (self.begun, self.last.as_str()) {
+            (None, _) => {
+                self.begun = Some(now);
+                "tailLines=0".to_owned()
+            }
+            // In the node's own time: its clock may be another than ours.
+            (Some(begun), "") => {
+                let since = now.saturating_duration_since(begun).as_secs() + 1;
+                format!("sinceSeconds={since}")
+            }
+            (Some(_), last) => format!("sinceTime={}", query(last)),
+        }
+    }
+
     /// A line without its time; `None` when it was told before.
     fn news(&mut self, line: Vec<u8>) -> Option<Vec<u8>> {
         let Some(space) = line.iter().position(|b| *b == b' ') else { return Some(line) };
@@ -121,8 +131,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn what_was_said_before_the_first_look_is_never_asked_for() {
+        let (mut mark, now) = (Mark { begun: None, last: String::new() }, Instant::now());
+        assert_eq!(mark.from(now), "tailLines=0");
+        // It ended, or was not there yet, before a line came.
+        assert_eq!(mark.from(now + Duration::from_millis(2500)), "sinceSeconds=3");
+        mark.news(b"2026-01-01T00:00:00.5Z one\n".to_vec());
+        assert_eq!(mark.from(now), "sinceTime=2026-01-01T00%3A00%3A00.5Z");
+    }
+
+    #[test]
     fn each_line_is_told_once_and_without_its_time() {
-        let mut mark = Mark::default();
+        let mut mark = Mark { begun: None, last: String::new() };
         let line = |text: &str| text.as_bytes().to_vec();
         let first = line("2026-01-01T00:00:00.000000001Z one\n");
         assert_eq!(mark.news(first.clone()), Some(line("one\n")));

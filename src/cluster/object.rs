@@ -112,6 +112,8 @@ pub(super) struct Container {
     pub(super) name: String,
     #[serde(default)]
     pub(super) command: Vec<String>,
+    #[serde(default)]
+    pub(super) args: Vec<String>,
 }
 
 #[derive(Debug, Clone, Default, Deserialize)]

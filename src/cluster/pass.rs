@@ -9,12 +9,14 @@ use std::time::{Duration, Instant, SystemTime};
 use jiff::Timestamp;
 use kube::Client;
 
+use super::ClusterError;
 use super::access::Entry;
 
 /// So long before its end a credential is not used any more; half of its life where that is short.
 const MARGIN: Duration = Duration::from_secs(60);
-/// Between two tries to renew what still serves.
-const AGAIN: Duration = Duration::from_secs(5);
+/// Between two tries that came to nothing: a program may ask a person each time. Doubles.
+const AGAIN_FIRST: Duration = Duration::from_secs(5);
+const AGAIN_LAST: Duration = Duration::from_secs(60);
 
 /// A client, and how long it serves.
 pub(super) struct Pass {
@@ -22,9 +24,29 @@ pub(super) struct Pass {
     /// Which one it is: who was refused with an older one need only take this.
     pub(super) serial: u64,
     life: Option<Life>,
-    files: Vec<(PathBuf, Option<Stamp>)>,
-    /// Renewing it failed; not tried again before.
-    again_at: Option<Instant>,
+    files: Files,
+    /// The last try to make a new one, since it began to serve.
+    failed: Option<Failed>,
+    /// It was made because the one before was refused: as long as this holds, another would be, too.
+    pub(super) instead_of: Option<Pause>,
+}
+
+/// Files, with what they were.
+type Files = Vec<(PathBuf, Option<Stamp>)>;
+
+/// A try that came to nothing.
+struct Failed {
+    error: ClusterError,
+    /// As they were then: others may lead to another end.
+    files: Files,
+    pause: Pause,
+}
+
+/// A time during which nothing is tried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Pause {
+    since: Instant,
+    lasts: Duration,
 }
 
 /// What tells that a file is another by now: device, inode, size, time of its change.
@@ -56,7 +78,8 @@ impl Pass {
         let life = entry
             .until
             .and_then(|until| Life::new(Instant::now(), SystemTime::now(), system_time(until)));
-        Self { client: entry.client.clone(), serial, life, files, again_at: None }
+        let client = entry.client.clone();
+        Self { client, serial, life, files, failed: None, instead_of: None }
     }
 
     /// Whether a new one is due.
@@ -64,17 +87,42 @@ impl Pass {
         let now = Instant::now();
         match self.life.map_or(Due::No, |life| life.due(now, SystemTime::now())) {
             Due::Over => Due::Over,
-            _ if self.again_at.is_some_and(|at| at > now) => Due::No,
-            Due::No if self.files.iter().any(|(path, before)| stamp(path) != *before) => {
-                Due::Wanted
-            }
+            _ if self.why_not().is_some() => Due::No,
+            Due::No if have_changed(&self.files) => Due::Wanted,
             due => due,
         }
     }
 
+    /// Why making a new one would come to nothing: it did so a moment ago.
+    pub(super) fn why_not(&self) -> Option<ClusterError> {
+        let failed = self.failed.as_ref()?;
+        let holds = failed.pause.holds() && !have_changed(&failed.files);
+        holds.then(|| failed.error.clone())
+    }
+
     /// Making a new one failed.
-    pub(super) fn put_off(&mut self) {
-        self.again_at = Some(Instant::now() + AGAIN);
+    pub(super) fn failed(&mut self, error: ClusterError) {
+        let files = self.files.iter().map(|(path, _)| (path.clone(), stamp(path))).collect();
+        let before = self.failed.as_ref().map(|failed| failed.pause);
+        let pause = Pause::after(before);
+        self.failed = Some(Failed { error, files, pause });
+    }
+}
+
+impl Pause {
+    /// From now on; after another it is longer, unless that is long over.
+    pub(super) fn after(before: Option<Self>) -> Self {
+        Self::since(Instant::now(), before)
+    }
+
+    fn since(now: Instant, before: Option<Self>) -> Self {
+        let recent = before.filter(|one| now < one.since + 4 * one.lasts);
+        let lasts = recent.map_or(AGAIN_FIRST, |one| (2 * one.lasts).min(AGAIN_LAST));
+        Self { since: now, lasts }
+    }
+
+    pub(super) fn holds(self) -> bool {
+        self.since.elapsed() < self.lasts
     }
 }
 
@@ -102,6 +150,10 @@ fn stamp(path: &PathBuf) -> Option<Stamp> {
     Some((found.dev(), found.ino(), found.size(), found.ctime(), found.ctime_nsec()))
 }
 
+fn have_changed(files: &Files) -> bool {
+    files.iter().any(|(path, before)| stamp(path) != *before)
+}
+
 fn system_time(time: Timestamp) -> SystemTime {
     SystemTime::from(time)
 }
@@ -127,5 +179,17 @@ mod tests {
         assert_eq!(due(20, 10, 10), Due::Wanted, "one that lives short is used for half of that");
         // The clock of this machine is an hour ahead of the cluster's.
         assert_eq!(Life::new(now, today + seconds(3600), today + seconds(600)), None);
+    }
+
+    #[test]
+    fn what_comes_to_nothing_again_and_again_is_tried_ever_later() {
+        let (mut now, mut pause, mut lasted) = (Instant::now(), None, Vec::new());
+        for _ in 0..6 {
+            let next = Pause::since(now, pause);
+            lasted.push(next.lasts.as_secs());
+            (now, pause) = (now + next.lasts, Some(next));
+        }
+        assert_eq!(lasted, [5, 10, 20, 40, 60, 60]);
+        assert_eq!(Pause::since(now + AGAIN_LAST * 4, pause).lasts, AGAIN_FIRST);
     }
 }

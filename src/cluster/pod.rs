@@ -1,6 +1,6 @@
 //! Decides whether a pod can be used, which of its containers is the app's, and if not, why. Pure.
 
-use super::object::{ContainerStatus, Pod};
+use super::object::{Container, ContainerStatus, Pod};
 use super::{Obstacle, SIDECAR};
 
 /// What kubectl takes when no container is named.
@@ -104,12 +104,13 @@ fn app(pod: &Pod, wanted: Option<&str>) -> Result<String, Obstacle> {
     }
 }
 
-/// `/e2ek/e2ek-sidecar run -- CMD`
+/// `/e2ek/e2ek-sidecar run -- CMD`, as the command, as its arguments or as a shell is told it.
 fn is_wrapped(pod: &Pod, name: &str) -> bool {
     let container = pod.spec.containers.iter().find(|container| container.name == name);
-    container.is_some_and(|container| match container.command.as_slice() {
-        [program, verb, ..] => program.ends_with("e2ek-sidecar") && verb == "run",
-        _ => false,
+    container.is_some_and(|Container { command, args, .. }| {
+        let all = command.iter().chain(args);
+        let words = all.flat_map(|word| word.split_ascii_whitespace()).collect::<Vec<_>>();
+        words.windows(2).any(|two| two[0].ends_with("e2ek-sidecar") && two[1] == "run")
     })
 }
 
@@ -144,6 +145,11 @@ fn waits(pod: &Pod) -> Obstacle {
         let phase = &pod.status.phase;
         Obstacle::Starting { reason: reason.unwrap_or_else(|| phase.clone()) }
     })
+}
+
+/// Why the hub of a pod will not run by itself.
+pub(super) fn stuck_hub(pod: &Pod) -> Option<Obstacle> {
+    stuck(pod, SIDECAR)
 }
 
 /// Why a container will not run by itself.
@@ -199,10 +205,12 @@ mod tests {
         assert_eq!(place.container_id.as_deref(), Some("aa"));
         assert_eq!(place.sidecar_id.as_deref(), Some("bb"));
         assert!(!place.wrapped);
-        let wrapped = pod(|pod| {
-            pod["spec"]["containers"][0]["command"] = json!(["/e2ek/e2ek-sidecar", "run", "--"]);
-        });
-        assert!(ready_place(&wrapped, None).unwrap().wrapped);
+        let run = json!(["/e2ek/e2ek-sidecar", "run", "--", "python3", "app.py"]);
+        let shell = json!(["sh", "-c", "cd /srv && exec /e2ek/e2ek-sidecar run -- python3 app.py"]);
+        for (key, words) in [("command", &run), ("args", &run), ("command", &shell)] {
+            let wrapped = pod(|pod| pod["spec"]["containers"][0][key] = words.clone());
+            assert!(ready_place(&wrapped, None).unwrap().wrapped, "{key} {words}");
+        }
         // A native sidecar stands among the init containers.
         let native = pod(|pod| {
             pod["spec"]["containers"] = json!([{"name": "app"}]);

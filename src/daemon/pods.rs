@@ -178,6 +178,21 @@ impl Daemon {
         }))
     }
 
+    /// What a container says comes over the link: its log would say it a second time.
+    pub(super) fn wrapper_speaks(&mut self, id: TargetId) {
+        let Some(target) = self.targets.get_mut(&id).filter(|target| !target.wrapped) else {
+            return;
+        };
+        let Some(group) = target.group.and_then(|group| self.groups.all.get_mut(&group)) else {
+            return;
+        };
+        target.wrapped = true;
+        let member = group.targets.values_mut().find(|member| member.target == id);
+        if let Some(log) = member.and_then(|member| member.log.take()) {
+            log.abort();
+        }
+    }
+
     /// A task has something to tell.
     pub(super) fn cluster_change(&mut self, change: Change) {
         match change {
@@ -251,6 +266,15 @@ impl Daemon {
         group.is_some_and(|group| group.ever_opened) && self.kind == Kind::Watch
     }
 
+    /// Whether another pod of its workload has not answered yet: they need not be alike.
+    fn others_may_open(&self, id: TargetId) -> bool {
+        let group = self.targets.get(&id).and_then(|target| target.group);
+        let mut others = self.targets.iter().filter(|(other, target)| {
+            **other != id && target.group == group && target.leaving.is_none()
+        });
+        others.any(|(_, target)| target.refused.is_none())
+    }
+
     /// The hub of a pod will not open. It is asked again, unless nothing was ever served there.
     pub(super) fn pod_refused(&mut self, id: TargetId, refusal: &Refusal) {
         let Some(target) = self.targets.get(&id) else { return };
@@ -262,7 +286,9 @@ impl Daemon {
         };
         // Asked again, it would only go to and fro between the two.
         let of_another = matches!(refusal, Refusal::Owned { .. } | Refusal::Superseded);
-        if of_another || !self.may_fail_alone(target.group) {
+        let comes =
+            self.kind == Kind::Watch && (is_on_its_way(refusal) || self.others_may_open(id));
+        if of_another || !(comes || self.may_fail_alone(target.group)) {
             return self.target_failed(id, error);
         }
         let Some(target) = self.targets.get_mut(&id) else { return };
@@ -355,10 +381,14 @@ impl Daemon {
             let status = states.iter().find(|status| status.id == *target);
             status.is_some_and(|s| s.state == crate::engine::session::TargetState::Synced)
         };
+        let unserved = |group: &Group| {
+            let served = |name: &String| group.pods.serving.iter().any(|place| place.pod == *name);
+            group.pods.waiting.iter().filter(|(name, _)| !served(name)).count()
+        };
         let status = |group: &Group| GroupStatus {
             name: group.name.clone(),
             current: group.targets.values().filter(|m| is_current(&m.target)).count() as u64,
-            pods: (group.targets.len() + group.pods.waiting.len()) as u64,
+            pods: (group.targets.len() + unserved(group)) as u64,
             waiting: (group.pods.waiting.iter())
                 .map(|(pod, obstacle)| WaitingPod {
                     pod: Text::name(pod.as_bytes()),
@@ -368,6 +398,12 @@ impl Daemon {
         };
         self.groups.all.values().map(status).collect()
     }
+}
+
+/// Whether a hub says that the container does not run: an image may be on its way, or what comes before
+/// it in its pod may take its time. A path that is not there begins with a slash.
+fn is_on_its_way(refusal: &Refusal) -> bool {
+    matches!(refusal, Refusal::NotFound(what) if !what.starts_with('/'))
 }
 
 /// Whether asking again would not help.

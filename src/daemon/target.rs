@@ -6,7 +6,7 @@
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::wire::{CommandSpec, FromHub, Listed, Refusal, ToHub, WireError};
+use e2ek_sidecar::wire::{ChildEvent, CommandSpec, FromHub, Listed, Refusal, ToHub, WireError};
 use tokio::sync::mpsc;
 
 use super::ending::HUB_ENDS_WITHIN;
@@ -193,6 +193,7 @@ impl Daemon {
             }
             LinkEvent::Message(FromHub::AheadTaken { bytes }) => connection.shared.taken.add(bytes),
             LinkEvent::Message(FromHub::Output { stream, bytes }) => {
+                self.wrapper_speaks(target);
                 self.output(target, stream, bytes.0);
             }
             LinkEvent::Message(FromHub::NotReplayable { paths, count }) => {
@@ -213,6 +214,9 @@ impl Daemon {
                     one.refused = None;
                     let group = one.group;
                     self.pod_opened(group);
+                }
+                if is_of_wrapper(&message) {
+                    self.wrapper_speaks(target);
                 }
                 self.input_to_session(Input::Message(target, message));
             }
@@ -264,8 +268,13 @@ impl Daemon {
             return self.let_go(id);
         }
         let name = target.name.clone();
+        let group = target.group;
+        let alone = self.may_fail_alone(group);
+        let Some(target) = self.targets.get_mut(&id) else { return };
         let fatal = match error {
-            LinkError::Wire(WireError::Skew { ours, theirs, ours_build, theirs_build }) => {
+            LinkError::Wire(WireError::Skew { ours, theirs, ours_build, theirs_build })
+                if !alone =>
+            {
                 let shown = |versions: &(u16, u16), build: &str| {
                     format!("protocol {}..={} ({build})", versions.0, versions.1)
                 };
@@ -296,6 +305,12 @@ impl Daemon {
         let retry = self.session.deadline().map(|at| at.saturating_duration_since(Instant::now()));
         self.say(Event::Disconnected { target: name, error: link_words(error).into(), retry });
     }
+}
+
+/// Without the wrapper a hub in a pod sends signals at most.
+fn is_of_wrapper(message: &FromHub) -> bool {
+    let FromHub::Child(event) = message else { return false };
+    !matches!(event, ChildEvent::NotDone { .. } | ChildEvent::Signalled { .. })
 }
 
 pub(super) fn link_words(error: &LinkError) -> String {

@@ -105,6 +105,15 @@ impl From<ClusterError> for Error {
     }
 }
 
+/// Who is given a right, as `kubectl create rolebinding` takes it.
+fn subject(user: Option<&str>) -> String {
+    let user = user.unwrap_or("NAME");
+    let service = user.strip_prefix("system:serviceaccount:");
+    let (flag, name) = service.map_or(("user", user), |name| ("serviceaccount", name));
+    let name = escaped(name);
+    format!("--{flag}={}", shlex::try_quote(&name).unwrap_or_default())
+}
+
 /// Clusters.
 impl Error {
     fn no_context(wanted: Option<&str>, known: &[String]) -> Self {
@@ -142,12 +151,14 @@ impl Error {
         let group = if group.is_empty() { "''".to_owned() } else { group };
         let rule =
             format!("{{apiGroups: [{group}], resources: [{plain_resource}], verbs: [{verb}]}}");
-        let role = format!(
-            "kubectl -n {namespace} create role e2ek-{verb} --verb={verb} --resource={resource}"
-        );
+        // One of each, or the second one would be said to exist already.
+        let name = format!("e2ek-{verb}-{}", resource.replace(['/', '.'], "-"));
+        let to = format!("kubectl -n {namespace} create");
+        let role = format!("{to} role {name} --verb={verb} --resource={resource}");
+        let binding = format!("{to} rolebinding {name} --role={name} {}", subject(user));
         Self::new(Kind::Forbidden, what)
             .hint(format!("the rule that is missing: {rule}"))
-            .hint(format!("whoever may gives it: {role}, and a rolebinding for it"))
+            .hint(format!("whoever may gives it: {role} && {binding}"))
     }
 
     fn no_workload(
@@ -307,6 +318,14 @@ mod tests {
         assert!(error.hints[0].starts_with("leave out `-- sh -c echo 'a'`"), "{error:?}");
         let command = "['/e2ek/e2ek-sidecar', 'run', '--', 'sh', '-c', 'echo ''a''']";
         assert!(error.hints[1].contains(command), "{error:?}");
+    }
+
+    #[test]
+    fn a_right_is_given_to_whoever_lacks_it() {
+        assert_eq!(subject(Some("dev")), "--user=dev");
+        assert_eq!(subject(Some("ann o'hara@x")), "--user=\"ann o'hara@x\"");
+        assert_eq!(subject(Some("system:serviceaccount:web:ci")), "--serviceaccount=web:ci");
+        assert_eq!(subject(None), "--user=NAME");
     }
 
     #[test]

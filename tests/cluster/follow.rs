@@ -113,6 +113,66 @@ fn a_pod_whose_place_is_not_there_at_first_is_asked_again() {
 }
 
 #[test]
+fn a_port_leads_to_the_pod_that_there_is_and_a_request_comes_once() {
+    use std::io::{Read, Write};
+    let Some(rig) = Rig::new("port") else { return };
+    rig.write("view.py", "one\n");
+    let mut deployment = deployment(1);
+    // Notes each request, and has no answer where that is not synced.
+    let serve = "mkdir -p /srv/app; while :; do nc -l -p 80 -e sh -c \
+                 'read line; echo \"$line\" >> /srv/log; cat /srv/app/answer 2>/dev/null'; done";
+    spec(&mut deployment)["containers"][0]["command"] = json!(["sh", "-c", serve]);
+    let pod = rig.deploy(&deployment).remove(0);
+    let port = crate::rights::free_port();
+    let mut watch = rig.watch(TARGET, &["--forward", &format!("{port}:80")]);
+    watch.line(&["sync end", "targets=1/1"]);
+    let ask = |words: &str| {
+        let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        stream.write_all(words.as_bytes()).unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).unwrap();
+        answer
+    };
+    assert_eq!(ask("an order\n"), "");
+    assert_eq!(
+        rig.seen(&pod, "/srv/log").as_deref(),
+        Some("an order\n"),
+        "once, and answered by none"
+    );
+    rig.write("answer", "hello\n");
+    watch.flush();
+    rig.k(&["delete", "pod", &pod, "--wait=false"]).ends_with(0);
+    watch.line(&["pod gone", &pod]);
+    watch.line(&["sync end", "targets=1/1"]);
+    let next = rig.pods().remove(0);
+    assert_eq!(ask("another\n"), "hello\n");
+    assert_eq!(rig.seen(&next, "/srv/log").as_deref(), Some("another\n"));
+    watch.stop();
+}
+
+/// What comes before the app in its pod takes longer than the hub waits for it.
+#[test]
+fn a_pod_whose_app_does_not_run_yet_is_asked_again() {
+    let Some(rig) = Rig::new("early") else { return };
+    rig.write("view.py", "one\n");
+    let mut deployment = deployment(1);
+    let spec = spec(&mut deployment);
+    let mut hub = spec["containers"].as_array_mut().unwrap().pop().unwrap();
+    hub["restartPolicy"] = json!("Always");
+    let mut slow = crate::pods::app("slow");
+    slow["command"] = json!(["sh", "-c", "until [ -e /go ]; do sleep 0.1; done"]);
+    spec["initContainers"] = json!([hub, slow]);
+    rig.apply(&deployment.to_string());
+    let mut watch = rig.watch(TARGET, &[]);
+    watch.line(&["error", "container app is not running"]);
+    let pod = rig.pods().remove(0);
+    rig.k(&["exec", &pod, "-c", "slow", "--", "touch", "/go"]).ends_with(0);
+    watch.line(&["sync end", "targets=1/1"]);
+    assert_eq!(rig.seen(&pod, "/srv/app/view.py").as_deref(), Some("one\n"));
+    watch.stop();
+}
+
+#[test]
 fn all_replicas_get_it_and_status_counts_them() {
     let Some(rig) = Rig::new("replicas") else { return };
     rig.write("view.py", "one\n");
@@ -132,6 +192,23 @@ fn all_replicas_get_it_and_status_counts_them() {
     assert_eq!((&group["current"], &group["pods"]), (&json!(3), &json!(3)));
     let lines = rig.control(&["status"]).ends_with(0);
     assert!(lines.out.contains("current=3 pods=3"), "{lines:?}");
+    // One of them does not hear of the next save.
+    let signal = |signal: &str| {
+        let hub = "$(ps -o pid,args | grep '[e]2ek-sidecar serve' | awk '{print $1}')";
+        let kill = format!("kill -{signal} {hub}");
+        rig.k(&["exec", &pods[2], "-c", "app", "--", "sh", "-c", &kill]).ends_with(0);
+    };
+    signal("STOP");
+    rig.write("view.py", "late\n");
+    until("two of them are current", || watch.status()["groups"][0]["current"] == 2);
+    let lines = rig.control(&["status"]).ends_with(0);
+    assert!(lines.out.contains("current=2 pods=3"), "{lines:?}");
+    rig.control(&["status", "--output", "human"]).ends_with(0).says("2 of 3 pods current");
+    signal("CONT");
+    watch.flush();
+    assert_eq!(rig.seen(&pods[2], "/srv/app/view.py").as_deref(), Some("late\n"));
+    rig.write("view.py", "two\n");
+    watch.flush();
     watch.stop();
 
     // Only one of them, by name and by label.

@@ -81,7 +81,11 @@ fn the_wait_has_a_bound_and_a_way_out() {
 fn a_crash_is_held_and_the_next_save_mends_it() {
     let Some(rig) = Rig::at_level("pod-crash", "baseline") else { return };
     rig.write("view.py", "exit 3");
-    let pod = rig.pod(&app("echo started with $(cat /tmp/view.py); . /tmp/view.py"));
+    // Nothing in the manifest says that it is the wrapper.
+    let mut manifest = app("echo started with $(cat /tmp/view.py); . /tmp/view.py");
+    let outer = json!(["sh", "-c", "exec \"$0\" run -- \"$@\"", "/e2ek/e2ek-sidecar"]);
+    manifest.app["command"] = outer;
+    let pod = rig.pod(&manifest);
     let mut watch = rig.watch(&pod.target("/tmp"), &[]);
     watch.line(&["exited", "exit=3", "held=true"]);
     until("it is held", || pod.log("app").contains("it is held"));
@@ -90,6 +94,9 @@ fn a_crash_is_held_and_the_next_save_mends_it() {
     assert_eq!(pod.restarts("app"), 0, "no back-off began");
     let main = pod.main("app");
     assert_eq!(main.file("/tmp/view.py").as_deref(), Some("exec sleep 1000000"));
+    watch.line(&["started with exec"]);
+    watch.flush();
+    assert_eq!(watch.said().matches("started with exec").count(), 1, "by the link, not by the log");
     watch.stop();
 }
 

@@ -363,7 +363,7 @@ fn enter(
 
 fn words(error: &FindError) -> String {
     let listed = |seen: &[String]| match seen {
-        [] => "no other container's processes are here (shareProcessNamespace: true)".to_owned(),
+        [] => "no other container runs here, or not with shareProcessNamespace: true".to_owned(),
         seen => format!("running here: {}", seen.join(", ")),
     };
     match error {

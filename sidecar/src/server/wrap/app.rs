@@ -275,6 +275,13 @@ impl Wrapper {
                     );
                 }
             }
+            RunEvent::StartFailed { error } if self.options.exit => {
+                warn!(%error, "the command cannot be started");
+                // As a shell tells it.
+                let code = if error.kind() == io::ErrorKind::NotFound { 127 } else { 126 };
+                self.last = Some(Status::Code(code));
+                self.runner.request(Request::Stop);
+            }
             RunEvent::StartFailed { error } => {
                 warn!(%error, "the command cannot be started; it is held until the next change");
             }
