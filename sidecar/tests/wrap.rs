@@ -274,7 +274,7 @@ enum FromWrapper {
 
 #[test]
 fn who_waits_for_a_restart_hears_of_it_however_much_is_printed() {
-    let script = "head -c 4000000 /dev/zero | tr '\\0' 'x'; echo; echo up; exec sleep 1000000";
+    let script = "head -c 12000000 /dev/zero | tr '\\0' 'x'; echo; echo up; exec sleep 1000000";
     let mut wrapped = Wrapped::new(&[], script);
     let mut stream = hello(&wrapped.hub).1;
     // What is left of it: the checksum.
@@ -282,7 +282,7 @@ fn who_waits_for_a_restart_hears_of_it_however_much_is_printed() {
     // The hub reads nothing of all that.
     say(&mut stream, &ToWrapper::Run { generation: 1, policy: None });
     for _ in 0..2 {
-        assert_eq!(wrapped.line().len(), 4_000_000);
+        assert_eq!(wrapped.line().len(), 12_000_000);
         assert_eq!(wrapped.line(), "up");
         say(&mut stream, &restart());
     }

@@ -138,10 +138,20 @@ impl Hub {
     }
 
     pub(super) async fn try_waiting(&mut self, now: Instant) {
-        let due: Vec<Waiting> = self.waiting.extract_if(.., |w| w.again <= now).collect();
+        let mut due: Vec<Waiting> = self.waiting.extract_if(.., |w| w.again <= now).collect();
+        // What a container lost at several places is written again before its command is started.
+        let with = |waiting: &mut Waiting| {
+            let same = |one: &Waiting| {
+                one.id.is_none() && one.request.inside() == waiting.request.inside()
+            };
+            waiting.id.is_none() && due.iter().any(same)
+        };
+        let others: Vec<Waiting> = self.waiting.extract_if(.., with).collect();
+        due.extend(others);
         for waiting in due {
             self.enter(waiting).await;
         }
+        (0..self.sites.len()).for_each(|at| self.start_wrapped(at));
     }
 
     async fn enter(&mut self, waiting: Waiting) {
@@ -238,7 +248,9 @@ impl Hub {
             _end: end,
         };
         self.sites.push(serving);
-        self.start_wrapped(self.sites.len() - 1);
+        if id.is_some() {
+            self.start_wrapped(self.sites.len() - 1);
+        }
         self.welcome(id, self.sites.len() - 1);
     }
 

@@ -117,10 +117,19 @@ impl Hub {
         }
     }
 
+    /// Whether all files are there that sessions want in a container, at whichever places.
+    fn is_complete(&self, name: Option<&str>) -> bool {
+        let mut there = self.sites.iter().filter(|serving| serving.open.inside() == name);
+        there.all(|serving| serving.site.is_dry() || serving.site.is_complete())
+    }
+
     /// Has a container's command started, if all its files are there.
     pub(super) fn start_wrapped(&mut self, at: usize) {
-        let Some(serving) = self.sites.get(at) else { return };
-        if let (Some(name), true) = (serving.open.inside(), serving.site.is_complete()) {
+        let Some(serving) = self.sites.get(at).filter(|serving| !serving.site.is_dry()) else {
+            return;
+        };
+        let name = serving.open.inside();
+        if let (Some(name), true) = (name, self.is_complete(name)) {
             self.wrappers.start(name, serving.site.receiver.generation());
         }
     }
@@ -137,8 +146,10 @@ impl Hub {
         serving.site.complete();
         let (generation, held) =
             (serving.site.receiver.generation(), serving.site.receiver.held().id());
-        let name = serving.open.inside().unwrap_or_default();
-        if let Some(Some(answer)) = self.wrappers.run(name, spec, generation, held) {
+        let name = self.sites[at].open.inside();
+        let all = self.is_complete(name);
+        let name = name.unwrap_or_default();
+        if let Some(Some(answer)) = self.wrappers.run(name, spec, (generation, held), all) {
             self.links.send(id, &answer);
         }
     }

@@ -14,6 +14,8 @@ mod hub;
 use serde::{Deserialize, Serialize};
 
 pub use self::app::{Options, run};
+#[cfg(test)]
+pub(super) use self::hub::Wrapper;
 pub(super) use self::hub::{FromWrappers, Wrappers, serve};
 use crate::restart::{ActionSet, Policy};
 use crate::wire::{Blob, ChildEvent};

@@ -4,8 +4,12 @@ use std::path::Path;
 
 use super::super::replay::tests::{request, site};
 use super::super::store::Store;
+use super::super::target::Identity;
+use super::super::wrap::{FromWrappers, Wrapper};
 use super::super::{CONTENTS_BYTES, Settings, replay};
 use super::*;
+use crate::restart::{ActionSet, Policy};
+use crate::wire::CommandSpec;
 
 const ANN: u8 = 1;
 const BOB: u8 = 2;
@@ -168,4 +172,24 @@ async fn what_is_refused_to_nobody_is_tried_again() {
     hub.try_waiting(now).await;
     assert_eq!(hub.waiting.len(), 1);
     assert!(hub.waiting[0].told && hub.waiting[0].again >= now + REFUSED_STEP);
+}
+
+#[test]
+fn i9_a_command_waits_for_all_places_of_its_container() {
+    let home = tempfile::tempdir().unwrap();
+    let (mut hub, now) = (hub(home.path()), Instant::now());
+    let places = ["/a", "/b"].map(|root| request(ANN, &[root]));
+    for (id, (name, open)) in (7..).zip(["a", "b"].iter().zip(&places)) {
+        hub.admit(Some(id), open.clone(), opened(home.path(), name, open), now);
+    }
+    let [pod, name, start] = ["pod", "app", "1"].map(str::to_owned);
+    let (wrapper, mut told) = Wrapper::of(Identity { pod, name, start, id: None });
+    hub.wrapper_event(FromWrappers::Linked(wrapper));
+    let spec = CommandSpec { argv: Vec::new(), policy: Policy::default(), inherit: false };
+    hub.run_wrapped(7, 0, &spec);
+    assert!(told.try_recv().is_err(), "half of it is there");
+    hub.act_wrapped(1, 0, &ActionSet::default());
+    assert!(told.try_recv().is_ok());
+    hub.act_wrapped(0, 0, &ActionSet::default());
+    assert!(told.try_recv().is_err(), "once");
 }

@@ -115,19 +115,23 @@ impl Wrappers {
         }
     }
 
-    /// A session wants the command to run with these files. What it is to be told at once; `None`
-    /// when no wrapper is there.
+    /// A session wants the command to run with these files; those of others in the same container are
+    /// `all` there, or the first start waits. What it is to be told at once; `None` when no wrapper is
+    /// there.
     pub(in crate::server) fn run(
         &mut self,
         name: &str,
         spec: &CommandSpec,
-        generation: u64,
-        held: TreeId,
+        (generation, held): (u64, TreeId),
+        all: bool,
     ) -> Option<Option<FromHub>> {
         let one = self.of(name)?;
-        let policy = Some(spec.policy);
-        one.send(&ToWrapper::Run { generation, policy });
-        let started = std::mem::replace(&mut one.started, true);
+        let started = one.started;
+        one.started |= all;
+        if one.started {
+            let policy = Some(spec.policy);
+            one.send(&ToWrapper::Run { generation, policy });
+        }
         one.settled = Some(held);
         let owed = std::mem::take(&mut one.owed);
         if started && owed {
@@ -169,6 +173,15 @@ impl Wrappers {
 }
 
 impl Wrapper {
+    /// One that calls from a container, and what it is told.
+    #[cfg(test)]
+    pub(in crate::server) fn of(identity: Identity) -> (Self, mpsc::Receiver<Vec<u8>>) {
+        let (outgoing, told) = mpsc::channel(QUEUE);
+        let (root, pid, settled) = (None, None, None);
+        let (started, owed) = (false, false);
+        (Self { serial: 1, identity, root, outgoing, pid, started, settled, owed }, told)
+    }
+
     fn send(&self, message: &ToWrapper) {
         let mut bytes = Vec::new();
         wire::encode(message, &mut bytes);
