@@ -135,7 +135,7 @@ fn i4_what_the_image_brings_back_goes_again() {
     let main = i8_restarted(&pod);
     until("all is written again", || main.exists("/etc/view.py") && !main.exists("/etc/passwd"));
     // Whoever comes waits for the end of that.
-    rig.once("/etc", &[]).ends_with(0).says(&["equal=true"]);
+    rig.once("/etc", &[]).ends_with(0).says("equal=true");
     assert_eq!(main.file("/etc/group").as_deref(), Some(&*image), "what is not ours stays");
     assert_eq!(main.file("/etc/made").as_deref(), Some("mine\n"), "nor does what the app makes go");
 }

@@ -230,8 +230,12 @@ impl Target {
         let flight = flight.ok_or(Closing::Protocol(WireError::Order("applied without ops")))?;
         flight.part.0.extend(skipped);
         flight.part.1.extend(overwritten);
-        let bound = flight.ops.len();
-        if flight.part.0.len() > bound || flight.part.1.len() > bound {
+        let most = flight.part.0.len().max(flight.part.1.len());
+        if most > flight.ops.len() {
+            // Told of what lies in a directory that moves.
+            flight.expand();
+        }
+        if most > flight.ops.len() {
             return Err(Closing::Protocol(WireError::Order("more applied than ops")));
         }
         Ok(())
