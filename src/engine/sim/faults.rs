@@ -185,7 +185,8 @@ impl World {
 
     /// All at the target is gone, and the hub writes it again from what it keeps.
     fn start_anew(&mut self, target: TargetId) {
-        if self.hubs[target].record.full {
+        // In a container nothing is opened whose record cannot be written.
+        if self.hubs[target].record.full || self.hubs[target].record.behind {
             return;
         }
         self.crash_hub(target);

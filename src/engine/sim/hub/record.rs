@@ -19,7 +19,7 @@ pub(in crate::engine::sim) struct Record {
     /// Nothing can be written.
     pub(in crate::engine::sim) full: bool,
     /// Something could not be written.
-    behind: bool,
+    pub(in crate::engine::sim) behind: bool,
 }
 
 impl Record {
