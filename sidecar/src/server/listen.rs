@@ -1,5 +1,5 @@
 //! Links into a hub: the standard streams of one process, or whoever calls at a unix socket, over that
-//! or over streams of its own ([`bridge`](super::bridge)).
+//! or over streams of its own ([`bridge`]).
 //!
 //! Each link has a task that reads and one that writes. Both ends say Hello at once; a Ping follows
 //! five seconds of silence, and fifteen without a byte end the link. A daemon's Ping is answered at
