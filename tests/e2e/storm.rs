@@ -6,7 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::daemon::Daemon;
-use crate::place::{Link, Place, until};
+use crate::place::{Link, Place};
 use crate::tree;
 
 const SETTING: &str = "/proc/sys/fs/inotify/max_queued_events";
@@ -42,16 +42,9 @@ impl Drop for Queue {
 /// A `watch` of a command that says when it starts, with a queue of sixteen events.
 fn watch(place: &Place) -> Option<Daemon<'_>> {
     let queue = Queue::of(16)?;
-    let mut daemon = place.watch(&["--", "sh", "-c", "echo up; exec sleep 1000"]);
+    let mut daemon = place.watch(&["--", "sh", "-c", "echo up; exec sleep 1000"]).synced();
     // It is taken over by who begins to watch: other tests are to begin with the usual one.
-    let folder = format!("/proc/{}/fd", daemon.pid());
-    until("it watches", || {
-        let open = fs::read_dir(&folder).into_iter().flatten().flatten();
-        open.filter_map(|file| fs::read_link(file.path()).ok())
-            .any(|what| what.as_os_str() == "anon_inode:inotify")
-    });
     drop(queue);
-    daemon = daemon.synced();
     daemon.line(&["up"]);
     Some(daemon)
 }
