@@ -55,14 +55,16 @@ impl ControlClient {
     ///
     /// # Errors
     /// [`ClientError::NoDaemon`] when there is no socket or nobody behind it,
-    /// [`ClientError::Forbidden`] when it is not ours.
+    /// [`ClientError::Ended`] when the daemon is just ending, [`ClientError::Forbidden`] when it is
+    /// not ours.
     pub async fn connect(path: &Path) -> Result<Self, ClientError> {
         let stream = UnixStream::connect(path).await.map_err(|error| match error.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => ClientError::NoDaemon,
             io::ErrorKind::PermissionDenied => ClientError::Forbidden,
             // The queue of connections is full: the daemon is stopped, or nearly.
             io::ErrorKind::WouldBlock => ClientError::Silent,
-            _ => ClientError::Io(error),
+            // Also when it ends while the connection stands in its queue.
+            _ => lost(error),
         })?;
         let theirs = stream.peer_cred().map_err(ClientError::Io)?.uid();
         if theirs != rustix::process::geteuid().as_raw() {

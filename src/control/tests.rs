@@ -8,6 +8,7 @@ use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
+use std::task::{Context, Waker};
 use std::time::{Duration, SystemTime};
 
 use tempfile::TempDir;
@@ -484,6 +485,20 @@ async fn stop_is_answered_and_the_end_is_seen() {
         Err(ClientError::Ended) => {}
         other => panic!("{other:?}"),
     }
+}
+
+#[tokio::test]
+async fn a_daemon_that_ends_before_it_took_the_connection_has_ended() {
+    let place = place();
+    fs::create_dir_all(place.socket.parent().unwrap()).unwrap();
+    let listener = StdListener::bind(&place.socket).unwrap();
+    let mut connecting = std::pin::pin!(ControlClient::connect(&place.socket));
+    // It stands in the listener's queue, and the result is not looked at yet.
+    let first = connecting.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    assert!(first.is_pending());
+    drop(listener);
+    let refused = connecting.await.unwrap_err();
+    assert!(matches!(refused, ClientError::Ended), "{refused:?}");
 }
 
 #[tokio::test]
