@@ -74,7 +74,7 @@ pub(super) enum Due {
 
 impl Pass {
     pub(super) fn new(serial: u64, entry: &Entry) -> Self {
-        let files = entry.files.iter().map(|path| (path.clone(), stamp(path))).collect();
+        let files = stamped(&entry.files);
         let life = entry
             .until
             .and_then(|until| Life::new(Instant::now(), SystemTime::now(), system_time(until)));
@@ -102,7 +102,7 @@ impl Pass {
 
     /// Making a new one failed.
     pub(super) fn failed(&mut self, error: ClusterError) {
-        let files = self.files.iter().map(|(path, _)| (path.clone(), stamp(path))).collect();
+        let files = stamped(self.files.iter().map(|(path, _)| path));
         let before = self.failed.as_ref().map(|failed| failed.pause);
         let pause = Pause::after(before);
         self.failed = Some(Failed { error, files, pause });
@@ -148,6 +148,11 @@ impl Life {
 fn stamp(path: &PathBuf) -> Option<Stamp> {
     let found = fs::metadata(path).ok()?;
     Some((found.dev(), found.ino(), found.size(), found.ctime(), found.ctime_nsec()))
+}
+
+/// Files with what they are now.
+fn stamped<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Files {
+    paths.into_iter().map(|path| (path.clone(), stamp(path))).collect()
 }
 
 fn have_changed(files: &Files) -> bool {

@@ -57,19 +57,16 @@ impl Daemon {
             Err(error) => call.answer(Reply::Failed((&error).into())),
             Ok(ids) => {
                 ids.into_iter().for_each(|id| self.input_to_session(Input::Restart(id)));
-                let generation = Some(self.session.generation());
-                call.answer(Reply::Done { generation });
+                self.done(call);
             }
         }
     }
 
     /// The target of that name, or those of the workload of that name.
     fn all_named(&self, name: &str) -> Result<Vec<TargetId>, Error> {
-        let wanted = Text::name(name);
-        let group = self.groups.all.values().find(|group| group.name == wanted);
-        match group {
-            Some(group) if group.targets.is_empty() => Err(Error::no_pod(name)),
-            Some(group) => Ok(group.targets.values().map(|member| member.target).collect()),
+        match self.groups.named(&Text::name(name)) {
+            Some((_, group)) if group.targets.is_empty() => Err(Error::no_pod(name)),
+            Some((_, group)) => Ok(group.targets.values().map(|member| member.target).collect()),
             None => Ok(vec![self.named(name)?]),
         }
     }
@@ -99,8 +96,11 @@ impl Daemon {
 
     fn command(&mut self, call: Call, input: Input) {
         self.input_to_session(input);
-        let generation = Some(self.session.generation());
-        call.answer(Reply::Done { generation });
+        self.done(call);
+    }
+
+    fn done(&self, call: Call) {
+        call.answer(Reply::Done { generation: Some(self.session.generation()) });
     }
 }
 

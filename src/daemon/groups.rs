@@ -119,6 +119,11 @@ impl Groups {
         id
     }
 
+    /// The one of that name.
+    pub(super) fn named(&self, name: &Text) -> Option<(GroupId, &Group)> {
+        self.all.iter().map(|(id, group)| (*id, group)).find(|(_, group)| group.name == *name)
+    }
+
     /// One that is the same workload, at the same place in its pods.
     pub(super) fn same(&self, other: &Group) -> Option<(GroupId, &Group)> {
         let mut all = self.all.iter().map(|(id, group)| (*id, group));

@@ -252,9 +252,7 @@ impl Daemon {
     /// Takes a target away from all who brought it; one that has no other ends.
     pub(super) fn stop_target(&mut self, call: Call) {
         let Request::Stop { target: Some(name) } = &call.request else { return };
-        let wanted = Text::name(name);
-        let group = self.groups.all.iter().find(|(_, group)| group.name == wanted);
-        if let Some((&id, group)) = group {
+        if let Some((id, group)) = self.groups.named(&Text::name(name)) {
             if group.own {
                 let error = Error::target_of_the_first(name);
                 return call.answer(Reply::Failed((&error).into()));

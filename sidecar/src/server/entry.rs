@@ -93,6 +93,11 @@ pub(super) struct Waiting {
 }
 
 impl Waiting {
+    /// Tries at once.
+    fn new(id: Option<PeerId>, request: Request, now: Instant, until: Option<Instant>) -> Self {
+        Self { id, request, since: now, again: now, until, told: false }
+    }
+
     fn step(&self, now: Instant) -> Duration {
         match self.id {
             Some(_) => HAND_OVER_STEP,
@@ -114,8 +119,7 @@ impl Hub {
         }
         let now = Instant::now();
         let until = Some(now + HAND_OVER);
-        self.enter(Waiting { id: Some(id), request, since: now, again: now, until, told: false })
-            .await;
+        self.enter(Waiting::new(Some(id), request, now, until)).await;
         Ok(())
     }
 
@@ -126,15 +130,7 @@ impl Hub {
 
     /// Goes on with what was asked for, with nobody there, as soon as its container runs.
     pub(super) fn stand_by(&mut self, request: Request) {
-        let now = Instant::now();
-        self.waiting.push(Waiting {
-            id: None,
-            request,
-            since: now,
-            again: now,
-            until: None,
-            told: false,
-        });
+        self.waiting.push(Waiting::new(None, request, Instant::now(), None));
     }
 
     pub(super) async fn try_waiting(&mut self, now: Instant) {

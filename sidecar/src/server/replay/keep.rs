@@ -230,21 +230,22 @@ impl Site {
 impl Inside {
     /// Puts off all that is there and not kept.
     fn put_off(&mut self, held: &Snapshot) {
-        let (Some(contents), inside) = (self.contents.take(), self) else { return };
-        let unkept = inside.unkept.len();
+        let Self { contents: Some(contents), later, unkept, unkept_told, gone, .. } = self else {
+            return;
+        };
+        let before = unkept.len();
         held.walk(&mut |path, node| match node {
             &Node::File { digest, size: size @ 1.., .. } if !contents.contains(&digest) => {
                 if contents.takes(size) {
-                    inside.later.insert(path.clone(), (digest, size));
+                    later.insert(path.clone(), (digest, size));
                 } else {
-                    inside.unkept.insert(path.clone());
+                    unkept.insert(path.clone());
                 }
             }
             _ => {}
         });
-        inside.unkept_told &= inside.unkept.len() == unkept;
-        inside.gone.retain(|path| held.get(path).is_none());
-        inside.contents = Some(contents);
+        *unkept_told &= unkept.len() == before;
+        gone.retain(|path| held.get(path).is_none());
     }
 
     /// As [`Site::give_way`].

@@ -69,7 +69,7 @@ impl Lane {
 
     /// Whether nothing goes ahead, and the last plan left nothing out.
     pub(super) fn is_idle(&self) -> bool {
-        self.begun.is_empty() && self.absent.is_empty() && self.left_out.is_empty()
+        self.is_empty() && self.absent.is_empty() && self.left_out.is_empty()
     }
 
     /// Whether anything among these would go ahead.
