@@ -140,9 +140,9 @@ fn find_in(
         found.retain(|one| one.id.as_deref() == id);
     }
     // What does not tell its id may be the one that is meant, before those which are another.
-    let oldest = found.into_iter().min_by_key(|one| {
-        (id.is_some() && one.id.is_some(), one.start_time, one.pid)
-    });
+    let oldest = found
+        .into_iter()
+        .min_by_key(|one| (id.is_some() && one.id.is_some(), one.start_time, one.pid));
     let Some(one) = oldest else { return Err(FindError::Missing { wanted, seen }) };
     let main = MainProcess { pid: one.pid, identity: identity(one.named, one.id) };
     main.identity.check(id).map(|()| main)
