@@ -162,14 +162,11 @@ fn waits(pod: &Pod) -> Obstacle {
     let all = pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses);
     let stuck = all.clone().find_map(|one| stuck(pod, &one.name));
     stuck.unwrap_or_else(|| {
-        let why = |status: &'_ ContainerStatus| {
-            let state = &status.state;
-            state.waiting.as_ref().or(state.terminated.as_ref()).map(|why| why.reason.clone())
-        };
-        let reason = all.filter_map(why);
-        let reason = reason.into_iter().find(|reason| !reason.is_empty());
-        let phase = &pod.status.phase;
-        Obstacle::Starting { reason: reason.unwrap_or_else(|| phase.clone()) }
+        // An init container that has done its work is not what is waited for.
+        let waiting = all.clone().filter_map(|one| one.state.waiting.as_ref());
+        let ended = all.filter_map(|one| one.state.terminated.as_ref());
+        let reason = waiting.chain(ended).map(|why| &why.reason).find(|reason| !reason.is_empty());
+        Obstacle::Starting { reason: reason.unwrap_or(&pod.status.phase).clone() }
     })
 }
 
@@ -359,6 +356,12 @@ mod tests {
         let starting = obstacle(&state(1, waiting("ContainerCreating")));
         assert_eq!(starting, Obstacle::Starting { reason: "ContainerCreating".to_owned() });
         assert!(starting.passes());
+        let delivered = obstacle(&|pod| {
+            pod["status"]["initContainerStatuses"] = json!([{"name": "deliver",
+                "state": {"terminated": {"reason": "Completed"}}}]);
+            pod["status"]["containerStatuses"][1]["state"] = waiting("PodInitializing");
+        });
+        assert_eq!(delivered, Obstacle::Starting { reason: "PodInitializing".to_owned() });
         let unscheduled = obstacle(&|pod| {
             pod["status"] = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled",
                 "status": "False", "reason": "Unschedulable", "message": "because"}]});

@@ -140,11 +140,8 @@ impl Daemon {
         let open = settings::open(self.kind, &self.config, self.identity, &wanted);
         let open = ToHub::OpenIn { open, container };
         if let Some(member) = group.targets.get(&place.uid) {
-            // The next link names the container that is there by now.
-            if let Some(target) = self.targets.get_mut(&member.target) {
-                target.open = open;
-            }
-            return;
+            let target = member.target;
+            return self.pod_stays(target, open);
         }
         if self.targets.values().any(|target| beside(target, &wanted).is_some()) {
             // Another workload's, or on its way out: this is looked at again when that is gone.
@@ -167,6 +164,23 @@ impl Daemon {
         let name = self.teller.name(target);
         self.say(Event::PodFound { target: name });
         self.join_pod(target);
+    }
+
+    /// A pod that is served is still there. The next link names the container that it has by now, and
+    /// that link is made at once where the hub waits for an earlier start of it.
+    fn pod_stays(&mut self, id: TargetId, open: ToHub) {
+        let Some(target) = self.targets.get_mut(&id) else { return };
+        let before = std::mem::replace(&mut target.open, open);
+        if target.leaving.is_some() || !is_of_another_start(&before, &target.open) {
+            return;
+        }
+        if let Some((at, _)) = &mut target.refused {
+            *at = Instant::now();
+        } else if target.connection.is_some() && !target.opened {
+            target.connection = None;
+            self.input_to_session(Input::LinkDown(id));
+            self.input_to_session(Input::Reconnect);
+        }
     }
 
     /// Has what a container says told, beside what happens.
@@ -433,6 +447,15 @@ impl Daemon {
 /// it in its pod may take its time. A path that is not there begins with a slash.
 fn is_on_its_way(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::NotFound(what) if !what.starts_with('/'))
+}
+
+/// Whether two first messages name two starts of a container. One that names none fits each.
+fn is_of_another_start(before: &ToHub, now: &ToHub) -> bool {
+    let id = |open: &ToHub| match open {
+        ToHub::OpenIn { container, .. } => container.id.clone(),
+        _ => None,
+    };
+    id(before).is_some_and(|before| id(now).is_some_and(|now| now != before))
 }
 
 /// Whether asking again would not help.

@@ -44,6 +44,8 @@ pub(super) struct Target {
     /// Unmanaged paths told so far.
     foreign: Vec<(SyncPath, Listed)>,
     pub(super) ever_opened: bool,
+    /// The same over the link that there is.
+    pub(super) opened: bool,
     /// What its hub cannot write again by itself: how many files, and some of them.
     pub(super) not_replayable: Option<(u64, Vec<SyncPath>)>,
     /// Nobody wants it any more: its hub is to let go by then. The session has forgotten it.
@@ -127,6 +129,7 @@ impl Daemon {
             foreign: Vec::new(),
             not_replayable: None,
             ever_opened: false,
+            opened: false,
             leaving: None,
         };
         self.targets.insert(id, target);
@@ -157,6 +160,7 @@ impl Daemon {
         let serving = link::serve(target, self.serial, transport, origin, queue, theirs, events);
         self.carriers.spawn(serving);
         one.foreign.clear();
+        one.opened = false;
         one.connection = Some(Connection { serial: self.serial, outgoing, shared });
     }
 
@@ -208,7 +212,7 @@ impl Daemon {
             }
             LinkEvent::Message(message) => {
                 if matches!(message, FromHub::Opened { .. }) {
-                    one.ever_opened = true;
+                    (one.ever_opened, one.opened) = (true, true);
                     one.took_over();
                     one.failures = 0;
                     one.refused = None;
