@@ -38,6 +38,15 @@ pub struct Pods {
     pub unknown: Option<ClusterError>,
 }
 
+impl Pods {
+    /// Whether the hub of this place was started anew since.
+    #[must_use]
+    pub fn has_older_hub(&self, place: &Place) -> bool {
+        let is_older = |one: &Place| one.uid == place.uid && one.hub_id != place.hub_id;
+        self.serving.iter().any(is_older)
+    }
+}
+
 /// The pods of a workload, being followed.
 pub struct Following {
     cluster: Cluster,
@@ -231,7 +240,11 @@ fn look<'p>(
         let name = &pod.metadata.name;
         // One that was served is, as long as its hub may come back; why it does not is told.
         let (found, obstacle) = match served.contains(&pod.metadata.uid) {
-            true => (place(pod, wanted), stuck_hub(pod)),
+            true => {
+                let found = place(pod, wanted);
+                let stuck = found.as_ref().ok().and_then(|place| stuck_hub(pod, place));
+                (found, stuck)
+            }
             false => (ready_place(pod, wanted), None),
         };
         pods.waiting.extend(obstacle.map(|obstacle| (name.clone(), obstacle)));

@@ -83,6 +83,7 @@ impl Daemon {
         self.say_of_pods(id, &pods);
         // One that nobody wants any more may still be heard of.
         let Some(group) = self.groups.all.get_mut(&id) else { return };
+        let hub_is_new = pods.serving.iter().any(|place| group.pods.has_older_hub(place));
         group.pods = pods;
         let names = group.pods.serving.iter().map(|place| place.pod.clone()).collect();
         group.names.send_replace(names);
@@ -98,6 +99,10 @@ impl Daemon {
         }
         for place in serving {
             self.pod_is_there(id, &place);
+        }
+        if hub_is_new {
+            // What was tried in vain while its container was down is tried at once.
+            self.input_to_session(Input::Reconnect);
         }
     }
 
@@ -142,7 +147,8 @@ impl Daemon {
             // Another workload's, or on its way out: this is looked at again when that is gone.
             return tracing::info!(pod = place.pod, "this pod is a target already");
         }
-        let hub = PodHub { cluster: group.cluster.clone(), pod: place.pod.clone() };
+        let (pod, bridge) = (place.pod.clone(), place.bridge.clone());
+        let hub = PodHub { cluster: group.cluster.clone(), pod, bridge };
         let reach = Reach { open, transport: Transport::Pod(hub), group: Some(id) };
         let own = group.own;
         let target = self.add_target(wanted, own, false, reach);
@@ -349,12 +355,9 @@ impl Daemon {
     }
 
     /// Why a link that never led anywhere ends the daemon; `None` when it is tried again.
-    pub(super) fn why_pod_fails(
-        &self,
-        group: Option<GroupId>,
-        error: &LinkError,
-        failures: u32,
-    ) -> Option<Error> {
+    pub(super) fn why_pod_fails(&self, id: TargetId, error: &LinkError) -> Option<Error> {
+        let target = self.targets.get(&id)?;
+        let group = target.group;
         if self.may_fail_alone(group) {
             return None;
         }
@@ -371,9 +374,10 @@ impl Daemon {
             LinkError::Closed(ended)
                 if ended.code.is_none() && is_missing(ended.said.as_deref()) =>
             {
-                Some(Error::no_bridge(name, ended.said.as_deref().unwrap_or_default()))
+                let Transport::Pod(hub) = &target.transport else { return None };
+                Some(Error::no_bridge(name, &hub.bridge, ended.said.as_deref().unwrap_or_default()))
             }
-            error if self.kind != Kind::Watch && failures >= FAILURES_MAX => {
+            error if self.kind != Kind::Watch && target.failures >= FAILURES_MAX => {
                 Some(Error::disconnected(name, &link_words(error)))
             }
             _ => None,
@@ -443,7 +447,9 @@ fn is_lasting(error: &ClusterError) -> bool {
     )
 }
 
-/// Whether a runtime says that the program is not there.
+/// Whether a runtime says that the program is not there: runc and crun, for a path or a name. That the
+/// container is "not found" passes: it has just ended.
 fn is_missing(said: Option<&str>) -> bool {
-    said.is_some_and(|said| said.contains("no such file") || said.contains("not found"))
+    let said = said.unwrap_or_default().to_ascii_lowercase();
+    said.contains("no such file") || said.contains("executable file not found")
 }

@@ -277,13 +277,18 @@ impl Source {
             }
             Observed::Everywhere { subtree, at } => {
                 self.settings_changed |= subtree.is_root();
+                pair.lost &= !subtree.is_root();
                 if let Ok(full) = pair.name.append(&subtree) {
                     self.debounce.look_everywhere(at, full);
                 }
                 false
             }
+            Observed::Lost { .. } => {
+                pair.lost = true;
+                false
+            }
             Observed::RootGone { .. } => {
-                pair.gone = true;
+                (pair.gone, pair.lost) = (true, false);
                 true
             }
             Observed::RootBack { at } => {
@@ -345,9 +350,11 @@ impl Source {
         !self.is_looking() && self.debounce.deadline().is_none()
     }
 
-    /// Whether a look on a thread is under way.
+    /// Whether more is to be seen than was looked at: a look on a thread is under way, or a watch that
+    /// lost events goes through all directories before it says so.
     pub(super) fn is_looking(&self) -> bool {
-        self.looking.is_some() || !self.later.is_empty()
+        let lost = || self.pairs.iter().any(|pair| pair.lost);
+        self.looking.is_some() || !self.later.is_empty() || lost()
     }
 
     /// Looks at what is due: small things now, large ones on a thread; see [`Self::next`].
@@ -576,3 +583,6 @@ impl Source {
         self.pairs.iter().filter_map(|pair| pair.watch.as_deref())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -30,13 +30,13 @@ pub(super) struct Target {
     terminal: bool,
     /// The first message.
     pub(super) open: ToHub,
-    transport: Transport,
+    pub(super) transport: Transport,
     /// The workload whose pod it is.
     pub(super) group: Option<usize>,
     /// A pod's: its container's command runs under the wrapper, as its manifest says or as was seen.
     pub(super) wrapped: bool,
     /// Links in a row that led to nothing.
-    failures: u32,
+    pub(super) failures: u32,
     /// Its hub would not open, though others of its workload did: when it is asked again, and what
     /// it said.
     pub(super) refused: Option<(Instant, String)>,
@@ -288,8 +288,7 @@ impl Daemon {
             _ if target.ever_opened && self.kind == Kind::Watch => None,
             error if target.group.is_some() => {
                 target.failures += 1;
-                let (group, failures) = (target.group, target.failures);
-                self.why_pod_fails(group, error, failures)
+                self.why_pod_fails(id, error)
             }
             LinkError::NotStarted(NotStarted::Program(error)) => {
                 let program = match &target.transport {

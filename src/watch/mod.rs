@@ -103,6 +103,12 @@ pub enum Observed {
         /// When that became known.
         at: Instant,
     },
+    /// Something happened of which it is not known yet where: events were lost. "Look everywhere" at the
+    /// root follows once all directories have been gone through, or that the root is gone.
+    Lost {
+        /// When that became known.
+        at: Instant,
+    },
     /// The root is not there (any more), or another directory took its place.
     RootGone {
         /// When that became known.
@@ -122,6 +128,7 @@ impl Observed {
         match self {
             Self::Path { at, .. }
             | Self::Everywhere { at, .. }
+            | Self::Lost { at }
             | Self::RootGone { at }
             | Self::RootBack { at } => *at,
         }

@@ -15,6 +15,7 @@ mod pod_ends;
 mod pod_files;
 mod pod_hub;
 mod pod_id;
+mod pod_inside;
 mod pod_modes;
 mod pod_replay;
 mod pod_safety;

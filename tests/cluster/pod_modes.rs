@@ -132,7 +132,7 @@ fn i6_more_rights_than_ours_are_refused_and_privileged_enters() {
     refused(&rig, &manifest);
     rig.k(&["delete", "pod", "pod", "--grace-period=1"]).ends_with(0);
     manifest.sidecar["securityContext"] = json!({"capabilities": {"add": ["SYS_PTRACE"]}});
-    rig.k(&["wait", "--for=delete", "pod/pod", "--timeout=30s"]);
+    rig.k(&["wait", "--for=delete", "pod/pod", "--timeout=120s"]);
     let _ = std::fs::remove_dir_all(&rig.source);
     std::fs::create_dir(&rig.source).unwrap();
     i2_synced_to(&rig, &manifest, "/tmp", (0, 0));
@@ -206,7 +206,7 @@ fn what_cannot_be_is_refused_and_said() {
     rig.once("/etc/passwd", &[]).says_all(&["/etc/passwd", "not a directory"]);
     assert_eq!(pod.restarts("app"), 0);
     rig.k(&["delete", "pod", "pod", "--grace-period=1"]).ends_with(0);
-    rig.k(&["wait", "--for=delete", "pod/pod", "--timeout=30s"]);
+    rig.k(&["wait", "--for=delete", "pod/pod", "--timeout=120s"]);
     let mut alone = Manifest::new();
     alone.more["shareProcessNamespace"] = json!(false);
     rig.pod(&alone);

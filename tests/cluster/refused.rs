@@ -93,9 +93,12 @@ fn pods_that_cannot_be_used_are_told_with_the_reason() {
     let containers = |containers: Value| {
         move |deployment: &mut Value| spec(deployment)["containers"] = containers.clone()
     };
-    applied(&containers(json!([app("app")])), "Running")
-        .ends_with(1)
-        .says_all(&["it has no container `e2ek-sync`", "examples/kubernetes/pyramid.yaml"]);
+    applied(&containers(json!([app("app")])), "Running").ends_with(1).says_all(&[
+        "it has no container `e2ek-sync`",
+        "examples/kubernetes/pyramid.yaml",
+        "e2ek-sidecar run --serve -- CMD",
+        "examples/kubernetes/pyramid-in-container.yaml",
+    ]);
     applied(&|deployment| spec(deployment)["shareProcessNamespace"] = json!(false), "Running")
         .ends_with(1)
         .says_all(&["do not share their processes", "set shareProcessNamespace: true"]);
