@@ -42,7 +42,7 @@ use self::calls::next_call;
 use self::ending::Ending;
 use self::groups::Groups;
 use self::join::Joined;
-use self::link::{LinkEvent, Outgoing};
+use self::link::{LinkEvent, Outgoing, Parcels};
 use self::members::Members;
 pub use self::reread::Reread;
 use self::say::Teller;
@@ -94,6 +94,8 @@ struct Daemon {
     teller: Teller,
     answers: Answers,
     events: (link::Events, mpsc::Receiver<(TargetId, u64, LinkEvent)>),
+    /// Of what the session is just having sent.
+    parcels: Parcels,
     tasks: JoinSet<()>,
     /// Those behind the links. They end by themselves when they are told to, which the others need not.
     carriers: JoinSet<()>,
@@ -158,17 +160,23 @@ pub async fn run(
     // Taken before anything is started: a signal from here on ends well.
     let mut signals = Signals::new().map_err(|error| Error::failure(&error))?;
     let desk = Desk::open(reporter).map_err(|error| Error::failure(&error))?;
-    let since = Instant::now();
+    let mut heard = Instant::now();
     loop {
         let pid = match Lock::take(&config.workspace_state()) {
             Ok(lock) => {
-                // As a task: what wakes it stays within the runtime, and costs no system call.
+                // Whoever comes while a cluster is signed in to finds us, and waits.
+                let control = (kind == Kind::Watch)
+                    .then(|| ControlServer::bind(&config.control_socket(), lock))
+                    .transpose()
+                    .map_err(|error| Error::failure(&error))?;
                 let groups = tokio::select! {
                     groups = Groups::open(kind, &config) => groups?,
                     why = signals.next() => return Err(why),
                 };
-                let daemon = Daemon::open(kind, (config, reread), desk, lock, groups)?.run(signals);
-                return tokio::spawn(daemon).await.map_err(|error| Error::failure(&error))?;
+                let daemon = Daemon::open(kind, (config, reread), desk, control, groups)?;
+                // As a task: what wakes it stays within the runtime, and costs no system call.
+                let running = tokio::spawn(daemon.run(signals));
+                return running.await.map_err(|error| Error::failure(&error))?;
             }
             Err(LockError::Busy { pid }) => pid,
             Err(error) => return Err(Error::failure(&error)),
@@ -176,9 +184,13 @@ pub async fn run(
         if kind != Kind::Watch {
             return Err(Error::already_watched(&config.workspace.folder, pid));
         }
-        if let Joined::Over(exit) = join::join(&config, &desk, &mut signals, since, pid).await? {
-            desk.close(LAST_WORDS);
-            return exit;
+        match join::join(&config, &desk, &mut signals, heard, pid).await? {
+            Joined::Over(exit) => {
+                desk.close(LAST_WORDS);
+                return exit;
+            }
+            Joined::Ending => heard = Instant::now(),
+            Joined::Again => {}
         }
     }
 }
@@ -196,13 +208,10 @@ impl Daemon {
         kind: Kind,
         (config, reread): (Config, Reread),
         desk: Desk,
-        lock: Lock,
+        control: Option<ControlServer>,
         groups: Groups,
     ) -> Result<Self, Error> {
         let folder = config.workspace_state();
-        let control =
-            (kind == Kind::Watch).then(|| ControlServer::bind(&config.control_socket(), lock));
-        let control = control.transpose().map_err(|error| Error::failure(&error))?;
         let roots = settings::sources(&config)?;
         let index = folder.join("index");
         let from = index.clone();
@@ -233,6 +242,7 @@ impl Daemon {
             teller: Teller::new(roots.len()),
             answers: Answers::default(),
             events: mpsc::channel(EVENTS),
+            parcels: Parcels::default(),
             tasks: JoinSet::new(),
             carriers: JoinSet::new(),
             serial: 0,
@@ -275,6 +285,11 @@ impl Daemon {
                 why = signals.next() => self.end_because(why),
                 Some((target, serial, event)) = self.events.1.recv() => {
                     self.link_event(target, serial, event);
+                    // Many targets answer at the same time.
+                    for _ in 1..EVENTS {
+                        let Ok((target, serial, event)) = self.events.1.try_recv() else { break };
+                        self.link_event(target, serial, event);
+                    }
                 }
                 next = self.source.next() => self.source_event(next),
                 call = next_call(&mut self.control) => self.call(call),
@@ -452,6 +467,7 @@ impl Daemon {
             for effect in self.session.handle(now, input) {
                 self.perform(now, effect, &mut inputs);
             }
+            self.parcels.clear();
         }
     }
 
@@ -467,10 +483,12 @@ impl Daemon {
             }
             Effect::Send(target, message) => self.send(target, Outgoing::Message(message)),
             Effect::SendOps { target, generation, base, ops } => {
-                self.send(target, Outgoing::Ops { generation, base, ops });
+                let parcel = self.parcels.ops(generation, &ops);
+                self.send(target, Outgoing::Ops { generation, base, ops, parcel });
             }
             Effect::SendData { target, generation, ops, indices, commit } => {
-                self.send(target, Outgoing::Data { generation, ops, indices, commit });
+                let parcel = self.parcels.data(generation, &ops);
+                self.send(target, Outgoing::Data { generation, ops, indices, commit, parcel });
             }
             Effect::Ahead { target, number, op, base, whole } => {
                 self.send(target, Outgoing::Ahead { number, op, base: (!whole).then_some(base) });

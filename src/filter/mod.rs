@@ -29,6 +29,7 @@
 //! [`Filter::forget`]).
 
 pub mod check;
+mod class;
 mod dir;
 mod gitconfig;
 mod patterns;
