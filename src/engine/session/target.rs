@@ -30,6 +30,9 @@ use crate::engine::plan::{self, Given, Hold, Mode, Refused};
 const MAX_IN_FLIGHT: usize = 8;
 /// The same as long as a first sync comes in pieces: one is applied while the next is on its way.
 const FILLING: usize = 2;
+/// What is on its way to a hub that answers as soon as one to which nothing is, as [`InFlight::weight`]
+/// counts: some saves, which its link takes in ahead of doing them.
+const LITTLE_BYTES: u64 = 64 << 10;
 /// First wait before a lost link is made again, and before refused paths are tried again; doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest wait between two tries to connect.
@@ -285,10 +288,10 @@ impl Target {
         self.was_open
     }
 
-    /// The hub has answered all that it was sent.
+    /// The hub has answered all that it was sent, but for a save or a few.
     pub(super) fn is_quiet(&self) -> bool {
         matches!(self.link, Link::Ready)
-            && self.in_flight.is_empty()
+            && self.in_flight.iter().map(InFlight::weight).sum::<u64>() <= LITTLE_BYTES
             && self.unsure.is_none()
             && self.lane.is_empty()
     }
