@@ -305,10 +305,35 @@ impl Daemon {
             refusal => say::refused(&target.name, &target.root(), refusal),
         };
         // Asked again, it would only go to and fro between the two.
-        let of_another = matches!(refusal, Refusal::Owned { .. } | Refusal::Superseded);
-        let comes =
-            self.kind == Kind::Watch && (is_on_its_way(refusal) || self.others_may_open(id));
-        if of_another || !(comes || self.may_fail_alone(target.group)) {
+        if matches!(refusal, Refusal::Owned { .. } | Refusal::Superseded) {
+            return self.target_failed(id, error);
+        }
+        self.pod_fails(id, error, is_on_its_way(refusal));
+    }
+
+    /// The hub of a pod speaks no version that we do; `newer` is its build, if we are the older ones. The
+    /// session goes on to take the link for one that is being made, until the hub is asked again.
+    pub(super) fn pod_of_other_version(&mut self, id: TargetId, error: Error, newer: Option<&str>) {
+        let target = self.targets.get(&id);
+        let group = target.and_then(|target| self.groups.all.get(&target.group?));
+        let bridge = target.and_then(|target| match &target.transport {
+            Transport::Pod(hub) => Some(&hub.bridge),
+            Transport::Process(_) => None,
+        });
+        let (Some(group), Some(bridge)) = (group, bridge) else { return };
+        let error = match newer {
+            Some(build) => error.with_older_program(build),
+            None => error.with_older_hub(bridge, group.cluster.namespace(), &group.workload()),
+        };
+        self.pod_fails(id, error, false);
+    }
+
+    /// A pod cannot be served. It is asked again if that helps, or if others of its workload are served
+    /// or may be.
+    fn pod_fails(&mut self, id: TargetId, error: Error, passes: bool) {
+        let comes = self.kind == Kind::Watch && (passes || self.others_may_open(id));
+        let group = self.targets.get(&id).and_then(|target| target.group);
+        if !(comes || self.may_fail_alone(group)) {
             return self.target_failed(id, error);
         }
         let Some(target) = self.targets.get_mut(&id) else { return };

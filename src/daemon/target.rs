@@ -272,18 +272,18 @@ impl Daemon {
             return self.let_go(id);
         }
         let name = target.name.clone();
-        let group = target.group;
-        let alone = self.may_fail_alone(group);
-        let Some(target) = self.targets.get_mut(&id) else { return };
         let fatal = match error {
-            LinkError::Wire(WireError::Skew { ours, theirs, ours_build, theirs_build })
-                if !alone =>
-            {
+            LinkError::Wire(WireError::Skew { ours, theirs, ours_build, theirs_build }) => {
                 let shown = |versions: &(u16, u16), build: &str| {
                     format!("protocol {}..={} ({build})", versions.0, versions.1)
                 };
-                let (ours, theirs) = (shown(ours, ours_build), shown(theirs, theirs_build));
-                Some(Error::version_skew(name.as_str(), &ours, &theirs))
+                let said = (shown(ours, ours_build), shown(theirs, theirs_build));
+                let error = Error::version_skew(name.as_str(), &said.0, &said.1);
+                if target.group.is_some() {
+                    let newer = (theirs.0 > ours.1).then_some(&**theirs_build);
+                    return self.pod_of_other_version(id, error, newer);
+                }
+                Some(error)
             }
             _ if target.ever_opened && self.kind == Kind::Watch => None,
             error if target.group.is_some() => {

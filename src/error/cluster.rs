@@ -277,6 +277,30 @@ impl Error {
         }
     }
 
+    /// No version in common, and this program is the older end.
+    #[must_use]
+    pub fn with_older_program(self, theirs: &str) -> Self {
+        self.hint(format!("this end is the older one: install version {} here", escaped(theirs)))
+    }
+
+    /// No version in common, and the hub of a pod is the older end.
+    #[must_use]
+    pub fn with_older_hub(self, bridge: &Bridge, namespace: &str, workload: &str) -> Self {
+        let [container, program, namespace, workload] =
+            [&bridge.container, bridge.program(), namespace, workload].map(escaped);
+        let image = concat!("the hub's image of version ", env!("CARGO_PKG_VERSION"));
+        self.hint(match container == SIDECAR {
+            true => format!(
+                "the hub is the older one: kubectl -n {namespace} set image {workload} \
+                 {SIDECAR}=IMAGE, with {image}"
+            ),
+            false => format!(
+                "the hub is the older one: what brings {program} into the pods of {workload} must \
+                 have {image}"
+            ),
+        })
+    }
+
     /// `--forward` without a workload.
     #[must_use]
     pub fn nothing_to_forward_to() -> Self {

@@ -30,4 +30,5 @@ mod rights;
 #[path = "../e2e/said.rs"]
 mod said;
 mod signin;
+mod skew;
 mod watch;
