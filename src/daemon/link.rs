@@ -37,7 +37,7 @@ const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// How soon something must be heard after the network changed, of a hub that may be busy with what was
 /// sent to it, or is too old to answer: it says something every five seconds.
 const PROBED_WITHIN: Duration = HEARTBEAT.saturating_add(Duration::from_secs(2));
-/// The same, of a hub that answers a Ping at once when nothing else is on its way to it.
+/// The same, of a hub that answers a Ping at once when next to nothing else is on its way to it.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(2);
 /// A try to connect that has come so far without an end is begun anew when the network changed.
 const TRIED_FOR: Duration = Duration::from_secs(1);
@@ -141,12 +141,12 @@ pub(super) struct Shared {
 #[derive(Default)]
 pub(super) struct Probe {
     notify: Notify,
-    /// Nothing is on its way there but the Ping.
+    /// Next to nothing is on its way there but the Ping.
     alone: AtomicBool,
 }
 
 impl Probe {
-    /// Says so. A Ping is sent beside it; `alone`: it waits behind nothing.
+    /// Says so. A Ping is sent beside it; `alone`: it waits behind next to nothing.
     pub(super) fn ask(&self, alone: bool) {
         self.alone.store(alone, Ordering::Relaxed);
         self.notify.notify_one();

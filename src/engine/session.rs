@@ -109,8 +109,8 @@ impl Session {
         self.targets.values().filter_map(target::Target::deadline).min()
     }
 
-    /// Whether nothing that this hub has to work at is on its way to it: what it is asked then it can
-    /// answer at once.
+    /// Whether no more than a save or a few is on its way to this hub: what it is asked then it can
+    /// answer soon.
     #[must_use]
     pub fn is_quiet(&self, id: TargetId) -> bool {
         self.targets.get(&id).is_some_and(target::Target::is_quiet)

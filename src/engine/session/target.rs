@@ -27,6 +27,9 @@ use super::mirror::Mirror;
 use super::{Effect, Notice, Settings, TargetId};
 use crate::engine::plan::{self, Given, Hold, Mode, Refused};
 
+/// What is on its way to a hub that answers as soon as one to which nothing is, as [`InFlight::weight`]
+/// counts: some saves, which its link takes in ahead of doing them.
+const LITTLE_BYTES: u64 = 64 << 10;
 /// First wait before a lost link is made again, and before refused paths are tried again; doubles.
 const RETRY_FIRST: Duration = Duration::from_millis(100);
 /// Longest wait between two tries of refused paths.
@@ -205,7 +208,7 @@ impl Target {
     /// The hub has answered all that it was sent.
     pub(super) fn is_quiet(&self) -> bool {
         matches!(self.link, Link::Ready)
-            && self.in_flight.is_empty()
+            && self.in_flight.iter().map(InFlight::weight).sum::<u64>() <= LITTLE_BYTES
             && self.unsure.is_none()
             && self.lane.is_empty()
     }

@@ -16,6 +16,9 @@ use super::Target;
 use super::plans::Planned;
 use crate::engine::plan;
 
+/// What an op is counted for beside its content: [`InFlight::weight`].
+const OP_BYTES: u64 = 1 << 10;
+
 /// What the hub says of a generation.
 pub(in crate::engine::session) struct Report {
     pub(in crate::engine::session) generation: u64,
@@ -58,6 +61,15 @@ impl InFlight {
         if let Some(ops) = expand(&self.base, &self.ops) {
             self.ops = ops.into();
         }
+    }
+
+    /// What it is for the hub and the way there, in bytes: of its content, and some for each op.
+    pub(super) fn weight(&self) -> u64 {
+        let of = |op: &Op| match op.change.new {
+            Some(Entry::File { size, .. }) => OP_BYTES.saturating_add(size),
+            _ => OP_BYTES,
+        };
+        self.ops.iter().map(of).fold(0, u64::saturating_add)
     }
 }
 

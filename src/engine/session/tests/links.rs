@@ -117,12 +117,18 @@ fn a_hub_has_something_to_do_until_it_has_answered() {
     let quiet = |bench: &Bench| bench.session.is_quiet(0);
     assert!(quiet(&bench));
     bench.scan(&[("a", 1)]);
-    assert!(!quiet(&bench));
+    assert!(quiet(&bench), "a save is done as soon as it is there");
     bench.applied(8, &tree(&[("a", 1)]), &[]);
+    let names: Vec<String> = (0..100).map(|n| format!("f{n:03}")).collect();
+    let many: Vec<(&str, u8)> =
+        [("a", 1)].into_iter().chain(names.iter().map(|n| (&**n, 2))).collect();
+    bench.scan(&many);
+    assert!(!quiet(&bench));
+    bench.applied(9, &tree(&many), &[]);
     assert!(quiet(&bench));
     bench.input(Input::LinkDown(0));
     bench.after(0);
     assert!(!quiet(&bench), "it may have much to read before it opens");
-    bench.opened(&tree(&[("a", 1)]), 8);
+    bench.opened(&tree(&many), 9);
     assert!(quiet(&bench));
 }
