@@ -160,17 +160,23 @@ pub async fn run(
     // Taken before anything is started: a signal from here on ends well.
     let mut signals = Signals::new().map_err(|error| Error::failure(&error))?;
     let desk = Desk::open(reporter).map_err(|error| Error::failure(&error))?;
-    let since = Instant::now();
+    let mut heard = Instant::now();
     loop {
         let pid = match Lock::take(&config.workspace_state()) {
             Ok(lock) => {
-                // As a task: what wakes it stays within the runtime, and costs no system call.
+                // Whoever comes while a cluster is signed in to finds us, and waits.
+                let control = (kind == Kind::Watch)
+                    .then(|| ControlServer::bind(&config.control_socket(), lock))
+                    .transpose()
+                    .map_err(|error| Error::failure(&error))?;
                 let groups = tokio::select! {
                     groups = Groups::open(kind, &config) => groups?,
                     why = signals.next() => return Err(why),
                 };
-                let daemon = Daemon::open(kind, (config, reread), desk, lock, groups)?.run(signals);
-                return tokio::spawn(daemon).await.map_err(|error| Error::failure(&error))?;
+                let daemon = Daemon::open(kind, (config, reread), desk, control, groups)?;
+                // As a task: what wakes it stays within the runtime, and costs no system call.
+                let running = tokio::spawn(daemon.run(signals));
+                return running.await.map_err(|error| Error::failure(&error))?;
             }
             Err(LockError::Busy { pid }) => pid,
             Err(error) => return Err(Error::failure(&error)),
@@ -178,9 +184,13 @@ pub async fn run(
         if kind != Kind::Watch {
             return Err(Error::already_watched(&config.workspace.folder, pid));
         }
-        if let Joined::Over(exit) = join::join(&config, &desk, &mut signals, since, pid).await? {
-            desk.close(LAST_WORDS);
-            return exit;
+        match join::join(&config, &desk, &mut signals, heard, pid).await? {
+            Joined::Over(exit) => {
+                desk.close(LAST_WORDS);
+                return exit;
+            }
+            Joined::Ending => heard = Instant::now(),
+            Joined::Again => {}
         }
     }
 }
@@ -198,13 +208,10 @@ impl Daemon {
         kind: Kind,
         (config, reread): (Config, Reread),
         desk: Desk,
-        lock: Lock,
+        control: Option<ControlServer>,
         groups: Groups,
     ) -> Result<Self, Error> {
         let folder = config.workspace_state();
-        let control =
-            (kind == Kind::Watch).then(|| ControlServer::bind(&config.control_socket(), lock));
-        let control = control.transpose().map_err(|error| Error::failure(&error))?;
         let roots = settings::sources(&config)?;
         let index = folder.join("index");
         let from = index.clone();

@@ -12,5 +12,6 @@ mod control_commands {
     mod answers;
     mod hub;
     mod ignore;
+    mod joining;
     mod version;
 }

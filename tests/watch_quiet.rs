@@ -14,7 +14,9 @@ use e2ek_sync::watch::{Observed, Watch};
 /// How often the watching thread has waited so far; it is the only one in this process.
 fn waits() -> u64 {
     let threads = fs::read_dir("/proc/self/task").unwrap().flatten().map(|entry| entry.path());
-    let watching = |thread: &PathBuf| fs::read_to_string(thread.join("comm")).unwrap() == "watch\n";
+    let watching = |thread: &PathBuf| {
+        fs::read_to_string(thread.join("comm")).is_ok_and(|comm| comm == "watch\n")
+    };
     let watching: Vec<PathBuf> = threads.filter(watching).collect();
     let [thread] = &watching[..] else { panic!("one thread watches: {watching:?}") };
     let status = fs::read_to_string(thread.join("status")).unwrap();

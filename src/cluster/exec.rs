@@ -17,7 +17,7 @@ use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::error::Status;
 use super::object::query;
-use super::{Ask, BRIDGE, Cluster, ClusterError, Ready, SIDECAR};
+use super::{Ask, Bridge, Cluster, ClusterError, Ready};
 
 /// How long a stream may take to be there.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
@@ -77,13 +77,14 @@ impl Cluster {
     ///
     /// # Errors
     /// When the upgrade is refused. A program that cannot be started is told by the stream.
-    pub async fn bridge(&self, pod: &str) -> Result<Exec, ClusterError> {
+    pub async fn bridge(&self, pod: &str, bridge: &Bridge) -> Result<Exec, ClusterError> {
         super::object::check_name("pod", pod)?;
-        let command = BRIDGE.map(|word| format!("&command={}", query(word))).concat();
+        let words = bridge.command.iter().map(|word| format!("&command={}", query(word)));
         let path = format!(
-            "/api/v1/namespaces/{}/pods/{pod}/exec?container={SIDECAR}{command}\
-             &stdin=true&stdout=true&stderr=true",
-            self.namespace()
+            "/api/v1/namespaces/{}/pods/{pod}/exec?container={}{}&stdin=true&stdout=true&stderr=true",
+            self.namespace(),
+            query(&bridge.container),
+            words.collect::<String>()
         );
         let ask = Ask { path, verb: "get", resource: "pods/exec" };
         // Signing in takes as long as it takes.
@@ -94,7 +95,7 @@ impl Cluster {
             }
             connection => connection,
         };
-        let connection = connection.map_err(|error| self.no_exec(pod, &ask, error))?;
+        let connection = connection.map_err(|error| self.no_exec(pod, bridge, &ask, error))?;
         let closes = connection.supports_stream_close();
         // Nothing was read from it yet.
         let stream = connection.into_stream().into_inner();
@@ -114,13 +115,14 @@ impl Cluster {
         connected.map_err(|_| self.unreachable(format!("no stream within {CONNECT_WITHIN:?}")))
     }
 
-    fn no_exec(&self, pod: &str, ask: &Ask, error: kube::Error) -> ClusterError {
+    fn no_exec(&self, pod: &str, bridge: &Bridge, ask: &Ask, error: kube::Error) -> ClusterError {
         let message = match &error {
             kube::Error::Api(status) if !matches!(status.code, 401 | 403) => status.message.clone(),
             kube::Error::UpgradeConnection(why) => why.to_string(),
             _ => return self.failed(ask, error),
         };
-        ClusterError::Exec { pod: pod.to_owned(), container: SIDECAR.to_owned(), message }
+        let (pod, container) = (pod.to_owned(), bridge.container.clone());
+        ClusterError::Exec { pod, container, message }
     }
 }
 

@@ -17,19 +17,22 @@ use crate::report::{Desk, Event, Text};
 
 /// Between two tries while the first one is just beginning or ending.
 const AGAIN_AFTER: Duration = Duration::from_millis(20);
-/// How long somebody may hold the lock and not listen: the first one binds its socket at once, and
-/// what holds the lock for a moment is no watch.
+/// How long somebody may hold the lock and not listen: the first one binds its socket at once, lets go
+/// of the lock at once after it, and what holds the lock for a moment is no watch.
 const LISTENS_WITHIN: Duration = Duration::from_secs(2);
 
 /// What became of a try to join.
 pub(super) enum Joined {
     /// It took part until its end; the exit code.
     Over(Result<u8, Error>),
-    /// The first one ends or has ended: this may be the first now.
+    /// The first one listens still, and ends: this may be the first soon.
+    Ending,
+    /// Nobody listens: this may be the first now.
     Again,
 }
 
-/// Takes part in the session that process `pid` has, which holds the lock since `since` at least.
+/// Takes part in the session that process `pid` has. Somebody was `heard` of last at that time, at the
+/// latest when this process began to look.
 ///
 /// # Errors
 /// When it cannot, or was interrupted while it tried.
@@ -37,7 +40,7 @@ pub(super) async fn join(
     config: &Config,
     desk: &Desk,
     signals: &mut Signals,
-    since: Instant,
+    heard: Instant,
     pid: Option<u32>,
 ) -> Result<Joined, Error> {
     let joining = settings::joining(config)?;
@@ -53,16 +56,20 @@ pub(super) async fn join(
     match asked {
         Ok(Ok(membership)) => Ok(Joined::Over(follow(config, desk, signals, membership).await)),
         Ok(Err(failure)) => Err(failure.into()),
-        Err(ClientError::NoDaemon) if since.elapsed() > LISTENS_WITHIN => {
+        Err(ClientError::NoDaemon) if heard.elapsed() > LISTENS_WITHIN => {
             Err(Error::already_watched(&config.workspace.folder, pid))
         }
-        Err(ClientError::NoDaemon | ClientError::Ended) => {
-            tokio::select! {
-                () = tokio::time::sleep(AGAIN_AFTER) => Ok(Joined::Again),
-                why = signals.next() => Err(why),
-            }
-        }
+        Err(ClientError::NoDaemon) => again(signals, Joined::Again).await,
+        Err(ClientError::Ended) => again(signals, Joined::Ending).await,
         Err(error) => Err(Error::unanswered(error, &config.workspace.folder, &socket)),
+    }
+}
+
+/// That, after a moment.
+async fn again(signals: &mut Signals, joined: Joined) -> Result<Joined, Error> {
+    tokio::select! {
+        () = tokio::time::sleep(AGAIN_AFTER) => Ok(joined),
+        why = signals.next() => Err(why),
     }
 }
 

@@ -30,7 +30,8 @@ fn ended(pod: &Pod<'_>) -> Value {
 fn i3_comes_back(pod: &Pod<'_>, file: &str) -> Main {
     let before = pod.main("app");
     // Root of the image, which begins anew: the next start does not find it.
-    pod.exec(&["touch", file]).ends_with(0);
+    // Its end may come before the answer.
+    pod.exec(&["touch", file]);
     let main = pod.next_main("app", Some(before));
     until("all is written again", || main.file("/tmp/view.py").as_deref() == Some("one"));
     until("to the last", || main.file("/tmp/deep/er/data").as_deref() == Some("two"));

@@ -48,11 +48,12 @@ impl Rig {
         Some(this)
     }
 
-    /// A file below the source.
+    /// A file below the source, saved at once: nobody ever sees half of it.
     pub(crate) fn write(&self, name: &str, text: &str) {
-        let path = self.source.join(name);
+        let (path, aside) = (self.source.join(name), self.home.join("aside-of-a-save"));
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        fs::write(path, text).unwrap();
+        fs::write(&aside, text).unwrap();
+        fs::rename(aside, path).unwrap();
     }
 
     pub(crate) fn kubectl_command(&self) -> Command {

@@ -124,14 +124,18 @@ fn a_certificate_that_a_program_gives_is_renewed_before_it_ends() {
         line(&key)
     );
     let config = kubeconfig(&rig, &program(&rig, &script));
+    let began = std::time::Instant::now();
     let mut watch = rig.watch(TARGET, &["--kubeconfig", &config]);
     watch.line(&["sync end", "gen=1"]);
-    assert_eq!(asked(&rig), 1, "once for all that is asked of the server");
+    // Not used in its last five seconds: on a slow machine it is asked for again meanwhile.
+    let most = 1 + began.elapsed().as_secs() as usize / 5;
+    assert!(asked(&rig) <= most, "{} times: once for all that is asked of the server", asked(&rig));
     until_old(&rig, 6);
+    let before = asked(&rig);
     rig.k(&["delete", "pod", &pod, "--wait=false"]).ends_with(0);
     watch.line(&["pod found"]);
     watch.line(&["sync end", "targets=1/1"]);
-    assert!(asked(&rig) > 1, "it was asked again");
+    assert!(asked(&rig) > before, "it was asked again");
     watch.stop();
 }
 

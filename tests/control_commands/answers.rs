@@ -12,7 +12,7 @@ use e2ek_sync::report::{
     Event, Failure, Generations, Latency, Record, STATUS_VERSION, State, Status, WatchCounts,
 };
 
-use super::place::Place;
+use super::place::{PATIENCE, Place};
 
 const ALL: [&[&str]; 12] = [
     &["flush"],
@@ -169,7 +169,7 @@ fn attach_follows_until_the_daemon_says_that_it_ends() {
     let daemon = place.daemon(records.map(record).into(), |_| done(None));
     let (mut following, lines) = follow(&place, &["attach"]);
     // Nobody tells when it has come so far that it hears something.
-    let until = Instant::now() + Duration::from_secs(20);
+    let until = Instant::now() + PATIENCE;
     let heard = loop {
         place.run(&["pause"]);
         match lines.recv_timeout(Duration::from_millis(20)) {
@@ -196,7 +196,7 @@ fn status_is_watched_until_the_daemon_ends_and_said_only_when_it_is_another() {
     });
     let (mut watching, lines) = follow(&place, &["status", "--watch"]);
     for generation in 42..45 {
-        let line = lines.recv_timeout(Duration::from_secs(20)).unwrap();
+        let line = lines.recv_timeout(PATIENCE).unwrap();
         let expected = format!("[e2ek] status state=synced gen={generation} acked=42 ");
         assert!(line.starts_with(&expected), "{line}");
     }

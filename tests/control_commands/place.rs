@@ -16,7 +16,7 @@ use tempfile::TempDir;
 pub(crate) use super::said::Said;
 
 /// Nothing here takes this long unless it is broken.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) struct Place {
     home: TempDir,
@@ -57,6 +57,12 @@ impl Place {
         Config::resolve(&Flags::default(), &environment).unwrap()
     }
 
+    /// Where a daemon has its lock, and its socket.
+    pub(crate) fn daemon_place(&self) -> (PathBuf, PathBuf) {
+        let config = self.config();
+        (config.workspace_state(), config.control_socket())
+    }
+
     /// A daemon that answers each request with what `answer` says, and then tells its followers
     /// `records`; after a stop it hangs up and ends.
     pub(crate) fn daemon(
@@ -64,8 +70,7 @@ impl Place {
         records: Vec<Record>,
         answer: impl Fn(&Request) -> Reply + Send + 'static,
     ) -> Daemon {
-        let config = self.config();
-        let (lock, socket) = (config.workspace_state(), config.control_socket());
+        let (lock, socket) = self.daemon_place();
         let (asked, requests) = mpsc::channel();
         let (listening, listens) = mpsc::channel();
         let thread = thread::spawn(move || {

@@ -181,12 +181,14 @@ fn a_save_waits_for_no_large_file() {
     gate.allow(0);
     // Unoptimised, 512 MiB take half a minute.
     let len = if std::env::var_os("E2EK_FULL").is_some() { 256 << 20 } else { 48 << 20 };
-    large(place, "first.bin", len, 1);
-    large(place, "second.bin", len, 2);
-    gate.enough_for("the first is on its way", || staged(place) >= 2 << 20);
-    // What passes before the save is seen says nothing: first the large files are known, then it is.
+    // What passes before the save is seen says nothing: first the large files are known, one by one,
+    // then it is.
     let seen = |trees| until("it is seen", || daemon.status()["gen"]["local"] == trees);
+    large(place, "first.bin", len, 1);
+    seen(2);
+    large(place, "second.bin", len, 2);
     seen(3);
+    gate.enough_for("the first is on its way", || staged(place) >= 2 << 20);
     place.save("app.py", "two");
     seen(4);
     gate.enough_for("the save is there", || place.read("app.py").as_deref() == Some("two"));

@@ -14,9 +14,12 @@ const SETTING: &str = "/proc/sys/fs/inotify/max_queued_events";
 /// The setting is the whole machine's.
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
+/// The kernel's own choice.
+const USUAL: u32 = 16_384;
+
 /// The machine's longest queue of events; put back when dropped.
 struct Queue {
-    before: String,
+    before: u32,
     _alone: MutexGuard<'static, ()>,
 }
 
@@ -24,18 +27,19 @@ impl Queue {
     /// `None` where it may not be set.
     fn of(events: u32) -> Option<Self> {
         let alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = fs::read_to_string(SETTING).ok()?;
+        let before = fs::read_to_string(SETTING).ok()?.trim().parse::<u32>().ok()?;
         if fs::write(SETTING, events.to_string()).is_err() {
             println!("left out: only root may set fs.inotify.max_queued_events");
             return None;
         }
-        Some(Self { before, _alone: alone })
+        // One that was killed with its short queue has left it so.
+        Some(Self { before: before.max(USUAL), _alone: alone })
     }
 }
 
 impl Drop for Queue {
     fn drop(&mut self) {
-        let _ = fs::write(SETTING, &self.before);
+        let _ = fs::write(SETTING, self.before.to_string());
     }
 }
 

@@ -39,6 +39,22 @@ fn i9_each_event_is_one_restart_without_debounce() {
     assert_eq!(app.stop().1, [""; 0]);
 }
 
+/// Truncated and written, as most editors do.
+#[test]
+fn i9_a_file_that_is_written_where_it_stands_is_one_restart() {
+    let app = supervise(&[], APP);
+    app.expect("start");
+    for _ in 0..3 {
+        let begin = Instant::now();
+        fs::write(app.path("a.py"), "a").unwrap();
+        let took = begin.elapsed();
+        app.expect("start");
+        let more = app.lines_for(Duration::from_millis(300));
+        // Held up in the midst of it, it looks like a file that stays open.
+        assert!(more == 0 || took > Duration::from_millis(25), "{more} more, saved in {took:?}");
+    }
+}
+
 #[test]
 fn opening_and_reading_never_restart() {
     let app = supervise_in(
@@ -124,12 +140,23 @@ fn a_watched_directory_that_comes_back_is_watched_again() {
 fn debounce_a_burst_then_one_more_is_two_restarts() {
     let mut app = supervise(&["--debounce", "2"], APP);
     app.expect("start");
-    let begin = Instant::now();
-    for name in ["a.py", "b.py", "c.py"] {
-        app.save(name);
-        // Every new event resets the timer, so that this pause alone would let none through.
-        app.silent_for(Duration::from_millis(800));
-    }
+    let mut tries = 0;
+    let begin = loop {
+        let begin = Instant::now();
+        let mut starts = 0;
+        for name in ["a.py", "b.py", "c.py"] {
+            app.save(name);
+            // Every new event resets the timer, so that this pause alone would let none through.
+            starts += app.lines_for(Duration::from_millis(800));
+        }
+        if starts == 0 {
+            break begin;
+        }
+        // Who is held up, we or the supervisor, sees longer pauses.
+        tries += 1;
+        assert!(tries < 5, "{starts} restarts in the midst of a burst of {:?}", begin.elapsed());
+        while app.lines_for(Duration::from_secs(3)) > 0 {}
+    };
     app.expect("start");
     assert!(begin.elapsed() >= Duration::from_millis(3500), "{:?}", begin.elapsed());
     app.save("a.py");
@@ -140,7 +167,7 @@ fn debounce_a_burst_then_one_more_is_two_restarts() {
 #[test]
 fn the_pending_restart_is_dropped_on_stop() {
     let mut app = supervise(
-        &["--debounce", "300ms", "--kill-after", "1"],
+        &["--debounce", "1", "--kill-after", "2"],
         "
         trap '' INT
         echo start
@@ -148,7 +175,7 @@ fn the_pending_restart_is_dropped_on_stop() {
     );
     app.expect("start");
     app.save("a.py");
-    // It lives for a second more, in which the restart would have come.
+    // It lives for two seconds more, in which the restart would have come.
     assert_eq!(app.stop().1, [""; 0]);
 }
 
@@ -172,23 +199,24 @@ fn an_exited_command_may_be_left_dead_until_the_next_event() {
 
 #[test]
 fn a_crash_loop_slows_down_and_a_save_cuts_it_short() {
-    let app = supervise(&[], "echo start; exit 1");
     let begin = Instant::now();
-    for _ in 0..7 {
+    let app = supervise(&[], "echo start; exit 1");
+    for _ in 0..8 {
         app.expect("start");
     }
-    // 0 + 100 + 200 + 400 + 800 + 1600 ms
-    assert!(begin.elapsed() >= Duration::from_millis(3000), "{:?}", begin.elapsed());
+    // 0 + 100 + 200 + 400 + 800 + 1600 + 3200 ms
+    assert!(begin.elapsed() >= Duration::from_millis(6300), "{:?}", begin.elapsed());
+    // The next one would come 6400 ms after the last: nobody is held up for so long.
     let begin = Instant::now();
     app.save("a.py");
     app.expect("start");
-    assert!(begin.elapsed() < Duration::from_millis(2000), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_millis(6000), "{:?}", begin.elapsed());
 }
 
 #[test]
 fn i9_what_comes_while_it_stops_becomes_one_restart() {
     let app = supervise(
-        &[],
+        &["--kill-after", "1000"],
         "
         test -e gate || mkfifo gate
         trap 'echo stopping; read word < gate; exit 0' INT

@@ -76,7 +76,9 @@ fn sentinels(top: i32) -> Vec<(i32, i32)> {
 
 /// Waits until the sentinel has passed on what the terminal sent to its group.
 fn until_heard(terminal: &Terminal) {
-    let [(sentinel, _)] = sentinels(pid_of(terminal))[..] else { panic!("one") };
+    // It names itself in its own time.
+    let one = || <[_; 1]>::try_from(sentinels(pid_of(terminal))).ok();
+    let [(sentinel, _)] = eventually(one);
     let pending = || {
         let status = fs::read_to_string(format!("/proc/{sentinel}/status")).unwrap();
         let mask = status.lines().find_map(|line| line.strip_prefix("ShdPnd:\t")).unwrap();

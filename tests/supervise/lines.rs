@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::run::command;
+use super::run::{command, save};
 
 /// The supervisor's own lines, as they come, without those of the command.
 fn own_lines(mut command: Command) -> (Child, impl Iterator<Item = String>) {
@@ -22,7 +22,7 @@ fn each_restart_is_told_with_its_generation() {
     let started = format!("[e2ek] started source={folder} targets=sh workspace={folder}");
     assert_eq!(lines.next().unwrap(), started);
     for generation in 1..3 {
-        std::fs::write(directory.path().join("a.py"), "x").unwrap();
+        save(&directory.path().join("a.py"), directory.path());
         let begin = format!("[e2ek] restart begin gen={generation} target=sh");
         assert_eq!(lines.next().unwrap(), begin);
         let end = lines.next().unwrap();

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
@@ -93,9 +93,16 @@ impl Supervised {
         assert_eq!(said, Err(RecvTimeoutError::Timeout));
     }
 
-    /// Saves a file in the watched directory, truncated and written, as most editors do.
+    /// How many lines come within this long.
+    pub(crate) fn lines_for(&self, time: Duration) -> usize {
+        let until = Instant::now() + time;
+        let left = || until.saturating_duration_since(Instant::now());
+        std::iter::from_fn(|| self.lines.recv_timeout(left()).ok()).count()
+    }
+
+    /// Saves a file in the watched directory, by one rename: that is one event, however slow we are.
     pub(crate) fn save(&self, name: &str) {
-        fs::write(self.path(name), name).unwrap();
+        save(&self.path(name), self.directory.path());
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
@@ -152,6 +159,13 @@ impl Drop for Supervised {
             let _ = self.child.wait();
         }
     }
+}
+
+/// Makes a file anew in one step; what it is made of stands beside the directory.
+pub(crate) fn save(path: &Path, directory: &Path) {
+    let aside = directory.with_extension("aside-of-a-save");
+    fs::write(&aside, path.as_os_str().as_encoded_bytes()).unwrap();
+    fs::rename(aside, path).unwrap();
 }
 
 /// Waits for a condition that nobody announces.

@@ -63,7 +63,6 @@ fn sigkill_to_the_group_after_kill_after() {
     app.save("a.py");
     app.expect("start");
     assert!(begin.elapsed() >= Duration::from_millis(300));
-    assert!(begin.elapsed() < Duration::from_secs(5));
     assert_eq!(app.stop(), (Some(143), vec![]));
 }
 

@@ -16,10 +16,10 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use rustix::termios::{LocalModes, tcgetattr, tcgetpgrp};
 use tempfile::TempDir;
 
-use super::run::{PATIENCE, command, eventually};
+use super::run::{PATIENCE, command, eventually, save};
 
 pub(crate) struct Terminal {
-    _directory: TempDir,
+    directory: TempDir,
     /// Where it is saved, below that.
     pub(crate) source: PathBuf,
     pub(crate) child: Child,
@@ -58,15 +58,7 @@ pub(crate) fn on_terminal(directory: TempDir, mut command: Command) -> Terminal 
         }
     });
     let source = directory.path().to_owned();
-    Terminal {
-        _directory: directory,
-        source,
-        child,
-        user: user.into(),
-        terminal,
-        output,
-        seen: String::new(),
-    }
+    Terminal { directory, source, child, user: user.into(), terminal, output, seen: String::new() }
 }
 
 pub(crate) fn supervised(flags: &[&str], script: &str) -> Terminal {
@@ -107,7 +99,7 @@ impl Terminal {
     }
 
     pub(crate) fn save(&self, name: &str) {
-        std::fs::write(self.source.join(name), name).unwrap();
+        save(&self.source.join(name), self.directory.path());
     }
 
     #[track_caller]

@@ -13,7 +13,7 @@ use proptest::prelude::*;
 /// Opens a store that nobody holds. Between its fork and its exec a process that another test starts
 /// has our descriptors, the lock among them: that moment is waited out.
 fn open(dir: &Path) -> (Store, Loaded) {
-    let give_up = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    let give_up = std::time::Instant::now() + std::time::Duration::from_secs(60);
     loop {
         match Store::open(dir) {
             Err(StoreError::Locked { .. }) if std::time::Instant::now() < give_up => {
