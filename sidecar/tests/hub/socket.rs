@@ -320,7 +320,9 @@ fn i5_what_came_before_a_link_was_cut_is_done() {
         Hello::ours().encode(&mut words);
         wire::encode(&ToHub::Open(open(ANN, &target)), &mut words);
         wire::encode(&ToHub::Ops { generation: 1, ops, last: true }, &mut words);
-        data.iter().for_each(|message| drop(wire::encode(message, &mut words)));
+        for message in &data {
+            wire::encode(message, &mut words);
+        }
         kill_process(hub, Signal::STOP).unwrap();
         let mut stream = Client::reach(&served.socket).unwrap();
         stream.write_all(&words).unwrap();

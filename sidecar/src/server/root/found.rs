@@ -276,6 +276,11 @@ fn mount_root(directory: BorrowedFd<'_>, name: &[u8], stat: &Statx) -> Result<bo
 /// The mount id of an open file: from `statx`, else from procfs; `None` where neither tells.
 pub(super) fn mount_id(fd: BorrowedFd<'_>) -> Option<u64> {
     let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::MNT_ID).ok()?;
+    mount_id_in(&stat, fd)
+}
+
+/// The same, for who has just asked for it.
+pub(super) fn mount_id_in(stat: &Statx, fd: BorrowedFd<'_>) -> Option<u64> {
     if stat.stx_mask & StatxFlags::MNT_ID.bits() != 0 {
         return Some(stat.stx_mnt_id);
     }

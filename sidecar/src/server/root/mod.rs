@@ -314,10 +314,12 @@ fn split(path: &SyncPath) -> (&[u8], &[u8]) {
 }
 
 fn identify(fd: BorrowedFd<'_>) -> Result<RootIdentity, Errno> {
-    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, StatxFlags::BASIC_STATS)?;
+    // One call, as it is asked with each acknowledgement.
+    let wanted = StatxFlags::BASIC_STATS | StatxFlags::MNT_ID;
+    let stat = rustix::fs::statx(fd, c"", AtFlags::EMPTY_PATH, wanted)?;
     Ok(RootIdentity {
         device: found::device(&stat),
         inode: stat.stx_ino,
-        mount: found::mount_id(fd).unwrap_or(0),
+        mount: found::mount_id_in(&stat, fd).unwrap_or(0),
     })
 }
