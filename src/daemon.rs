@@ -545,11 +545,15 @@ impl Daemon {
     /// Says what waits. Links come first in every round, so that what was queued for them is gone.
     fn say_all(&mut self) {
         self.say_at = None;
-        for event in std::mem::take(&mut self.unsaid) {
-            if let Some(control) = &self.control {
+        let unsaid = std::mem::take(&mut self.unsaid);
+        if unsaid.is_empty() {
+            return;
+        }
+        if let Some(control) = &self.control {
+            for event in &unsaid {
                 control.publish(&Record::at(std::time::SystemTime::now(), event.clone()));
             }
-            let _ = self.desk.say(event);
         }
+        let _ = self.desk.say_all(unsaid);
     }
 }

@@ -55,11 +55,21 @@ impl Desk {
 
     /// Queues an event. Tells whether the outputs were still there a moment ago.
     pub fn say(&self, event: Event) -> Heard {
-        let bytes = if let Event::Output { bytes, .. } = &event { bytes.len() } else { 0 };
+        self.say_all([event])
+    }
+
+    /// Queues events of one moment: the thread is woken once for all of them.
+    pub fn say_all(&self, events: impl IntoIterator<Item = Event>) -> Heard {
+        let (now, date) = (Instant::now(), SystemTime::now());
         let mut state = self.shared.lock();
-        state.backlog.push((event, Instant::now(), SystemTime::now()), bytes);
+        for event in events {
+            let bytes = if let Event::Output { bytes, .. } = &event { bytes.len() } else { 0 };
+            state.backlog.push((event, now, date), bytes);
+        }
+        let heard = state.heard;
+        drop(state);
         self.shared.changed.notify_all();
-        state.heard
+        heard
     }
 
     /// Waits until everything is said, but no longer than `patience`: a stopped terminal must not
