@@ -12,6 +12,7 @@ mod exec;
 mod find;
 mod follow;
 mod forward;
+mod hub;
 mod log;
 mod object;
 mod pass;
@@ -30,16 +31,15 @@ pub use error::{ClusterError, Obstacle, Status};
 pub use exec::{Exec, Finish, Receiver, Sender};
 pub use find::{Selection, Sought};
 pub use follow::{Following, LookAgain, Pods};
+pub use hub::Bridge;
 pub use pod::Place;
 pub use proxy::Proxies;
 
 use access::Entry;
 use pass::{Due, Pass, Pause};
 
-/// The container that the hub runs in.
+/// The container that a hub beside the app runs in.
 pub const SIDECAR: &str = "e2ek-sync";
-/// The bridge to the hub, in that container.
-const BRIDGE: [&str; 2] = ["/e2ek-sidecar", "connect"];
 /// How long one question may take. A watch and a stream take as long as they take.
 const ANSWERED_WITHIN: Duration = Duration::from_secs(20);
 

@@ -113,7 +113,7 @@ impl Scene {
                     let at = self.at(subtree);
                     list(&at, &mut self.found);
                 }
-                Observed::RootGone { .. } | Observed::RootBack { .. } => {}
+                Observed::Lost { .. } | Observed::RootGone { .. } | Observed::RootBack { .. } => {}
             }
             self.log.push(one);
         }
@@ -371,14 +371,23 @@ async fn i12_an_overflow_is_counted_and_everything_is_found_all_the_same(start: 
     let (gate, open) = (Arc::new(std::sync::Barrier::new(2)), Arc::new(std::sync::Barrier::new(2)));
     let (at_gate, may_go) = (Arc::clone(&gate), Arc::clone(&open));
     let first = AtomicBool::new(true);
+    let (told, is_told) = mpsc::channel::<()>();
+    let is_told = std::sync::Mutex::new(is_told);
     let wanted: Wanted = Arc::new(move |path: &SyncPath| {
-        if path.name() == Some(b"gate") && first.swap(false, Ordering::Relaxed) {
-            at_gate.wait();
-            may_go.wait();
+        if path.name() == Some(b"gate") {
+            if first.swap(false, Ordering::Relaxed) {
+                at_gate.wait();
+                may_go.wait();
+            } else {
+                // All is gone through anew: not before somebody knows that it will be.
+                let _ = is_told.lock().unwrap().recv();
+            }
         }
         true
     });
     let mut scene = Scene::new(start, wanted, |root| fill(root, 100, 1)).await;
+    // Dropped before the watch, so that a test that fails ends.
+    let told = told;
     let limit = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").unwrap();
     // The portable watch keeps this many before it has lost some.
     let limit = limit.trim().parse::<usize>().unwrap().max(65_536);
@@ -395,7 +404,11 @@ async fn i12_an_overflow_is_counted_and_everything_is_found_all_the_same(start: 
         fs::remove_dir_all(root.join("a1")).unwrap();
         open.wait();
     });
-    scene.until(|o| matches!(o, Observed::Everywhere { subtree, .. } if subtree.is_root())).await;
+    scene.until(|o| matches!(o, Observed::Lost { .. })).await;
+    let everywhere = Observed::Everywhere { subtree: SyncPath::root(), at: Instant::now() };
+    assert!(!scene.saw(&everywhere), "it was said before all was gone through");
+    drop(told);
+    scene.until(|o| same(o, &everywhere)).await;
     storm.join().unwrap();
     assert_eq!(scene.watch.stats().overflows, 1);
     assert_eq!(scene.watch.stats().rewalks, 1);

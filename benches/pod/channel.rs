@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use e2ek_sync::cluster::{Access, Cluster};
+use e2ek_sync::cluster::{Access, Bridge, Cluster};
 use e2ek_sync::transport::Link;
 use e2ek_sync::transport::kube::PodHub;
 use serde_json::json;
@@ -66,7 +66,8 @@ impl Far {
         };
         let cluster = runtime.block_on(Cluster::open(access));
         let cluster = cluster.map_err(|error| error.to_string())?;
-        Ok(Self { hub: PodHub { cluster, pod: NAME.to_owned() }, runtime })
+        let hub = PodHub { cluster, pod: NAME.to_owned(), bridge: Bridge::beside() };
+        Ok(Self { hub, runtime })
     }
 
     pub(crate) fn pod() -> Pod {

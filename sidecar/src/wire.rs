@@ -161,8 +161,8 @@ pub struct Open {
 pub struct Container {
     /// Its name in the pod.
     pub name: String,
-    /// What the cluster knows it by (64 hexadecimal digits), to check what the hub finds; `None`
-    /// when the daemon was not told. It changes with each restart of the container.
+    /// What the cluster knows it by (64 hexadecimal digits): one that runs under another id is not
+    /// opened. `None` when the daemon was not told. It changes with each restart of the container.
     pub id: Option<String>,
 }
 

@@ -156,8 +156,15 @@ pub enum Obstacle {
         /// The cluster's word.
         reason: String,
     },
-    /// It has no hub.
-    NoSidecar,
+    /// It has no hub, neither in a container of its own nor in the app's.
+    NoHub,
+    /// It has hubs in containers of apps, and none for the one that is wanted.
+    HubElsewhere {
+        /// The container that was wanted.
+        wanted: String,
+        /// Those that are served.
+        containers: Vec<String>,
+    },
     /// The hub could not see the app's process.
     NotShared,
     /// Several containers could be meant.

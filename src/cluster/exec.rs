@@ -11,14 +11,20 @@ use std::time::Duration;
 
 use futures_util::{Sink, Stream, StreamExt};
 use kube::client::Connection;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::error::Status;
 use super::object::query;
-use super::{Ask, BRIDGE, Cluster, ClusterError, Ready, SIDECAR};
+use super::{Ask, Bridge, Cluster, ClusterError, Ready};
 
 /// How long a stream may take to be there.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Read at once. All of it is written over with zeros before each look for more, so that kube's own
+/// 128 KiB cost a daemon with many pods more than all else: what a hub says is short.
+const READ_BYTES: usize = 4 << 10;
 
 /// What comes of a connection.
 pub type Receiver = Pin<Box<dyn Stream<Item = Result<Message, tungstenite::Error>> + Send>>;
@@ -71,13 +77,14 @@ impl Cluster {
     ///
     /// # Errors
     /// When the upgrade is refused. A program that cannot be started is told by the stream.
-    pub async fn bridge(&self, pod: &str) -> Result<Exec, ClusterError> {
+    pub async fn bridge(&self, pod: &str, bridge: &Bridge) -> Result<Exec, ClusterError> {
         super::object::check_name("pod", pod)?;
-        let command = BRIDGE.map(|word| format!("&command={}", query(word))).concat();
+        let words = bridge.command.iter().map(|word| format!("&command={}", query(word)));
         let path = format!(
-            "/api/v1/namespaces/{}/pods/{pod}/exec?container={SIDECAR}{command}\
-             &stdin=true&stdout=true&stderr=true",
-            self.namespace()
+            "/api/v1/namespaces/{}/pods/{pod}/exec?container={}{}&stdin=true&stdout=true&stderr=true",
+            self.namespace(),
+            query(&bridge.container),
+            words.collect::<String>()
         );
         let ask = Ask { path, verb: "get", resource: "pods/exec" };
         // Signing in takes as long as it takes.
@@ -88,9 +95,13 @@ impl Cluster {
             }
             connection => connection,
         };
-        let connection = connection.map_err(|error| self.no_exec(pod, &ask, error))?;
+        let connection = connection.map_err(|error| self.no_exec(pod, bridge, &ask, error))?;
         let closes = connection.supports_stream_close();
-        let (sender, receiver) = connection.into_stream().split();
+        // Nothing was read from it yet.
+        let stream = connection.into_stream().into_inner();
+        let config = WebSocketConfig::default().read_buffer_size(READ_BYTES);
+        let stream = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await;
+        let (sender, receiver) = stream.split();
         Ok(Exec { receiver: Box::pin(receiver), sender: Box::pin(sender), closes })
     }
 
@@ -104,13 +115,14 @@ impl Cluster {
         connected.map_err(|_| self.unreachable(format!("no stream within {CONNECT_WITHIN:?}")))
     }
 
-    fn no_exec(&self, pod: &str, ask: &Ask, error: kube::Error) -> ClusterError {
+    fn no_exec(&self, pod: &str, bridge: &Bridge, ask: &Ask, error: kube::Error) -> ClusterError {
         let message = match &error {
             kube::Error::Api(status) if !matches!(status.code, 401 | 403) => status.message.clone(),
             kube::Error::UpgradeConnection(why) => why.to_string(),
             _ => return self.failed(ask, error),
         };
-        ClusterError::Exec { pod: pod.to_owned(), container: SIDECAR.to_owned(), message }
+        let (pod, container) = (pod.to_owned(), bridge.container.clone());
+        ClusterError::Exec { pod, container, message }
     }
 }
 

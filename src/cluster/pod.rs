@@ -1,5 +1,6 @@
 //! Decides whether a pod can be used, which of its containers is the app's, and if not, why. Pure.
 
+use super::hub::{Bridge, Wrapper};
 use super::object::{Container, ContainerStatus, Pod};
 use super::{Obstacle, SIDECAR};
 
@@ -31,8 +32,10 @@ pub struct Place {
     /// What the cluster knows that container by now: changes with each restart.
     pub container_id: Option<String>,
     /// The same of the hub's container.
-    pub sidecar_id: Option<String>,
-    /// The container's command runs under the wrapper, which passes on what it says.
+    pub hub_id: Option<String>,
+    /// How the hub is reached.
+    pub bridge: Bridge,
+    /// The container's command runs under a wrapper of that hub, which passes on what it says.
     pub wrapped: bool,
 }
 
@@ -44,14 +47,11 @@ pub(super) fn is_leaving(pod: &Pod) -> bool {
 
 /// The place in a pod, whatever it is doing now.
 pub(super) fn place(pod: &Pod, wanted: Option<&str>) -> Result<Place, Obstacle> {
-    let containers = || pod.spec.containers.iter().chain(&pod.spec.init_containers);
-    if !containers().any(|container| container.name == SIDECAR) {
-        return Err(Obstacle::NoSidecar);
-    }
-    if !pod.spec.share_process_namespace {
-        return Err(Obstacle::NotShared);
-    }
-    let container = app(pod, wanted)?;
+    let mut containers = pod.spec.containers.iter().chain(&pod.spec.init_containers);
+    let (container, bridge, wrapped) = match containers.any(|one| one.name == SIDECAR) {
+        true => beside(pod, wanted)?,
+        false => inside(pod, wanted)?,
+    };
     let id = |name: &str| {
         let id = &status(pod, name)?.container_id;
         // `containerd://<64 digits>`
@@ -62,8 +62,9 @@ pub(super) fn place(pod: &Pod, wanted: Option<&str>) -> Result<Place, Obstacle> 
         pod: pod.metadata.name.clone(),
         uid: pod.metadata.uid.clone(),
         container_id: id(&container),
-        sidecar_id: id(SIDECAR),
-        wrapped: is_wrapped(pod, &container),
+        hub_id: id(&bridge.container),
+        bridge,
+        wrapped,
         container,
     })
 }
@@ -74,8 +75,8 @@ pub(super) fn ready_place(pod: &Pod, wanted: Option<&str>) -> Result<Place, Obst
         return Err(Obstacle::Ended { reason: ended(pod) });
     }
     let place = place(pod, wanted)?;
-    match status(pod, SIDECAR) {
-        Some(sidecar) if sidecar.state.running.is_some() => match stuck(pod, &place.container) {
+    match status(pod, &place.bridge.container) {
+        Some(hub) if hub.state.running.is_some() => match stuck(pod, &place.container) {
             Some(obstacle) => Err(obstacle),
             None => Ok(place),
         },
@@ -83,35 +84,60 @@ pub(super) fn ready_place(pod: &Pod, wanted: Option<&str>) -> Result<Place, Obst
     }
 }
 
-fn app(pod: &Pod, wanted: Option<&str>) -> Result<String, Obstacle> {
-    let names = || {
-        let own = pod.spec.containers.iter().map(|container| container.name.clone());
-        own.filter(|name| name != SIDECAR).collect::<Vec<_>>()
-    };
+/// The app's container, its hub in another one. Whether it has a wrapper that calls there.
+fn beside(pod: &Pod, wanted: Option<&str>) -> Result<(String, Bridge, bool), Obstacle> {
+    if !pod.spec.share_process_namespace {
+        return Err(Obstacle::NotShared);
+    }
+    let container = choose(pod, wanted, names(pod, |container| container.name != SIDECAR))?;
+    let of_name = |one: &&Container| one.name == container;
+    let wrapper = pod.spec.containers.iter().find(of_name).and_then(Wrapper::of);
+    // One that is a hub itself calls that.
+    let wrapped = wrapper.is_some_and(|wrapper| !wrapper.serves);
+    Ok((container, Bridge::beside(), wrapped))
+}
+
+/// The app's container that is its own hub.
+fn inside(pod: &Pod, wanted: Option<&str>) -> Result<(String, Bridge, bool), Obstacle> {
+    if wanted.is_some() {
+        choose(pod, wanted, names(pod, |_| true))?;
+    }
+    let hub = |one: &Container| Wrapper::of(one).filter(|wrapper| wrapper.serves);
+    let containers = names(pod, |one| hub(one).is_some());
+    if containers.is_empty() {
+        return Err(Obstacle::NoHub);
+    }
+    if let Some(wanted) = wanted.filter(|&wanted| containers.iter().all(|one| one != wanted)) {
+        return Err(Obstacle::HubElsewhere { wanted: wanted.to_owned(), containers });
+    }
+    let container = choose(pod, wanted, containers)?;
+    let mut of_name = pod.spec.containers.iter().filter(|one| one.name == container);
+    let wrapper = of_name.find_map(hub).ok_or(Obstacle::NoHub)?;
+    let bridge = Bridge::inside(&container, wrapper);
+    Ok((container, bridge, true))
+}
+
+fn names(pod: &Pod, which: impl Fn(&Container) -> bool) -> Vec<String> {
+    let those = pod.spec.containers.iter().filter(|container| which(container));
+    those.map(|container| container.name.clone()).collect()
+}
+
+/// The one of these containers that is meant.
+fn choose(pod: &Pod, wanted: Option<&str>, names: Vec<String>) -> Result<String, Obstacle> {
     if let Some(wanted) = wanted {
-        return match names().iter().any(|name| name == wanted) {
+        return match names.iter().any(|name| name == wanted) {
             true => Ok(wanted.to_owned()),
-            false => Err(Obstacle::NoContainer { wanted: wanted.to_owned(), containers: names() }),
+            false => Err(Obstacle::NoContainer { wanted: wanted.to_owned(), containers: names }),
         };
     }
     let annotated = pod.metadata.annotations.get(DEFAULT_CONTAINER);
-    if let Some(name) = annotated.filter(|name| names().contains(name)) {
+    if let Some(name) = annotated.filter(|name| names.contains(name)) {
         return Ok(name.clone());
     }
-    match <[String; 1]>::try_from(names()) {
+    match <[String; 1]>::try_from(names) {
         Ok([only]) => Ok(only),
         Err(containers) => Err(Obstacle::Ambiguous { containers }),
     }
-}
-
-/// `/e2ek/e2ek-sidecar run -- CMD`, as the command, as its arguments or as a shell is told it.
-fn is_wrapped(pod: &Pod, name: &str) -> bool {
-    let container = pod.spec.containers.iter().find(|container| container.name == name);
-    container.is_some_and(|Container { command, args, .. }| {
-        let all = command.iter().chain(args);
-        let words = all.flat_map(|word| word.split_ascii_whitespace()).collect::<Vec<_>>();
-        words.windows(2).any(|two| two[0].ends_with("e2ek-sidecar") && two[1] == "run")
-    })
 }
 
 fn status<'p>(pod: &'p Pod, name: &str) -> Option<&'p ContainerStatus> {
@@ -136,20 +162,17 @@ fn waits(pod: &Pod) -> Obstacle {
     let all = pod.status.init_container_statuses.iter().chain(&pod.status.container_statuses);
     let stuck = all.clone().find_map(|one| stuck(pod, &one.name));
     stuck.unwrap_or_else(|| {
-        let why = |status: &'_ ContainerStatus| {
-            let state = &status.state;
-            state.waiting.as_ref().or(state.terminated.as_ref()).map(|why| why.reason.clone())
-        };
-        let reason = all.filter_map(why);
-        let reason = reason.into_iter().find(|reason| !reason.is_empty());
-        let phase = &pod.status.phase;
-        Obstacle::Starting { reason: reason.unwrap_or_else(|| phase.clone()) }
+        // An init container that has done its work is not what is waited for.
+        let waiting = all.clone().filter_map(|one| one.state.waiting.as_ref());
+        let ended = all.filter_map(|one| one.state.terminated.as_ref());
+        let reason = waiting.chain(ended).map(|why| &why.reason).find(|reason| !reason.is_empty());
+        Obstacle::Starting { reason: reason.unwrap_or(&pod.status.phase).clone() }
     })
 }
 
-/// Why the hub of a pod will not run by itself.
-pub(super) fn stuck_hub(pod: &Pod) -> Option<Obstacle> {
-    stuck(pod, SIDECAR)
+/// Why the hub of a place will not run by itself.
+pub(super) fn stuck_hub(pod: &Pod, place: &Place) -> Option<Obstacle> {
+    stuck(pod, &place.bridge.container)
 }
 
 /// Why a container will not run by itself.
@@ -203,13 +226,14 @@ mod tests {
         let place = ready_place(&pod(|_| ()), None).unwrap();
         assert_eq!((place.pod.as_str(), place.container.as_str()), ("api-1", "app"));
         assert_eq!(place.container_id.as_deref(), Some("aa"));
-        assert_eq!(place.sidecar_id.as_deref(), Some("bb"));
+        assert_eq!(place.hub_id.as_deref(), Some("bb"));
         assert!(!place.wrapped);
-        let run = json!(["/e2ek/e2ek-sidecar", "run", "--", "python3", "app.py"]);
-        let shell = json!(["sh", "-c", "cd /srv && exec /e2ek/e2ek-sidecar run -- python3 app.py"]);
-        for (key, words) in [("command", &run), ("args", &run), ("command", &shell)] {
-            let wrapped = pod(|pod| pod["spec"]["containers"][0][key] = words.clone());
-            assert!(ready_place(&wrapped, None).unwrap().wrapped, "{key} {words}");
+        assert_eq!(place.bridge, Bridge::beside());
+        for (options, wrapped) in [(&["--exit"][..], true), (&["--serve"], false)] {
+            let run = [&["/e2ek/e2ek-sidecar", "run"], options, &["--", "app"]].concat();
+            let pod = pod(|pod| pod["spec"]["containers"][0]["args"] = json!(run));
+            let place = ready_place(&pod, None).unwrap();
+            assert_eq!((place.wrapped, place.bridge), (wrapped, Bridge::beside()), "{options:?}");
         }
         // A native sidecar stands among the init containers.
         let native = pod(|pod| {
@@ -248,6 +272,58 @@ mod tests {
         }
     }
 
+    /// A pod without a container of the hub's, each of these served by itself or not.
+    fn own(containers: &[(&str, bool)]) -> Pod {
+        pod(|pod| {
+            let command = |serves| match serves {
+                true => json!(["/e2ek/e2ek-sidecar", "run", "--serve", "--", "app"]),
+                false => json!(["/e2ek/e2ek-sidecar", "run", "--", "app"]),
+            };
+            let of =
+                |&(name, serves): &(&str, _)| json!({"name": name, "command": command(serves)});
+            pod["spec"]["containers"] = containers.iter().map(of).collect();
+            pod["spec"]["shareProcessNamespace"] = json!(false);
+        })
+    }
+
+    #[test]
+    fn a_container_that_is_its_own_hub_is_a_place() {
+        let place = ready_place(&own(&[("app", true), ("proxy", false)]), None).unwrap();
+        assert_eq!((&*place.container, place.wrapped), ("app", true));
+        assert_eq!((&place.container_id, place.hub_id.as_deref()), (&place.hub_id, Some("aa")));
+        assert_eq!(place.bridge.container, "app");
+        assert_eq!(place.bridge.command, ["/e2ek/e2ek-sidecar", "connect"]);
+
+        let names = |names: &[&str]| names.iter().map(|&name| name.to_owned()).collect::<Vec<_>>();
+        let two = own(&[("app", true), ("worker", true), ("proxy", false)]);
+        let containers = names(&["app", "worker"]);
+        let ambiguous = Obstacle::Ambiguous { containers: containers.clone() };
+        assert_eq!(ready_place(&two, None), Err(ambiguous));
+        assert_eq!(place_of(&two, "worker").unwrap().bridge.container, "worker");
+        let wanted = "proxy".to_owned();
+        assert_eq!(place_of(&two, "proxy"), Err(Obstacle::HubElsewhere { wanted, containers }));
+        let (wanted, containers) = ("ap".to_owned(), names(&["app", "worker", "proxy"]));
+        assert_eq!(place_of(&two, "ap"), Err(Obstacle::NoContainer { wanted, containers }));
+        assert_eq!(ready_place(&own(&[("app", false)]), None), Err(Obstacle::NoHub));
+
+        // Its hub comes and goes with it.
+        let mut crashed = own(&[("app", true)]);
+        crashed.status.container_statuses[0].state =
+            serde_json::from_value(waiting("CrashLoopBackOff")).unwrap();
+        let stuck = Obstacle::Stuck {
+            container: Some("app".to_owned()),
+            reason: "CrashLoopBackOff".to_owned(),
+            message: "because".to_owned(),
+        };
+        assert_eq!(ready_place(&crashed, None), Err(stuck.clone()));
+        let place = place_of(&crashed, "app").unwrap();
+        assert_eq!(stuck_hub(&crashed, &place), Some(stuck));
+    }
+
+    fn place_of(pod: &Pod, container: &str) -> Result<Place, Obstacle> {
+        place(pod, Some(container))
+    }
+
     #[test]
     fn why_a_pod_cannot_be_used_is_told() {
         let obstacle = |change: &dyn Fn(&mut Value)| ready_place(&pod(change), None).unwrap_err();
@@ -263,7 +339,7 @@ mod tests {
         };
         assert_eq!(
             obstacle(&|pod| pod["spec"]["containers"] = json!([{"name": "app"}])),
-            Obstacle::NoSidecar
+            Obstacle::NoHub
         );
         assert_eq!(
             obstacle(&|pod| pod["spec"]["shareProcessNamespace"] = json!(false)),
@@ -280,6 +356,12 @@ mod tests {
         let starting = obstacle(&state(1, waiting("ContainerCreating")));
         assert_eq!(starting, Obstacle::Starting { reason: "ContainerCreating".to_owned() });
         assert!(starting.passes());
+        let delivered = obstacle(&|pod| {
+            pod["status"]["initContainerStatuses"] = json!([{"name": "deliver",
+                "state": {"terminated": {"reason": "Completed"}}}]);
+            pod["status"]["containerStatuses"][1]["state"] = waiting("PodInitializing");
+        });
+        assert_eq!(delivered, Obstacle::Starting { reason: "PodInitializing".to_owned() });
         let unscheduled = obstacle(&|pod| {
             pod["status"] = json!({"phase": "Pending", "conditions": [{"type": "PodScheduled",
                 "status": "False", "reason": "Unschedulable", "message": "because"}]});

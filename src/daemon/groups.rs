@@ -213,6 +213,11 @@ impl Group {
         Ok(group)
     }
 
+    /// As kubectl takes it.
+    pub(super) fn workload(&self) -> String {
+        self.sought.shown()
+    }
+
     /// Why no pod of it will be served unless somebody does something.
     pub(super) fn hopeless(&self) -> Option<Error> {
         if self.ever_opened || !self.pods.serving.is_empty() {

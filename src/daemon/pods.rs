@@ -83,6 +83,7 @@ impl Daemon {
         self.say_of_pods(id, &pods);
         // One that nobody wants any more may still be heard of.
         let Some(group) = self.groups.all.get_mut(&id) else { return };
+        let hub_is_new = pods.serving.iter().any(|place| group.pods.has_older_hub(place));
         group.pods = pods;
         let names = group.pods.serving.iter().map(|place| place.pod.clone()).collect();
         group.names.send_replace(names);
@@ -98,6 +99,10 @@ impl Daemon {
         }
         for place in serving {
             self.pod_is_there(id, &place);
+        }
+        if hub_is_new {
+            // What was tried in vain while its container was down is tried at once.
+            self.input_to_session(Input::Reconnect);
         }
     }
 
@@ -135,17 +140,15 @@ impl Daemon {
         let open = settings::open(self.kind, &self.config, self.identity, &wanted);
         let open = ToHub::OpenIn { open, container };
         if let Some(member) = group.targets.get(&place.uid) {
-            // The next link names the container that is there by now.
-            if let Some(target) = self.targets.get_mut(&member.target) {
-                target.open = open;
-            }
-            return;
+            let target = member.target;
+            return self.pod_stays(target, open);
         }
         if self.targets.values().any(|target| beside(target, &wanted).is_some()) {
             // Another workload's, or on its way out: this is looked at again when that is gone.
             return tracing::info!(pod = place.pod, "this pod is a target already");
         }
-        let hub = PodHub { cluster: group.cluster.clone(), pod: place.pod.clone() };
+        let (pod, bridge) = (place.pod.clone(), place.bridge.clone());
+        let hub = PodHub { cluster: group.cluster.clone(), pod, bridge };
         let reach = Reach { open, transport: Transport::Pod(hub), group: Some(id) };
         let own = group.own;
         let target = self.add_target(wanted, own, false, reach);
@@ -161,6 +164,23 @@ impl Daemon {
         let name = self.teller.name(target);
         self.say(Event::PodFound { target: name });
         self.join_pod(target);
+    }
+
+    /// A pod that is served is still there. The next link names the container that it has by now, and
+    /// that link is made at once where the hub waits for an earlier start of it.
+    fn pod_stays(&mut self, id: TargetId, open: ToHub) {
+        let Some(target) = self.targets.get_mut(&id) else { return };
+        let before = std::mem::replace(&mut target.open, open);
+        if target.leaving.is_some() || !is_of_another_start(&before, &target.open) {
+            return;
+        }
+        if let Some((at, _)) = &mut target.refused {
+            *at = Instant::now();
+        } else if target.connection.is_some() && !target.opened {
+            target.connection = None;
+            self.input_to_session(Input::LinkDown(id));
+            self.input_to_session(Input::Reconnect);
+        }
     }
 
     /// Has what a container says told, beside what happens.
@@ -285,10 +305,35 @@ impl Daemon {
             refusal => say::refused(&target.name, &target.root(), refusal),
         };
         // Asked again, it would only go to and fro between the two.
-        let of_another = matches!(refusal, Refusal::Owned { .. } | Refusal::Superseded);
-        let comes =
-            self.kind == Kind::Watch && (is_on_its_way(refusal) || self.others_may_open(id));
-        if of_another || !(comes || self.may_fail_alone(target.group)) {
+        if matches!(refusal, Refusal::Owned { .. } | Refusal::Superseded) {
+            return self.target_failed(id, error);
+        }
+        self.pod_fails(id, error, is_on_its_way(refusal));
+    }
+
+    /// The hub of a pod speaks no version that we do; `newer` is its build, if we are the older ones. The
+    /// session goes on to take the link for one that is being made, until the hub is asked again.
+    pub(super) fn pod_of_other_version(&mut self, id: TargetId, error: Error, newer: Option<&str>) {
+        let target = self.targets.get(&id);
+        let group = target.and_then(|target| self.groups.all.get(&target.group?));
+        let bridge = target.and_then(|target| match &target.transport {
+            Transport::Pod(hub) => Some(&hub.bridge),
+            Transport::Process(_) => None,
+        });
+        let (Some(group), Some(bridge)) = (group, bridge) else { return };
+        let error = match newer {
+            Some(build) => error.with_older_program(build),
+            None => error.with_older_hub(bridge, group.cluster.namespace(), &group.workload()),
+        };
+        self.pod_fails(id, error, false);
+    }
+
+    /// A pod cannot be served. It is asked again if that helps, or if others of its workload are served
+    /// or may be.
+    fn pod_fails(&mut self, id: TargetId, error: Error, passes: bool) {
+        let comes = self.kind == Kind::Watch && (passes || self.others_may_open(id));
+        let group = self.targets.get(&id).and_then(|target| target.group);
+        if !(comes || self.may_fail_alone(group)) {
             return self.target_failed(id, error);
         }
         let Some(target) = self.targets.get_mut(&id) else { return };
@@ -335,12 +380,9 @@ impl Daemon {
     }
 
     /// Why a link that never led anywhere ends the daemon; `None` when it is tried again.
-    pub(super) fn why_pod_fails(
-        &self,
-        group: Option<GroupId>,
-        error: &LinkError,
-        failures: u32,
-    ) -> Option<Error> {
+    pub(super) fn why_pod_fails(&self, id: TargetId, error: &LinkError) -> Option<Error> {
+        let target = self.targets.get(&id)?;
+        let group = target.group;
         if self.may_fail_alone(group) {
             return None;
         }
@@ -357,9 +399,10 @@ impl Daemon {
             LinkError::Closed(ended)
                 if ended.code.is_none() && is_missing(ended.said.as_deref()) =>
             {
-                Some(Error::no_bridge(name, ended.said.as_deref().unwrap_or_default()))
+                let Transport::Pod(hub) = &target.transport else { return None };
+                Some(Error::no_bridge(name, &hub.bridge, ended.said.as_deref().unwrap_or_default()))
             }
-            error if self.kind != Kind::Watch && failures >= FAILURES_MAX => {
+            error if self.kind != Kind::Watch && target.failures >= FAILURES_MAX => {
                 Some(Error::disconnected(name, &link_words(error)))
             }
             _ => None,
@@ -406,6 +449,15 @@ fn is_on_its_way(refusal: &Refusal) -> bool {
     matches!(refusal, Refusal::NotFound(what) if !what.starts_with('/'))
 }
 
+/// Whether two first messages name two starts of a container. One that names none fits each.
+fn is_of_another_start(before: &ToHub, now: &ToHub) -> bool {
+    let id = |open: &ToHub| match open {
+        ToHub::OpenIn { container, .. } => container.id.clone(),
+        _ => None,
+    };
+    id(before).is_some_and(|before| id(now).is_some_and(|now| now != before))
+}
+
 /// Whether asking again would not help.
 fn is_lasting(error: &ClusterError) -> bool {
     matches!(
@@ -420,7 +472,9 @@ fn is_lasting(error: &ClusterError) -> bool {
     )
 }
 
-/// Whether a runtime says that the program is not there.
+/// Whether a runtime says that the program is not there: runc and crun, for a path or a name. That the
+/// container is "not found" passes: it has just ended.
 fn is_missing(said: Option<&str>) -> bool {
-    said.is_some_and(|said| said.contains("no such file") || said.contains("not found"))
+    let said = said.unwrap_or_default().to_ascii_lowercase();
+    said.contains("no such file") || said.contains("executable file not found")
 }

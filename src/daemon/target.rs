@@ -30,13 +30,13 @@ pub(super) struct Target {
     terminal: bool,
     /// The first message.
     pub(super) open: ToHub,
-    transport: Transport,
+    pub(super) transport: Transport,
     /// The workload whose pod it is.
     pub(super) group: Option<usize>,
     /// A pod's: its container's command runs under the wrapper, as its manifest says or as was seen.
     pub(super) wrapped: bool,
     /// Links in a row that led to nothing.
-    failures: u32,
+    pub(super) failures: u32,
     /// Its hub would not open, though others of its workload did: when it is asked again, and what
     /// it said.
     pub(super) refused: Option<(Instant, String)>,
@@ -44,6 +44,8 @@ pub(super) struct Target {
     /// Unmanaged paths told so far.
     foreign: Vec<(SyncPath, Listed)>,
     pub(super) ever_opened: bool,
+    /// The same over the link that there is.
+    pub(super) opened: bool,
     /// What its hub cannot write again by itself: how many files, and some of them.
     pub(super) not_replayable: Option<(u64, Vec<SyncPath>)>,
     /// Nobody wants it any more: its hub is to let go by then. The session has forgotten it.
@@ -127,6 +129,7 @@ impl Daemon {
             foreign: Vec::new(),
             not_replayable: None,
             ever_opened: false,
+            opened: false,
             leaving: None,
         };
         self.targets.insert(id, target);
@@ -157,6 +160,7 @@ impl Daemon {
         let serving = link::serve(target, self.serial, transport, origin, queue, theirs, events);
         self.carriers.spawn(serving);
         one.foreign.clear();
+        one.opened = false;
         one.connection = Some(Connection { serial: self.serial, outgoing, shared });
     }
 
@@ -208,7 +212,7 @@ impl Daemon {
             }
             LinkEvent::Message(message) => {
                 if matches!(message, FromHub::Opened { .. }) {
-                    one.ever_opened = true;
+                    (one.ever_opened, one.opened) = (true, true);
                     one.took_over();
                     one.failures = 0;
                     one.refused = None;
@@ -268,24 +272,23 @@ impl Daemon {
             return self.let_go(id);
         }
         let name = target.name.clone();
-        let group = target.group;
-        let alone = self.may_fail_alone(group);
-        let Some(target) = self.targets.get_mut(&id) else { return };
         let fatal = match error {
-            LinkError::Wire(WireError::Skew { ours, theirs, ours_build, theirs_build })
-                if !alone =>
-            {
+            LinkError::Wire(WireError::Skew { ours, theirs, ours_build, theirs_build }) => {
                 let shown = |versions: &(u16, u16), build: &str| {
                     format!("protocol {}..={} ({build})", versions.0, versions.1)
                 };
-                let (ours, theirs) = (shown(ours, ours_build), shown(theirs, theirs_build));
-                Some(Error::version_skew(name.as_str(), &ours, &theirs))
+                let said = (shown(ours, ours_build), shown(theirs, theirs_build));
+                let error = Error::version_skew(name.as_str(), &said.0, &said.1);
+                if target.group.is_some() {
+                    let newer = (theirs.0 > ours.1).then_some(&**theirs_build);
+                    return self.pod_of_other_version(id, error, newer);
+                }
+                Some(error)
             }
             _ if target.ever_opened && self.kind == Kind::Watch => None,
             error if target.group.is_some() => {
                 target.failures += 1;
-                let (group, failures) = (target.group, target.failures);
-                self.why_pod_fails(group, error, failures)
+                self.why_pod_fails(id, error)
             }
             LinkError::NotStarted(NotStarted::Program(error)) => {
                 let program = match &target.transport {

@@ -4,11 +4,15 @@ use e2ek_sidecar::path::Escaped;
 use e2ek_sidecar::wire::Refusal;
 
 use super::{Error, Kind, shown};
-use crate::cluster::{ClusterError, Obstacle, SIDECAR};
+use crate::cluster::{Bridge, ClusterError, Obstacle, SIDECAR};
 use crate::config::Forward;
 
 /// Where a pod with all that is needed can be copied from.
 const EXAMPLE: &str = "examples/kubernetes/pyramid.yaml";
+/// The same with the hub in the app's container.
+const EXAMPLE_INSIDE: &str = "examples/kubernetes/pyramid-in-container.yaml";
+/// How a container is its own hub.
+const RUN_SERVE: &str = "e2ek-sidecar run --serve -- CMD";
 
 fn escaped(text: &str) -> String {
     Escaped(text.as_bytes()).to_string()
@@ -33,7 +37,15 @@ pub fn why_pod_waits(obstacle: &Obstacle) -> String {
             escaped(&format!("{}{reason}{message}", container.unwrap_or_default()))
         }
         Obstacle::Ended { reason } => format!("it has ended: {}", escaped(reason)),
-        Obstacle::NoSidecar => format!("it has no container `{SIDECAR}`"),
+        Obstacle::NoHub => {
+            format!("it has no container `{SIDECAR}`, and none whose command is `{RUN_SERVE}`")
+        }
+        Obstacle::HubElsewhere { wanted, containers } => {
+            let (wanted, there) = (escaped(wanted), listed(containers));
+            format!(
+                "its container `{wanted}` has no hub: its command is not `{RUN_SERVE}`, as of {there}"
+            )
+        }
         Obstacle::NotShared => "its containers do not share their processes".to_owned(),
         Obstacle::Ambiguous { containers } => {
             format!("several containers could be meant: {}", listed(containers))
@@ -185,7 +197,9 @@ impl Error {
     fn pod_unusable(pod: &str, namespace: &str, obstacle: &Obstacle) -> Self {
         let [pod, namespace] = [pod, namespace].map(escaped);
         let kind = match obstacle {
-            Obstacle::Ambiguous { .. } | Obstacle::NoContainer { .. } => Kind::NotFound,
+            Obstacle::Ambiguous { .. }
+            | Obstacle::NoContainer { .. }
+            | Obstacle::HubElsewhere { .. } => Kind::NotFound,
             _ => Kind::Failure,
         };
         let error = Self::new(kind, format!("pod {pod}: {}", why_pod_waits(obstacle)));
@@ -204,15 +218,20 @@ impl Error {
             Obstacle::Stuck { .. } => {
                 error.hint(format!("kubectl -n {namespace} describe pod {pod}"))
             }
-            Obstacle::NoSidecar => error
-                .hint(format!("add the container `{SIDECAR}` to its template, as in {EXAMPLE}")),
+            Obstacle::NoHub => error
+                .hint(format!("add the container `{SIDECAR}` to its template, as in {EXAMPLE}"))
+                .hint(format!(
+                    "or let the app's container be its own hub: command: [/e2ek/e2ek-sidecar, run, \
+                     --serve, --, CMD...], as in {EXAMPLE_INSIDE}"
+                )),
             Obstacle::NotShared => error
                 .hint(format!("set shareProcessNamespace: true in its template, as in {EXAMPLE}")),
             Obstacle::Ambiguous { containers } => {
                 let first = containers.first().map_or("NAME", String::as_str);
                 error.hint(format!("choose one: -c {}", escaped(first)))
             }
-            Obstacle::NoContainer { containers, .. } => {
+            Obstacle::NoContainer { containers, .. }
+            | Obstacle::HubElsewhere { containers, .. } => {
                 let first = containers.first().map_or("NAME", String::as_str);
                 error.hint(format!("choose one of them: -c {}", escaped(first)))
             }
@@ -244,10 +263,42 @@ impl Error {
 
     /// The bridge is not in the container that is called as if it were the hub's.
     #[must_use]
-    pub fn no_bridge(target: &str, said: &str) -> Self {
-        let (target, said) = (escaped(target), escaped(said));
-        let what = format!("{target}: the container `{SIDECAR}` has no /e2ek-sidecar: {said}");
-        Self::new(Kind::Failure, what).hint(format!("its image must be the hub's, as in {EXAMPLE}"))
+    pub fn no_bridge(target: &str, bridge: &Bridge, said: &str) -> Self {
+        let [target, container, program, said] =
+            [target, &bridge.container, bridge.program(), said].map(escaped);
+        let what = format!("{target}: the container `{container}` has no {program}: {said}");
+        let error = Self::new(Kind::Failure, what);
+        match bridge.container == SIDECAR {
+            true => error.hint(format!("its image must be the hub's, as in {EXAMPLE}")),
+            false => error.hint(format!(
+                "its command must name the program so that it is found without a shell, as in \
+                 {EXAMPLE_INSIDE}"
+            )),
+        }
+    }
+
+    /// No version in common, and this program is the older end.
+    #[must_use]
+    pub fn with_older_program(self, theirs: &str) -> Self {
+        self.hint(format!("this end is the older one: install version {} here", escaped(theirs)))
+    }
+
+    /// No version in common, and the hub of a pod is the older end.
+    #[must_use]
+    pub fn with_older_hub(self, bridge: &Bridge, namespace: &str, workload: &str) -> Self {
+        let [container, program, namespace, workload] =
+            [&bridge.container, bridge.program(), namespace, workload].map(escaped);
+        let image = concat!("the hub's image of version ", env!("CARGO_PKG_VERSION"));
+        self.hint(match container == SIDECAR {
+            true => format!(
+                "the hub is the older one: kubectl -n {namespace} set image {workload} \
+                 {SIDECAR}=IMAGE, with {image}"
+            ),
+            false => format!(
+                "the hub is the older one: what brings {program} into the pods of {workload} must \
+                 have {image}"
+            ),
+        })
     }
 
     /// `--forward` without a workload.

@@ -248,6 +248,10 @@ pub(super) fn status(status: &Status) -> String {
             .key("acked", target.gen_acked)
             .key("problems", target.problem_count.max(target.problems.len() as u64))
             .key("restarts", target.restarts);
+        let line = match target.child {
+            Some(child) => line.key("child", child.state.word()),
+            None => line,
+        };
         text.push_str(&line.0);
         text.push('\n');
     }

@@ -161,6 +161,21 @@ pub enum ChildState {
     Gone,
 }
 
+impl ChildState {
+    /// The same word as in JSON.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "running",
+            Self::Stopping => "stopping",
+            Self::Held => "held",
+            Self::Exited => "exited",
+            Self::Gone => "gone",
+        }
+    }
+}
+
 /// A path that does not take part.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProblemStatus {

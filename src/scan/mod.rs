@@ -16,6 +16,8 @@ mod assemble;
 mod file;
 mod grain;
 mod large;
+mod look;
+mod names;
 mod rules;
 mod walk;
 

@@ -1,39 +1,35 @@
-//! Owns one scan: directories and names as jobs, done by as many threads as it takes.
+//! Owns one scan: directories and names as jobs, done by as many threads as it takes. What stands at a
+//! name is `look`'s.
 
-use std::cell::Cell;
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::ffi::CStr;
+use std::collections::HashSet;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use e2ek_sidecar::crew::Crew;
-use e2ek_sidecar::delta::Blocks;
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::tree::{Digest, Dir, Node, Problem, Reason, Snapshot, Spot, Stamp};
-use rustix::fs::{FileType, Mode, OFlags, RawDir, ResolveFlags};
+use e2ek_sidecar::tree::{Dir, Node, Problem, Reason, Snapshot, Spot, Stamp};
+use rustix::fs::{Mode, OFlags, ResolveFlags};
 use rustix::io::Errno;
 
 use super::assemble::{Found, Outcome, Slot, edits};
-use super::file::{Facts, READ_BYTES, Read, ReadError, Wanted, read};
-use super::grain::{Grains, wall_clock};
-use super::rules::{Rules, Standing};
-use super::{Known, MAX_BLOCKS_BYTES, MAX_CONTENTS_BYTES, Results, ScanReport, Traced};
+use super::file::READ_BYTES;
+use super::grain::Grains;
+use super::look::Look;
+use super::names::{Name, Names, grouped, names_of};
+use super::rules::Rules;
+use super::{Known, MAX_BLOCKS_BYTES, MAX_CONTENTS_BYTES, Results, ScanReport};
 use crate::engine::debounce::Hints;
 use crate::filter::RuleFiles;
 
 /// Names of one directory that one thread looks at before others may help.
 const CHUNK: usize = 256;
-/// Smallest file that may be left for later, in bytes: it takes some milliseconds to hash.
-const LATER_FROM_BYTES: u64 = 8 << 20;
 /// Directories that another may have been.
 const MAX_DEPARTED: usize = 64;
 /// Names by which one is recognized.
 const COMPARED: usize = 8;
-/// About what the report's table takes for a content: small ones are many.
-const ENTRY_BYTES: usize = 96;
 const LIST_BYTES: usize = 32 * 1024;
 const OPEN: OFlags = OFlags::RDONLY
     .union(OFlags::DIRECTORY)
@@ -50,40 +46,6 @@ pub(super) struct Place {
     /// That stood elsewhere: a file is what it was there if its stamp is the same, and nothing else is
     /// known of this place.
     pub(super) elsewhere: bool,
-}
-
-/// A name to look at, and what it names as the listing says; `None` when it does not, or there was none.
-type Name<'a> = (&'a CStr, Option<FileType>);
-
-/// Names of one directory.
-#[derive(Default)]
-struct Names {
-    /// One after the other, each with its NUL.
-    bytes: Vec<u8>,
-    /// Where each ends.
-    ends: Vec<(usize, Option<FileType>)>,
-}
-
-impl Names {
-    /// Adds a name, which holds no NUL.
-    fn push(&mut self, name: &[u8], kind: Option<FileType>) {
-        self.bytes.extend_from_slice(name);
-        self.bytes.push(0);
-        self.ends.push((self.bytes.len(), kind));
-    }
-
-    fn len(&self) -> usize {
-        self.ends.len()
-    }
-
-    fn in_range(&self, range: Range<usize>) -> impl Iterator<Item = Name<'_>> {
-        range.map(|index| {
-            let start = index.checked_sub(1).map_or(0, |before| self.ends[before].0);
-            let (end, kind) = self.ends[index];
-            let name = CStr::from_bytes_with_nul(&self.bytes[start..end]);
-            (name.expect("names hold no NUL but the last"), kind)
-        })
-    }
 }
 
 enum Job {
@@ -111,8 +73,8 @@ struct Shared {
 
 /// What one thread brings along and gathers.
 pub(super) struct Worker {
-    report: ScanReport,
-    buffer: Vec<u8>,
+    pub(super) report: ScanReport,
+    pub(super) buffer: Vec<u8>,
     list: Vec<MaybeUninit<u8>>,
 }
 
@@ -125,7 +87,7 @@ impl Worker {
         }
     }
 
-    fn problem(&mut self, path: SyncPath, error: Errno) {
+    pub(super) fn problem(&mut self, path: SyncPath, error: Errno) {
         let reason = Reason::from(&std::io::Error::from(error));
         self.report.problems.push(Problem { path, reason });
     }
@@ -148,23 +110,23 @@ impl Worker {
 /// One scan of one root.
 pub(super) struct Scan<'a> {
     root: Arc<OwnedFd>,
-    previous: &'a Snapshot,
+    pub(super) previous: &'a Snapshot,
     rules: Rules,
-    grains: &'a Grains,
-    known: &'a Known,
+    pub(super) grains: &'a Grains,
+    pub(super) known: &'a Known,
     /// Directories that were hinted at, as they were: one that is new may be one of them, moved.
     departed: Vec<Arc<Dir>>,
     shared: Mutex<Shared>,
     /// The last one first, so that few directories are open at a time.
     jobs: Crew<Job>,
     /// Bytes of content that may still be kept.
-    contents_left: AtomicUsize,
+    pub(super) contents_left: AtomicUsize,
     /// And of blocks.
-    blocks_left: AtomicUsize,
+    pub(super) blocks_left: AtomicUsize,
     /// Large files are left for later.
-    leave: bool,
+    pub(super) leave: bool,
     /// The inodes of those that were known before.
-    large: OnceLock<HashSet<u64>>,
+    pub(super) large: OnceLock<HashSet<u64>>,
 }
 
 impl<'a> Scan<'a> {
@@ -436,145 +398,6 @@ impl<'a> Scan<'a> {
         self.jobs.add(jobs);
     }
 
-    fn look(
-        &self,
-        (place, rules): (&Place, &Rules),
-        directory: &OwnedFd,
-        (name, kind): Name<'_>,
-        worker: &mut Worker,
-    ) -> Look {
-        worker.report.entries += 1;
-        let bytes = name.to_bytes();
-        let known = place.previous.as_ref().and_then(|dir| dir.find(bytes));
-        // What stood just here has a path that fits.
-        let fits = known.is_some() && !place.elsewhere || place.path.check_join(bytes).is_ok();
-        if !fits {
-            let problem = Problem { path: place.path.clone(), reason: Reason::Name };
-            worker.report.problems.push(problem);
-            return Look::Found(Found::Absent);
-        }
-        if kind.is_some_and(|kind| !kept(rules, bytes, kind, worker)) {
-            return Look::Found(Found::Absent);
-        }
-        // Opening it tells whether it still is one.
-        if kind == Some(FileType::Directory) {
-            return Look::Walk(place.inside(bytes));
-        }
-        let is_new = !matches!(known, Some((_, Node::File { .. })));
-        // A file not known before is read whatever its facts: they are asked of the open file only.
-        if kind == Some(FileType::RegularFile)
-            && is_new
-            && let Some(found) = self.content(place, directory, name, worker)
-        {
-            return Look::Found(found);
-        }
-        // What it is may change between the question and the opening: ask again.
-        for _ in 0..3 {
-            let facts = match Facts::at(directory, name) {
-                Ok(facts) => facts,
-                Err(error) => return Look::Found(failed(place, bytes, error, worker)),
-            };
-            if kind != Some(facts.kind) && !kept(rules, bytes, facts.kind, worker) {
-                return Look::Found(Found::Absent);
-            }
-            let found = match facts.kind {
-                FileType::Directory => return Look::Walk(place.inside(bytes)),
-                FileType::Symlink => self.link(place, directory, name, worker),
-                FileType::RegularFile => match as_before(known, facts) {
-                    Some(look) => return look,
-                    None => self.content(place, directory, name, worker),
-                },
-                _ => {
-                    let problem = Problem { path: place.inside(bytes), reason: Reason::Special };
-                    worker.report.problems.push(problem);
-                    return Look::Found(Found::Absent);
-                }
-            };
-            if let Some(found) = found {
-                return Look::Found(found);
-            }
-        }
-        worker.report.unstable.push(place.inside(bytes));
-        Look::Found(place.kept(bytes))
-    }
-
-    /// `None` when it is no link any more.
-    fn link(
-        &self,
-        place: &Place,
-        directory: &OwnedFd,
-        name: &CStr,
-        worker: &mut Worker,
-    ) -> Option<Found> {
-        match rustix::fs::readlinkat(directory, name, Vec::new()) {
-            Ok(target) => Some(Found::Node(Node::Symlink(target.into_bytes().into()))),
-            Err(Errno::INVAL) => None,
-            Err(error) => Some(failed(place, name.to_bytes(), error, worker)),
-        }
-    }
-
-    /// Reads a file. `None` when it is no regular file any more.
-    fn content(
-        &self,
-        place: &Place,
-        directory: &OwnedFd,
-        name: &CStr,
-        worker: &mut Worker,
-    ) -> Option<Found> {
-        let asked = wall_clock();
-        let (before, own) = match place.before(name.to_bytes()) {
-            Some(Node::File { digest, stamp, .. }) => (Some(*digest), stamp.inode),
-            _ => (None, 0),
-        };
-        let wishes = Wishes::new(self, before, own);
-        let read = read(directory, name, &wishes, &mut worker.buffer);
-        wishes.settle(read.as_ref().ok());
-        match read {
-            Ok(read) => {
-                let report = &mut worker.report;
-                report.files_read += 1;
-                report.bytes_read += read.bytes;
-                report.contents.extend(read.content.map(|content| (read.digest, content)));
-                let digest = read.digest;
-                report.traced.extend(read.blocks.map(|blocks| Traced { digest, before, blocks }));
-                let Facts { size, executable, stamp, device, .. } = read.facts;
-                let stamp = self.grains.of(device, directory).trusted(stamp, asked);
-                Some(Found::Node(Node::File { digest: read.digest, size, executable, stamp }))
-            }
-            Err(ReadError::Replaced) => None,
-            Err(ReadError::Later) => {
-                worker.report.later.push(place.inside(name.to_bytes()));
-                Some(place.kept(name.to_bytes()))
-            }
-            Err(ReadError::Unstable) => {
-                worker.report.unstable.push(place.inside(name.to_bytes()));
-                Some(place.unsure(name.to_bytes()))
-            }
-            Err(ReadError::Os(error)) => Some(failed(place, name.to_bytes(), error, worker)),
-        }
-    }
-
-    /// Whether a large file is left for later: not one that was only renamed, for then it would be
-    /// gone before it is there. `own` is the inode of what stood there before.
-    fn is_for_later(&self, facts: Facts, own: u64) -> bool {
-        if self.leave && facts.size >= LATER_FROM_BYTES && facts.stamp.inode == own {
-            return true;
-        }
-        if !self.leave || facts.size < LATER_FROM_BYTES {
-            return false;
-        }
-        let known = self.large.get_or_init(|| {
-            let mut known = HashSet::new();
-            self.previous.each_node(&mut |node| {
-                if let Node::File { size: LATER_FROM_BYTES.., stamp, .. } = node {
-                    known.insert(stamp.inode);
-                }
-            });
-            known
-        });
-        !known.contains(&facts.stamp.inode)
-    }
-
     fn place(&self, slot: usize) -> Arc<Place> {
         Arc::clone(&self.lock().slots[slot].place)
     }
@@ -585,88 +408,12 @@ impl<'a> Scan<'a> {
     }
 }
 
-/// What is wanted of one file: its content or its blocks, as long as there is room in the report.
-struct Wishes<'a> {
-    scan: &'a Scan<'a>,
-    /// What stood there before, and its inode.
-    before: Option<Digest>,
-    own: u64,
-    /// Room that was taken. Read again after it changed, it is taken anew.
-    contents: Room<'a>,
-    blocks: Room<'a>,
-}
-
-/// Bytes taken off what is left for all.
-struct Room<'a> {
-    left: &'a AtomicUsize,
-    taken: Cell<usize>,
-}
-
-impl Room<'_> {
-    fn take(&self, bytes: usize) -> bool {
-        self.give_back();
-        let take = |left: usize| left.checked_sub(bytes);
-        let taken = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, take).is_ok();
-        self.taken.set(if taken { bytes } else { 0 });
-        taken
-    }
-
-    fn give_back(&self) {
-        self.left.fetch_add(self.taken.take(), Ordering::Relaxed);
-    }
-}
-
-impl<'a> Wishes<'a> {
-    fn new(scan: &'a Scan<'a>, before: Option<Digest>, own: u64) -> Self {
-        let room = |left| Room { left, taken: Cell::new(0) };
-        let (contents, blocks) = (room(&scan.contents_left), room(&scan.blocks_left));
-        Self { scan, before, own, contents, blocks }
-    }
-
-    /// Gives back the room that what was read does not need.
-    fn settle(self, read: Option<&Read>) {
-        if read.is_none_or(|read| read.content.is_none()) {
-            self.contents.give_back();
-        }
-        if read.is_none_or(|read| read.blocks.is_none()) {
-            self.blocks.give_back();
-        }
-    }
-}
-
-impl Wanted for Wishes<'_> {
-    fn content(&self, size: u64) -> bool {
-        self.contents.take(usize::try_from(size).unwrap_or(usize::MAX).saturating_add(ENTRY_BYTES))
-    }
-
-    fn blocks(&self, size: u64) -> bool {
-        self.blocks.take(Blocks::bytes_for(size))
-    }
-
-    fn base(&self) -> Option<Arc<Blocks>> {
-        self.before.and_then(|digest| (self.scan.known)(digest))
-    }
-
-    fn later(&self, facts: Facts) -> bool {
-        self.scan.is_for_later(facts, self.own)
-    }
-}
-
 /// What came of some names of a directory: files that are what they were, and the others by name.
 type Seen = (Vec<Spot>, Vec<(Box<[u8]>, Look)>);
 
-/// The outcome of looking at one name.
-enum Look {
-    Found(Found),
-    /// The file that stood there.
-    Same(Spot),
-    /// A directory to be walked.
-    Walk(SyncPath),
-}
-
 impl Place {
     /// The path of a name that was seen to fit one.
-    fn inside(&self, name: &[u8]) -> SyncPath {
+    pub(super) fn inside(&self, name: &[u8]) -> SyncPath {
         self.path.join(name).expect("checked before it was looked at")
     }
 
@@ -676,13 +423,13 @@ impl Place {
     }
 
     /// What stood there stays.
-    fn kept(&self, name: &[u8]) -> Found {
+    pub(super) fn kept(&self, name: &[u8]) -> Found {
         let before = self.before(name).filter(|_| !self.elsewhere);
         before.map_or(Found::Absent, |node| Found::Node(node.clone()))
     }
 
     /// What stood there stays, and is read again the next time.
-    fn unsure(&self, name: &[u8]) -> Found {
+    pub(super) fn unsure(&self, name: &[u8]) -> Found {
         match self.before(name) {
             Some(&Node::File { digest, size, executable, .. }) if !self.elsewhere => {
                 let stamp = Stamp::default();
@@ -691,75 +438,6 @@ impl Place {
             _ => self.kept(name),
         }
     }
-}
-
-/// The file that stood there, when by its facts it is the very same.
-fn as_before(known: Option<(Spot, &Node)>, facts: Facts) -> Option<Look> {
-    let Some((spot, &Node::File { digest, size, executable, stamp })) = known else { return None };
-    if stamp == Stamp::default() || (stamp, size) != (facts.stamp, facts.size) {
-        return None;
-    }
-    Some(match facts.executable {
-        now if now == executable => Look::Same(spot),
-        executable => Look::Found(Found::Node(Node::File { digest, size, executable, stamp })),
-    })
-}
-
-/// Whether the rules keep a name; counts when not.
-fn kept(rules: &Rules, name: &[u8], kind: FileType, worker: &mut Worker) -> bool {
-    match rules.standing(name, kind == FileType::Directory) {
-        Standing::Kept => return true,
-        Standing::Ignored => worker.report.ignored += 1,
-        Standing::Protected => worker.report.protected += 1,
-    }
-    false
-}
-
-/// What has vanished is absent; what cannot be looked at stays as it was, and is a Problem.
-fn failed(place: &Place, name: &[u8], error: Errno, worker: &mut Worker) -> Found {
-    if error == Errno::NOENT {
-        return Found::Absent;
-    }
-    worker.problem(place.inside(name), error);
-    place.kept(name)
-}
-
-/// The hinted names by the directory they lie in. Where a directory on the way was none before,
-/// all of it is new, and it takes the hint's place. A single path counts as a subtree: when it is a
-/// directory, it may be another one than before (`mv d elsewhere; mkdir d`).
-fn grouped(previous: &Snapshot, hints: &Hints) -> BTreeMap<SyncPath, Names> {
-    let mut groups: BTreeMap<SyncPath, BTreeSet<&[u8]>> = BTreeMap::new();
-    for path in hints.paths().keys().chain(hints.subtrees().keys()) {
-        let mut parent = SyncPath::root();
-        for name in path.components() {
-            let Ok(next) = parent.join(name) else { break };
-            if next == *path || previous.dir(&next).is_none() {
-                groups.entry(parent).or_default().insert(name);
-                break;
-            }
-            parent = next;
-        }
-    }
-    let names = |group: BTreeSet<&[u8]>| {
-        let mut names = Names::default();
-        group.into_iter().for_each(|name| names.push(name, None));
-        names
-    };
-    groups.into_iter().map(|(parent, group)| (parent, names(group))).collect()
-}
-
-fn names_of(directory: &OwnedFd, buffer: &mut [MaybeUninit<u8>]) -> Result<Names, Errno> {
-    let mut names = Names::default();
-    let mut entries = RawDir::new(directory, buffer);
-    while let Some(entry) = entries.next() {
-        let entry = entry?;
-        let name = entry.file_name();
-        if name != c"." && name != c".." {
-            let kind = Some(entry.file_type()).filter(|&kind| kind != FileType::Unknown);
-            names.push(name.to_bytes(), kind);
-        }
-    }
-    Ok(names)
 }
 
 /// Opens a directory of the tree without ever following a link or leaving the root.

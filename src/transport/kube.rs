@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_tungstenite::tungstenite::{self, Bytes, Message};
 
 use super::{Carrier, Link};
-use crate::cluster::{Cluster, ClusterError, Exec, Finish, Receiver, Sender};
+use crate::cluster::{Bridge, Cluster, ClusterError, Exec, Finish, Receiver, Sender};
 
 /// Content of one message, in bytes.
 const MESSAGE_BYTES: usize = 64 << 10;
@@ -34,8 +34,10 @@ const CLOSE: u8 = 255;
 pub struct PodHub {
     /// Where.
     pub cluster: Cluster,
-    /// Which.
+    /// Which pod.
     pub pod: String,
+    /// Where in it, and by which program.
+    pub bridge: Bridge,
 }
 
 /// What became of the process at the other end.
@@ -70,7 +72,8 @@ impl PodHub {
     /// # Errors
     /// When the cluster will not.
     pub async fn connect(&self) -> Result<Link, ClusterError> {
-        let Exec { receiver, sender, closes } = self.cluster.bridge(&self.pod).await?;
+        let Exec { receiver, sender, closes } =
+            self.cluster.bridge(&self.pod, &self.bridge).await?;
         let far = FarEnd::default();
         let reader = ExecReader { messages: receiver, left: Bytes::new(), far: far.clone() };
         let writer = ExecWriter::new(sender, closes);

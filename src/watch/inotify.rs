@@ -21,7 +21,7 @@ use rustix::fs::inotify::ReadFlags;
 use super::directories::{Id, ROOT};
 use super::lent::Lent;
 use super::out::Out;
-use super::queue::{Event, Queue};
+use super::queue::{Event, Events, Queue};
 use super::shared::{Closing, Shared};
 use super::walk::{Tools, Tree, open_root};
 use super::{Observed, POLL_EVERY, Shortage, Wanted};
@@ -129,6 +129,7 @@ impl Watcher {
             if let Some(queue) = &mut self.queue {
                 queue.fetch();
             }
+            self.tell_loss();
             while let Some(event) = self.queue.as_mut().and_then(Queue::pop) {
                 self.handle(&event);
                 if self.out.is_full() {
@@ -151,7 +152,9 @@ impl Watcher {
     pub(super) fn read_plain(&mut self) -> bool {
         self.out.now = Instant::now();
         let Some(queue) = &mut self.queue else { return false };
-        if queue.fetch() > FEW {
+        let few = queue.fetch() <= FEW;
+        self.tell_loss();
+        if !few {
             return false;
         }
         while let Some(event) = self.queue.as_mut().and_then(Queue::pop) {
@@ -179,9 +182,9 @@ impl Watcher {
         self.queue.is_some() && self.next_poll.is_none() && self.tree.as_ref().is_some_and(whole)
     }
 
-    /// What to wait for events on.
-    pub(super) fn events(&self) -> Option<Arc<OwnedFd>> {
-        self.queue.as_ref().map(Queue::descriptor)
+    /// What to wait for events on, within a runtime.
+    pub(super) fn events(&self) -> Option<io::Result<Events>> {
+        self.queue.as_ref().map(Queue::events)
     }
 
     /// Whether nothing was observed but what is held back anyway until its close comes.
@@ -430,6 +433,7 @@ impl Watcher {
             self.lose_root();
         }
         if self.tree.as_ref().is_some_and(|tree| tree.suspect) {
+            self.out.lost(&self.root, &self.shared);
             self.rewalk();
         }
         self.poll();
@@ -487,7 +491,16 @@ impl Watcher {
         let polled = self.tree.iter().flat_map(|tree| tree.polled.values());
         let directories = self.tree.as_ref().map_or(0, |tree| tree.dirs.len());
         self.shared.tell(directories, polled.chain(&self.without_root).copied());
+        // Also while all was gone through anew.
+        self.tell_loss();
         self.post();
+    }
+
+    /// Says that events were lost, if so: what follows may take long.
+    fn tell_loss(&mut self) {
+        if self.queue.as_ref().is_some_and(Queue::has_overflowed) && !self.root_gone {
+            self.out.lost(&self.root, &self.shared);
+        }
     }
 }
 

@@ -80,8 +80,14 @@ fn collapse(waiting: &mut Vec<Observed>) {
     let Some(at) = waiting.iter().map(Observed::at).min() else {
         return;
     };
+    // What was lost is not found by looking now, only once a look everywhere was asked for after it.
+    let everywhere =
+        |o: &Observed| matches!(o, Observed::Everywhere { subtree, .. } if subtree.is_root());
+    let lost =
+        waiting.iter().rfind(|o| everywhere(o) || matches!(o, Observed::Lost { .. })).cloned();
     waiting.retain(|o| matches!(o, Observed::RootGone { .. } | Observed::RootBack { .. }));
     waiting.push(Observed::Everywhere { subtree: SyncPath::root(), at });
+    waiting.extend(lost.filter(|o| !everywhere(o)));
 }
 
 #[cfg(test)]
@@ -105,6 +111,13 @@ mod tests {
         assert!(matches!(all[1], Observed::RootBack { .. }));
         assert_eq!(all[2], Observed::Everywhere { subtree: SyncPath::root(), at });
         assert!(all.len() < MAX_WAITING);
+        assert!(!all.iter().any(|o| matches!(o, Observed::Lost { .. })));
         assert_eq!(mailbox.take().await, None);
+        // What was lost is still to be found after that.
+        let mailbox = Mailbox::default();
+        let mut batch = vec![Observed::Lost { at }; MAX_WAITING + 1];
+        mailbox.post(&mut batch);
+        let all = mailbox.take_now();
+        assert!(matches!(all[..], [Observed::Everywhere { .. }, Observed::Lost { .. }]), "{all:?}");
     }
 }

@@ -30,6 +30,11 @@
 #[cfg(target_os = "linux")]
 mod directories;
 #[cfg(target_os = "linux")]
+mod folders;
+#[cfg(not(target_os = "linux"))]
+#[path = "portable/folders.rs"]
+mod folders;
+#[cfg(target_os = "linux")]
 mod inotify;
 #[cfg(target_os = "linux")]
 mod lent;
@@ -54,6 +59,7 @@ use e2ek_sidecar::path::SyncPath;
 use tokio::sync::oneshot;
 
 use crate::engine::debounce::Seen;
+pub use folders::{Folders, Names};
 use shared::{Shared, State};
 pub use shortage::{Degraded, Shortage};
 
@@ -103,6 +109,12 @@ pub enum Observed {
         /// When that became known.
         at: Instant,
     },
+    /// Something happened of which it is not known yet where: events were lost. "Look everywhere" at the
+    /// root follows once all directories have been gone through, or that the root is gone.
+    Lost {
+        /// When that became known.
+        at: Instant,
+    },
     /// The root is not there (any more), or another directory took its place.
     RootGone {
         /// When that became known.
@@ -122,6 +134,7 @@ impl Observed {
         match self {
             Self::Path { at, .. }
             | Self::Everywhere { at, .. }
+            | Self::Lost { at }
             | Self::RootGone { at }
             | Self::RootBack { at } => *at,
         }

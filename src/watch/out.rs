@@ -27,12 +27,14 @@ pub(super) struct Out {
     pub(super) answers: Vec<oneshot::Sender<()>>,
     /// Places in `observed` of created files of which it is not known yet whether they are open.
     created: Vec<usize>,
+    /// That events were lost was said, and "look everywhere" at the root was not since.
+    lost: bool,
 }
 
 impl Out {
     pub(super) fn new() -> Self {
         let (observed, answers, created) = (Vec::new(), Vec::new(), Vec::new());
-        Self { now: Instant::now(), observed, answers, created }
+        Self { now: Instant::now(), observed, answers, created, lost: false }
     }
 
     pub(super) fn path(&mut self, path: SyncPath, seen: Seen) {
@@ -43,7 +45,17 @@ impl Out {
     }
 
     pub(super) fn everywhere(&mut self, subtree: SyncPath) {
+        self.lost &= !subtree.is_root();
         self.observed.push(Observed::Everywhere { subtree, at: self.now });
+    }
+
+    /// Says at once, with all that was gathered, that events were lost: what makes that good may take
+    /// long. "Look everywhere" at the root is to follow.
+    pub(super) fn lost(&mut self, root: &Path, shared: &Shared) {
+        if !std::mem::replace(&mut self.lost, true) {
+            self.observed.push(Observed::Lost { at: self.now });
+            self.post(root, shared);
+        }
     }
 
     /// Takes the sync point whose cookie has this file name. Whether there is one.

@@ -99,6 +99,9 @@ impl Watcher {
             self.obey();
             if lost {
                 self.shared.state().stats.overflows += 1;
+                if !self.root_gone {
+                    self.out.lost(&self.root, &self.shared);
+                }
                 self.rewalk();
             } else {
                 self.work_off(&events);

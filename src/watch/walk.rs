@@ -225,6 +225,9 @@ impl Tree {
             steps += 1;
             if steps % STRIDE == 0 {
                 tools.queue.fetch();
+                if tools.queue.has_overflowed() {
+                    tools.out.lost(tools.root, tools.shared);
+                }
                 if tools.shared.stopping() {
                     return;
                 }

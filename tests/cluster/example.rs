@@ -42,19 +42,27 @@ fn copy_sources(rig: &Rig) {
 
 #[test]
 fn the_demo_in_a_restricted_namespace_answers_with_what_was_saved_last() {
-    let Some(rig) = Rig::new("example") else { return };
-    let level = "pod-security.kubernetes.io/enforce=restricted";
-    rig.kubectl(&["label", "namespace", &rig.namespace, level]).ends_with(0);
-    let manifest = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/kubernetes/pyramid.yaml");
-    let manifest = fs::read_to_string(manifest).unwrap();
+    let Some(rig) = Rig::at_level("example", "restricted") else { return };
+    answers_with_what_was_saved_last(&rig, "pyramid.yaml");
+}
+
+#[test]
+fn the_demo_that_is_its_own_hub_answers_with_what_was_saved_last() {
+    let Some(rig) = Rig::at_level("example-inside", "restricted") else { return };
+    answers_with_what_was_saved_last(&rig, "pyramid-in-container.yaml");
+}
+
+fn answers_with_what_was_saved_last(rig: &Rig, manifest: &str) {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("examples/kubernetes");
+    let manifest = fs::read_to_string(examples.join(manifest)).unwrap();
     rig.apply(&manifest.replace("e2ek.test/e2ek-sidecar:dev", &crate::pod::image()));
-    copy_sources(&rig);
+    copy_sources(rig);
     // The pod is only on its way: it is waited for.
     let local = crate::rights::free_port();
     let mut watch = rig.watch(TARGET, &["--forward", &format!("{local}:8080")]);
     watch.line(&["sync end", "status=ok", "targets=1/1"]);
     rig.k(&["rollout", "status", "deploy/pyramid", "--timeout=120s"]).ends_with(0);
-    let pod = address(&rig);
+    let pod = address(rig);
     assert_eq!(ask(&pod, "/add/2/3").as_deref(), Some("5"));
 
     let view = rig.source.join("e2e_k8s/demo.py");

@@ -14,6 +14,8 @@ mod pod;
 mod pod_ends;
 mod pod_files;
 mod pod_hub;
+mod pod_id;
+mod pod_inside;
 mod pod_modes;
 mod pod_replay;
 mod pod_safety;
@@ -28,4 +30,5 @@ mod rights;
 #[path = "../e2e/said.rs"]
 mod said;
 mod signin;
+mod skew;
 mod watch;

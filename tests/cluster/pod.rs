@@ -91,7 +91,7 @@ impl Manifest {
         [&self.app, &self.sidecar].into_iter().filter(|one| !one.is_null()).collect()
     }
 
-    fn build(&self, name: &str) -> Value {
+    pub(crate) fn build(&self, name: &str) -> Value {
         let mut spec = json!({
             "shareProcessNamespace": true,
             "terminationGracePeriodSeconds": 1,

@@ -103,6 +103,66 @@ fn i6_a_directory_with_a_volume_in_it_is_moved_around_the_volume() {
     assert!(!main.exists("/tmp/holder/data/set") && !main.exists("/tmp/holder/plain"));
 }
 
+/// From outside of the app's mounts the kernel would let a rename replace a mounted file, and take the
+/// volume away with it.
+#[test]
+fn i6_a_file_that_is_a_mount_is_renamed_over_and_away_and_stays_mounted() {
+    let Some(rig) = Rig::at_level("pod-mount-rename", "baseline") else { return };
+    rig.k(&["create", "configmap", "conf", "--from-literal=conf.ini=mounted"]).ends_with(0);
+    let mut manifest = Manifest::new();
+    manifest.more["volumes"] = json!([
+        {"name": "conf", "configMap": {"name": "conf"}},
+        {"name": "data", "emptyDir": {}},
+    ]);
+    manifest.more["initContainers"] = json!([{
+        "name": "make", "image": "e2ek.test/busybox:1", "imagePullPolicy": "Never",
+        "command": ["sh", "-c", "echo theirs >/data/own.ini"],
+        "volumeMounts": [{"name": "data", "mountPath": "/data"}],
+    }]);
+    let mounts = manifest.app["volumeMounts"].as_array_mut().unwrap();
+    mounts.push(json!({"name": "conf", "mountPath": "/tmp/conf.ini", "subPath": "conf.ini"}));
+    mounts.push(json!({"name": "data", "mountPath": "/tmp/own.ini", "subPath": "own.ini"}));
+    mounts.push(json!({"name": "data", "mountPath": "/tmp/data"}));
+    let pod = rig.pod(&manifest);
+    let main = pod.main("app");
+    let table = main.mounts();
+    // The first is equal, and ours from then on.
+    for (name, text) in
+        [("conf.ini", "mounted"), ("a", "onto the writable one"), ("b", "onto the other one")]
+    {
+        rig.write(name, text);
+    }
+    rig.once("/tmp", &[]).ends_with(0);
+    let rename = |from: &str, to: &str| {
+        std::fs::rename(rig.source.join(from), rig.source.join(to)).unwrap();
+    };
+
+    // Onto a mount: one can be written in place, and the read-only one is told by its name.
+    rename("a", "own.ini");
+    rename("b", "conf.ini");
+    rig.write("beside", "one");
+    rig.once("/tmp", &["--delete-budget", "100%"]).says_all(&["problem", "conf.ini"]);
+    assert_eq!(main.file("/tmp/own.ini").as_deref(), Some("onto the writable one"));
+    assert_eq!(main.file("/tmp/data/own.ini").as_deref(), Some("onto the writable one"));
+    assert_eq!(main.file("/tmp/conf.ini").as_deref(), Some("mounted"));
+    assert_eq!(main.file("/tmp/beside").as_deref(), Some("one"));
+    assert!(!main.exists("/tmp/a") && !main.exists("/tmp/b"));
+    assert_eq!(main.mounts(), table);
+
+    // A mount away: its content goes, the mount stays and is told by its name.
+    rename("own.ini", "moved.ini");
+    rename("conf.ini", "conf.old");
+    rig.write("beside", "two");
+    let said = rig.once("/tmp", &["--delete-budget", "100%"]);
+    said.says_all(&["problem", "own.ini"]);
+    assert_eq!(main.file("/tmp/moved.ini").as_deref(), Some("onto the writable one"));
+    assert_eq!(main.file("/tmp/conf.old").as_deref(), Some("onto the other one"));
+    assert_eq!(main.file("/tmp/beside").as_deref(), Some("two"));
+    assert!(main.exists("/tmp/own.ini") && main.exists("/tmp/data/own.ini"));
+    assert_eq!(main.file("/tmp/conf.ini").as_deref(), Some("mounted"));
+    assert_eq!(main.mounts(), table);
+}
+
 /// As under gVisor before 2026, or an old kernel: these calls are not there.
 #[test]
 fn i6_without_newer_system_calls_all_is_written_and_contained() {

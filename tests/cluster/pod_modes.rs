@@ -4,7 +4,7 @@
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::process::Command;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::pod::Manifest;
 use crate::rig::Rig;
@@ -161,25 +161,31 @@ fn i6_the_matrix_is_as_documented() {
     ];
     let mut found = Vec::new();
     let mut expected = Vec::new();
+    let mut look = |name: String, mut manifest: Manifest, security: &Value, entered: bool| {
+        manifest.app["securityContext"] = security.clone();
+        let pod = rig.named_pod(&name, &manifest);
+        let said = rig.once_in(&pod, "/tmp");
+        let there = pod.main("app").exists("/tmp/view.py");
+        assert_eq!(said.code == Some(0), there, "{name}: {said:?}");
+        found.push((name.clone(), there));
+        expected.push((name.clone(), entered));
+        rig.k(&["delete", "pod", &name, "--wait=false"]);
+    };
+    let sleep = ["sleep", "1000000"];
     for (mode, rights, row) in modes {
         for ((app, security), plain) in apps.iter().zip(row) {
             for (kind, entered) in [("plain", plain), ("wrapped", true)] {
                 let mut manifest = match kind {
                     "plain" => Manifest::new(),
-                    _ => Manifest::wrapped(&["sleep", "1000000"]),
+                    _ => Manifest::wrapped(&sleep),
                 };
-                manifest.app["securityContext"] = security.clone();
                 manifest.sidecar["securityContext"] = rights.clone();
-                let name = format!("{mode}-{app}-{kind}");
-                let pod = rig.named_pod(&name, &manifest);
-                let said = rig.once_in(&pod, "/tmp");
-                let there = pod.main("app").exists("/tmp/view.py");
-                assert_eq!(said.code == Some(0), there, "{name}: {said:?}");
-                found.push((name.clone(), there));
-                expected.push((name.clone(), entered));
-                rig.k(&["delete", "pod", &name, "--wait=false"]);
+                look(format!("{mode}-{app}-{kind}"), manifest, security, entered);
             }
         }
+    }
+    for (app, security) in &apps {
+        look(format!("inside-{app}"), Manifest::in_container(&sleep), security, true);
     }
     assert_eq!(found, expected);
 }

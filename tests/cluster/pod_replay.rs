@@ -167,34 +167,6 @@ fn i12_what_does_not_fit_the_store_is_listed() {
     watch.stop();
 }
 
-/// Without a sidecar, a right or a shared process: the wrapper is the hub.
-#[test]
-fn i9_in_the_container_itself_it_is_the_same() {
-    let Some(rig) = Rig::at_level("pod-own", "restricted") else { return };
-    fill(&rig);
-    let pod = rig.pod(&Manifest::in_container(&["sh", "-c", APP]).restricted(1000));
-    let kubectl = rig.cluster.join("bin/kubectl");
-    let carrier = format!(
-        "{} -n {} exec -i pod -c app -- /e2ek/e2ek-sidecar connect",
-        kubectl.display(),
-        rig.namespace
-    );
-    let once = || {
-        let source = rig.source.to_str().unwrap();
-        rig.run(&["sync", "--once", source, "/tmp", "--transport-cmd", &carrier])
-    };
-    once().ends_with(0).says_all(&["sync end", "status=ok"]);
-    until("it started", || pod.log("app").contains("started with one two"));
-    i3_all_there(pod.main("app"), "one");
-    rig.write("view.py", "three");
-    once().ends_with(0);
-    for _ in 0..2 {
-        let main = i8_restarted(&pod);
-        until("it started", || pod.log("app").contains("started with three two"));
-        i3_all_there(main, "three");
-    }
-}
-
 /// Kills the app around each acknowledgement: whatever was acknowledged is in the next start, from the
 /// pod alone, for the daemon is stopped meanwhile.
 #[test]

@@ -13,7 +13,7 @@ use tracing::{debug, warn};
 
 use super::length::aside;
 use super::listen::PeerId;
-use super::opening::NotOpened;
+use super::opening::{NotOpened, is_meant};
 use super::root::TargetRoot;
 use super::site::Site;
 use super::still::Looked;
@@ -153,7 +153,8 @@ impl Hub {
     async fn enter(&mut self, waiting: Waiting) {
         let now = Instant::now();
         let (id, open) = (waiting.id, &waiting.request);
-        if !open.dry_run {
+        let another = self.serves_another(open);
+        if !open.dry_run && another.is_none() {
             let taken = |serving: &Serving| meet(&serving.open, open) || serving.is_near(open);
             if id.is_none() && self.sites.iter().any(taken) {
                 // Somebody came in before us.
@@ -170,7 +171,12 @@ impl Hub {
         // container lost is written again.
         let (asked, settings) = (open.clone(), self.settings.clone());
         let given = open.inside().and_then(|name| self.wrappers.root(name));
-        match aside(move || Site::open(&asked, &settings, given)).await {
+        let opened = match another {
+            // Nobody who writes there is sent away before it is known who is meant.
+            Some(refusal) => Err(NotOpened::Busy(refusal)),
+            None => aside(move || Site::open(&asked, &settings, given)).await,
+        };
+        match opened {
             Ok(site) => self.admit(id, waiting.request, site, now),
             // What hides itself at first may be a wrapper that is about to call.
             Err(NotOpened::Busy(Refusal::Forbidden(why)))
@@ -200,6 +206,15 @@ impl Hub {
                 self.refuse_entry(id, why);
             }
         }
+    }
+
+    /// Why a container that is served already is not the one that is meant.
+    fn serves_another(&self, open: &Request) -> Option<Refusal> {
+        let container = open.container.as_ref()?;
+        let there = self.sites.iter().filter(|serving| meet(&serving.open, open));
+        let mut identities =
+            there.filter_map(|serving| Some(serving.site.inside.as_ref()?.identity()));
+        identities.find_map(|identity| is_meant(identity, container).err())
     }
 
     fn wait_on(&mut self, waiting: Waiting, now: Instant) {

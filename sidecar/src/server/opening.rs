@@ -319,8 +319,15 @@ fn enter_own(container: &Container) -> Result<(Target, Inside), NotOpened> {
         let why = format!("container {}; this hub serves its own, {name}", container.name);
         return Err(Refusal::NotFound(why).into());
     }
+    is_meant(&main.identity, container).map_err(NotOpened::Busy)?;
     let target = Target::pin_main(&main).map_err(|error| refusal_of_process(main.pid, &error))?;
     Ok((target, Inside::of(main.identity)))
+}
+
+/// Whether a container is, as far as its id says, the one that the daemon means.
+pub(super) fn is_meant(identity: &Identity, container: &Container) -> Result<(), Refusal> {
+    let checked = identity.check(container.id.as_deref());
+    checked.map_err(|error| Refusal::NotFound(words(&error)))
 }
 
 /// Pins the main process of a container.
@@ -335,8 +342,8 @@ fn enter(
     let name = (!container.name.is_empty()).then_some(&*container.name);
     let main = match find(name, container.id.as_deref()) {
         Ok(main) => main,
-        // It may be about to start.
-        Err(error @ FindError::Missing { .. }) => {
+        // It may be about to start, or the cluster about to say so.
+        Err(error @ (FindError::Missing { .. } | FindError::Another { .. })) => {
             return Err(NotOpened::Busy(Refusal::NotFound(words(&error))));
         }
         Err(error) => return Err(Refusal::Unusable(words(&error)).into()),
@@ -372,6 +379,10 @@ fn words(error: &FindError) -> String {
             format!("container {wanted} is not running; {}", listed(seen))
         }
         FindError::Ambiguous { seen } => format!("which container? {}", listed(seen)),
+        FindError::Another { wanted, found, told } => format!(
+            "container {wanted} is not the one that the cluster names: {found} runs here, and the \
+             pod's status says {told}"
+        ),
         FindError::Unreadable(_) => error.to_string(),
     }
 }

@@ -81,6 +81,11 @@ impl Inside {
         }
     }
 
+    /// Whose root it is.
+    pub(super) fn identity(&self) -> &Identity {
+        &self.identity
+    }
+
     /// As at the beginning.
     pub(super) fn emptied(self) -> Self {
         Self::of(self.identity)

@@ -26,6 +26,8 @@ pub(super) struct Pair {
     /// All of it was looked at. Before that nothing is left for later, as it would count as absent.
     pub(super) known: bool,
     pub(super) gone: bool,
+    /// Events were lost, and the watch has not said yet that all is to be looked at.
+    pub(super) lost: bool,
 }
 
 impl Pair {
@@ -50,6 +52,7 @@ impl Pair {
             tree: Snapshot::empty(),
             known: false,
             gone: false,
+            lost: false,
         })
     }
 

@@ -4,8 +4,9 @@
 //! kubelet mounted for it: `.../pods/<pod>/containers/<name>/<hash>` is the origin of the file that
 //! `terminationMessagePath` names, and its hash is another one after each restart. An app cannot
 //! forge that without the right to mount. The runtime's id of the container stands in the name of
-//! its control group; it is compared with what the cluster says. The container's main process is the
-//! oldest of those whose parent is outside of the pod (an exec'd one is such a process, too).
+//! its control group; a process of another one than the cluster says is not taken. The container's
+//! main process is the oldest of those whose parent is outside of the pod (an exec'd one is such a
+//! process, too).
 //!
 //! Everything here is readable without any privilege. A found number is only a number: `Target`
 //! pins it, and looks again whose it is.
@@ -31,6 +32,21 @@ impl Identity {
     #[must_use]
     pub fn incarnation(&self) -> String {
         format!("{}/{}/{}", self.pod, self.start, self.id.as_deref().unwrap_or_default())
+    }
+
+    /// Compares the runtime's id with what the cluster says, where both are known.
+    ///
+    /// # Errors
+    /// [`FindError::Another`].
+    pub fn check(&self, told: Option<&str>) -> Result<(), FindError> {
+        match (self.id.as_deref(), told) {
+            (Some(found), Some(told)) if found != told => Err(FindError::Another {
+                wanted: self.name.clone(),
+                found: found.to_owned(),
+                told: told.to_owned(),
+            }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -60,13 +76,24 @@ pub enum FindError {
         /// Which.
         seen: Vec<String>,
     },
+    /// The container is there, and the runtime knows it by another id than the cluster says: one of the
+    /// two is of an earlier start.
+    #[error("container {wanted} has the id {found} here and {told} in the cluster")]
+    Another {
+        /// Which one was asked for.
+        wanted: String,
+        /// By its control group.
+        found: String,
+        /// What the cluster says.
+        told: String,
+    },
     /// `/proc` cannot be read.
     #[error("/proc cannot be read: {0}")]
     Unreadable(String),
 }
 
 /// Finds the main process of the container `name` (`None`: the only one beside our own) in the pod
-/// that this process belongs to. Processes of a container with the runtime's id `id` come first.
+/// that this process belongs to. Where the runtime's id is known here, it must be `id`.
 /// Costs about four small reads a process.
 ///
 /// # Errors
@@ -112,11 +139,13 @@ fn find_in(
     if found.iter().any(|one| one.id.is_some() && one.id.as_deref() == id) {
         found.retain(|one| one.id.as_deref() == id);
     }
-    let oldest = found.into_iter().min_by_key(|one| (one.start_time, one.pid));
-    match oldest {
-        Some(one) => Ok(MainProcess { pid: one.pid, identity: identity(one.named, one.id) }),
-        None => Err(FindError::Missing { wanted, seen }),
-    }
+    // What does not tell its id may be the one that is meant, before those which are another.
+    let oldest = found
+        .into_iter()
+        .min_by_key(|one| (id.is_some() && one.id.is_some(), one.start_time, one.pid));
+    let Some(one) = oldest else { return Err(FindError::Missing { wanted, seen }) };
+    let main = MainProcess { pid: one.pid, identity: identity(one.named, one.id) };
+    main.identity.check(id).map(|()| main)
 }
 
 /// A process that a container's runtime started from outside of the pod.

@@ -208,6 +208,41 @@ fn several_containers_want_a_name_and_the_runtimes_id_decides() {
 }
 
 #[test]
+fn i6_a_container_of_another_id_than_the_cluster_says_is_not_taken() {
+    let next = "0123456789abcdef0123456789abcdef0123456789abcdef0123456789abcdef";
+    // containerd and CRI-O, v1 and v2.
+    let forms = [
+        |id: &str| format!("12:memory:/kubepods/besteffort/pod{POD}/{id}\n"),
+        |id: &str| format!("0::/../cri-containerd-{id}.scope\n"),
+        |id: &str| format!("4:devices:/kubepods/burstable/pod{POD}/crio-{id}\n"),
+        |id: &str| format!("0::/../crio-{id}.scope/container\n"),
+    ];
+    for form in forms {
+        let mut pod = a_pod();
+        pod.iter_mut().filter(|one| one.cgroup.contains(ID)).for_each(|one| one.cgroup = form(ID));
+        let proc = proc_of(&pod);
+        let find = |told| find_in(proc.path(), Some(&us()), Some("api"), told);
+        let another = FindError::Another {
+            wanted: "api".to_owned(),
+            found: ID.to_owned(),
+            told: next.to_owned(),
+        };
+        assert_eq!(find(Some(next)), Err(another), "{}", form(ID));
+        assert_eq!(find(Some(ID)).unwrap().pid, 7);
+        assert_eq!(find(None).unwrap().pid, 7, "nobody says which it is to be");
+    }
+    // Where the control group does not tell, it is as if nothing was said.
+    let mut pod = a_pod();
+    pod.iter_mut().for_each(|one| one.cgroup = "0::/\n".to_owned());
+    let found = find_in(proc_of(&pod).path(), Some(&us()), Some("api"), Some(next)).unwrap();
+    assert_eq!((found.pid, found.identity.id), (7, None));
+    // One that does not tell may be it, however old another one is.
+    pod.push(process(40, 0, 100, "api", "dddd0001", OTHER));
+    let found = find_in(proc_of(&pod).path(), Some(&us()), Some("api"), Some(next)).unwrap();
+    assert_eq!(found.pid, 7);
+}
+
+#[test]
 fn another_pods_processes_are_not_ours() {
     let mut pod = a_pod();
     pod[1].mountinfo = pod[1].mountinfo.replace(POD, "another");
