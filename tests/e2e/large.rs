@@ -89,7 +89,7 @@ impl Gate {
         let mut command = self.place.command(&["watch"]);
         command.arg(&self.place.source).arg(&self.place.target);
         command.args(["--transport-cmd", &carrier, "--output", "lines"]).args(more);
-        Daemon::start(&self.place, self.place.apart(command).unwrap_or_else(|command| command))
+        Daemon::start(&self.place, self.place.apart(command).0)
     }
 
     /// Lets everything through.
