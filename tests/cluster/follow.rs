@@ -214,8 +214,10 @@ fn all_replicas_get_it_and_status_counts_them() {
         watch.line(&["connected"]);
     }
     watch.flush();
+    // What was said of the one before may still be on its way to us.
+    let next = watch.status()["gen"]["local"].as_u64().unwrap() + 1;
     rig.write("view.py", "two\n");
-    watch.line(&["sync end", "targets=3/3"]);
+    watch.line(&["sync end", &format!("gen={next} "), "targets=3/3"]);
     for pod in &pods {
         assert_eq!(rig.seen(pod, "/srv/app/view.py").as_deref(), Some("two\n"), "{pod}");
     }

@@ -151,8 +151,10 @@ fn all_replicas_get_it_and_a_rollout_is_followed() {
         watch.line(&["connected"]);
     }
     watch.flush();
+    // What was said of the one before may still be on its way to us.
+    let next = watch.status()["gen"]["local"].as_u64().unwrap() + 1;
     rig.write("view.py", "two");
-    watch.line(&["sync end", "targets=2/2"]);
+    watch.line(&["sync end", &format!("gen={next} "), "targets=2/2"]);
     for pod in &pods {
         assert_eq!(rig.seen(pod, "/tmp/view.py").as_deref(), Some("two"), "{pod}");
     }

@@ -47,12 +47,11 @@ impl Recorded {
     /// What saving this content costs, out and back.
     #[track_caller]
     fn cost(&self, daemon: &mut Daemon<'_>, path: &str, content: &[u8]) -> (u64, u64) {
-        daemon.flush();
-        daemon.rest();
+        let next = daemon.next_generation();
         let before = self.bytes();
         // Half a file that is seen while it is written costs more.
         self.place.save(path, content);
-        daemon.event("sync end");
+        daemon.event(&format!("sync end gen={next} "));
         let after = self.bytes();
         assert!(fs::read(self.place.target.join(path)).unwrap() == content, "{path} is there");
         (after.0 - before.0, after.1 - before.1)
@@ -170,7 +169,6 @@ fn a_renamed_directory_costs_a_kilobyte() {
     std::os::unix::fs::symlink("0/file_0.py", place.source.join("old/link")).unwrap();
     let mut daemon = recorded.watch();
     daemon.flush();
-    daemon.rest();
     let inode = inode_of(place, "old/3/file_3.py");
     let before = recorded.bytes();
     fs::rename(place.source.join("old"), place.source.join("new")).unwrap();
@@ -236,12 +234,11 @@ fn a_byte_of_a_huge_file_is_found_in_one_pass() {
     place.write("huge", &content);
     let mut daemon = place.watch(&[]).synced();
     for round in 0..2 {
-        daemon.flush();
-        daemon.rest();
+        let next = daemon.next_generation();
         let before = (read_by(daemon.pid()), read_by(daemon.hub()));
         content[(40 + round) << 20] ^= 1;
         place.save("huge", &content);
-        daemon.event("sync end");
+        daemon.event(&format!("sync end gen={next} "));
         let after = (read_by(daemon.pid()), read_by(daemon.hub()));
         assert!(fs::read(place.target.join("huge")).unwrap() == content);
         let (source, hub) = (after.0 - before.0, after.1 - before.1);

@@ -106,6 +106,14 @@ impl<'a> Daemon<'a> {
         self.place.control(&["flush", "--timeout", "100s"]).ends_with(0);
     }
 
+    /// The number of the generation that the next save makes. What was said of others before may still
+    /// be on its way to us.
+    #[track_caller]
+    pub(crate) fn next_generation(&self) -> u64 {
+        self.flush();
+        self.status()["gen"]["local"].as_u64().unwrap() + 1
+    }
+
     pub(crate) fn connection(&self) -> Connection {
         let all = everything_below(&self.place.state).into_iter();
         let mut sockets = all.filter(|path| path.extension().is_some_and(|end| end == "sock"));

@@ -10,16 +10,27 @@ use crate::processes;
 
 /// A `watch` whose network is its own; `None` where that is not allowed.
 fn watch(place: &Place) -> Option<Daemon<'_>> {
-    let allowed = Command::new("unshare").args(["-n", "true"]).output();
-    if !allowed.is_ok_and(|output| output.status.success()) {
+    let (command, is_apart) = place.apart(place.syncing(&["watch"], &[]));
+    if !is_apart {
         println!("left out, it needs root");
         return None;
     }
-    let inner = place.syncing(&["watch"], &[]);
-    let mut command = place.environment("unshare".as_ref());
-    command.arg("-n").arg(inner.get_program()).args(inner.get_args());
-    command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
     Some(Daemon::start(place, command))
+}
+
+impl Place {
+    /// The same command with a network of its own, which nobody else changes; where that is not allowed
+    /// as it was, and false.
+    pub(crate) fn apart(&self, inner: Command) -> (Command, bool) {
+        let allowed = Command::new("unshare").args(["-n", "true"]).output();
+        if !allowed.is_ok_and(|output| output.status.success()) {
+            return (inner, false);
+        }
+        let mut command = self.environment("unshare".as_ref());
+        command.arg("-n").arg(inner.get_program()).args(inner.get_args());
+        command.envs(inner.get_envs().filter_map(|(name, value)| Some((name, value?))));
+        (command, true)
+    }
 }
 
 /// Changes the daemon's network.
