@@ -42,7 +42,7 @@ use self::calls::next_call;
 use self::ending::Ending;
 use self::groups::Groups;
 use self::join::Joined;
-use self::link::{LinkEvent, Outgoing};
+use self::link::{LinkEvent, Outgoing, Parcels};
 use self::members::Members;
 pub use self::reread::Reread;
 use self::say::Teller;
@@ -94,6 +94,8 @@ struct Daemon {
     teller: Teller,
     answers: Answers,
     events: (link::Events, mpsc::Receiver<(TargetId, u64, LinkEvent)>),
+    /// Of what the session is just having sent.
+    parcels: Parcels,
     tasks: JoinSet<()>,
     /// Those behind the links. They end by themselves when they are told to, which the others need not.
     carriers: JoinSet<()>,
@@ -240,6 +242,7 @@ impl Daemon {
             teller: Teller::new(roots.len()),
             answers: Answers::default(),
             events: mpsc::channel(EVENTS),
+            parcels: Parcels::default(),
             tasks: JoinSet::new(),
             carriers: JoinSet::new(),
             serial: 0,
@@ -282,6 +285,11 @@ impl Daemon {
                 why = signals.next() => self.end_because(why),
                 Some((target, serial, event)) = self.events.1.recv() => {
                     self.link_event(target, serial, event);
+                    // Many targets answer at the same time.
+                    for _ in 1..EVENTS {
+                        let Ok((target, serial, event)) = self.events.1.try_recv() else { break };
+                        self.link_event(target, serial, event);
+                    }
                 }
                 next = self.source.next() => self.source_event(next),
                 call = next_call(&mut self.control) => self.call(call),
@@ -459,6 +467,7 @@ impl Daemon {
             for effect in self.session.handle(now, input) {
                 self.perform(now, effect, &mut inputs);
             }
+            self.parcels.clear();
         }
     }
 
@@ -474,10 +483,12 @@ impl Daemon {
             }
             Effect::Send(target, message) => self.send(target, Outgoing::Message(message)),
             Effect::SendOps { target, generation, base, ops } => {
-                self.send(target, Outgoing::Ops { generation, base, ops });
+                let parcel = self.parcels.ops(generation, &ops);
+                self.send(target, Outgoing::Ops { generation, base, ops, parcel });
             }
             Effect::SendData { target, generation, ops, indices, commit } => {
-                self.send(target, Outgoing::Data { generation, ops, indices, commit });
+                let parcel = self.parcels.data(generation, &ops);
+                self.send(target, Outgoing::Data { generation, ops, indices, commit, parcel });
             }
             Effect::Ahead { target, number, op, base, whole } => {
                 self.send(target, Outgoing::Ahead { number, op, base: (!whole).then_some(base) });

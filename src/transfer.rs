@@ -274,8 +274,10 @@ impl Patches {
         self.by_index.insert(index, patch);
     }
 
-    /// What the op of a generation is sent as; once.
-    pub fn take(&mut self, generation: u64, index: u32) -> Option<Patch> {
-        self.by_index.remove(&index).filter(|_| generation == self.generation)
+    /// What the op of a generation is sent as.
+    #[must_use]
+    pub fn get(&self, generation: u64, index: u32) -> Option<Patch> {
+        let known = (generation == self.generation).then(|| self.by_index.get(&index));
+        known.flatten().cloned()
     }
 }

@@ -11,6 +11,8 @@ use std::time::Duration;
 
 use futures_util::{Sink, Stream, StreamExt};
 use kube::client::Connection;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::protocol::{Role, WebSocketConfig};
 use tokio_tungstenite::tungstenite::{self, Message};
 
 use super::error::Status;
@@ -19,6 +21,10 @@ use super::{Ask, Bridge, Cluster, ClusterError, Ready};
 
 /// How long a stream may take to be there.
 const CONNECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Read at once. All of it is written over with zeros before each look for more, so that kube's own
+/// 128 KiB cost a daemon with many pods more than all else: what a hub says is short.
+const READ_BYTES: usize = 4 << 10;
 
 /// What comes of a connection.
 pub type Receiver = Pin<Box<dyn Stream<Item = Result<Message, tungstenite::Error>> + Send>>;
@@ -91,7 +97,11 @@ impl Cluster {
         };
         let connection = connection.map_err(|error| self.no_exec(pod, bridge, &ask, error))?;
         let closes = connection.supports_stream_close();
-        let (sender, receiver) = connection.into_stream().split();
+        // Nothing was read from it yet.
+        let stream = connection.into_stream().into_inner();
+        let config = WebSocketConfig::default().read_buffer_size(READ_BYTES);
+        let stream = WebSocketStream::from_raw_socket(stream, Role::Client, Some(config)).await;
+        let (sender, receiver) = stream.split();
         Ok(Exec { receiver: Box::pin(receiver), sender: Box::pin(sender), closes })
     }
 

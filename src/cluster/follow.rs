@@ -63,7 +63,9 @@ impl LookAgain {
 enum Ended {
     /// As it should.
     Well,
-    /// What it would go on from is not kept any more, or somebody asked.
+    /// What it would go on from is not kept any more.
+    Expired,
+    /// It is overdue, or somebody asked.
     LookAgain,
     /// Nobody listens.
     Unheard,
@@ -105,25 +107,23 @@ impl Following {
         let mut wait = AGAIN_FIRST;
         loop {
             let began = Instant::now();
-            let failed = match self.watch(&mut last, &out, &again).await {
+            let ended = self.watch(&mut last, &out, &again).await;
+            // Something on the way may end each at once: that is no reason to ask without a pause.
+            let early = began.elapsed() < AGAIN_LAST && !matches!(ended, Ok(Ended::LookAgain));
+            let failed = match ended {
                 Ok(Ended::Unheard) => return,
-                // Something on the way may end each at once: that is no reason to ask without a pause.
-                Ok(Ended::Well) if began.elapsed() < AGAIN_LAST => {
-                    pause(&mut wait, &again).await;
-                    continue;
-                }
-                Ok(Ended::Well) => {
-                    wait = AGAIN_FIRST;
-                    continue;
-                }
-                Ok(Ended::LookAgain) => self.list().await.err(),
+                Ok(Ended::Well) => None,
+                Ok(Ended::Expired | Ended::LookAgain) => self.list().await.err(),
                 // What was missed meanwhile is in the next list.
                 Err(error) => Some(error),
             };
             let Some(error) = failed else {
-                wait = AGAIN_FIRST;
                 if !tell(self.now(), &mut last, &out).await {
                     return;
+                }
+                match early {
+                    true => pause(&mut wait, &again).await,
+                    false => wait = AGAIN_FIRST,
                 }
                 continue;
             };
@@ -160,7 +160,7 @@ impl Following {
         let ask = Ask { path, verb: "watch", resource: "pods" };
         let ready = self.cluster.ready().await?;
         let failed = |cluster: &Cluster, error| match error {
-            kube::Error::Api(status) if status.code == 410 => Ok(Ended::LookAgain),
+            kube::Error::Api(status) if status.code == 410 => Ok(Ended::Expired),
             error => Err(cluster.failed(&ask, error)),
         };
         let begun = ready.client.request_events::<Pod>(ask.request()?);
@@ -308,12 +308,13 @@ mod tests {
         assert_eq!((never.serving.len(), never.waiting.len()), (0, 1));
     }
 
-    #[tokio::test]
-    async fn a_watch_that_ends_at_once_is_asked_for_ever_later() {
+    /// Follows where a server answers a question so and ends the connection; until it has asked for four
+    /// watches.
+    async fn follow_four(answer: fn(&str) -> String) -> Duration {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         let address = format!("http://{}", listener.local_addr().unwrap());
-        let asked = Arc::new(AtomicUsize::new(0));
-        let there = asked.clone();
+        let watches = Arc::new(AtomicUsize::new(0));
+        let there = watches.clone();
         std::thread::spawn(move || {
             for mut stream in listener.incoming().map_while(Result::ok) {
                 let (mut question, mut buffer) = (Vec::new(), [0; 4096]);
@@ -321,9 +322,10 @@ mod tests {
                     let Ok(len @ 1..) = stream.read(&mut buffer) else { break };
                     question.extend_from_slice(&buffer[..len]);
                 }
-                there.fetch_add(1, Ordering::SeqCst);
-                let nothing = b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\nConnection: close\r\n\r\n";
-                let _ = stream.write_all(nothing);
+                let question = String::from_utf8_lossy(&question);
+                let path = question.split(' ').nth(1).unwrap_or_default();
+                there.fetch_add(usize::from(path.contains("watch=true")), Ordering::SeqCst);
+                let _ = stream.write_all(answer(path).as_bytes());
             }
         });
         let home = tempfile::tempdir().unwrap();
@@ -340,18 +342,49 @@ mod tests {
             serving: BTreeSet::new(),
             version: "1".to_owned(),
         };
-        let (out, _heard) = mpsc::channel(1);
+        let (out, mut heard) = mpsc::channel(1);
         let began = Instant::now();
         let followed = following.run(Pods::default(), out, |pods| pods, LookAgain::default());
         tokio::select! {
             () = followed => panic!("it ends while somebody listens"),
             () = async {
-                while asked.load(Ordering::SeqCst) < 4 {
+                while watches.load(Ordering::SeqCst) < 4 {
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
             } => {}
         }
+        assert!(heard.try_recv().is_err(), "nothing is new, and nothing failed");
+        began.elapsed()
+    }
+
+    fn answer(status: &str, body: &str) -> String {
+        let length = body.len();
+        let head = format!("Content-Length: {length}\r\nConnection: close\r\n");
+        format!("HTTP/1.1 {status}\r\nContent-Type: application/json\r\n{head}\r\n{body}")
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_ends_at_once_is_asked_for_ever_later() {
+        let took = follow_four(|_| answer("200 OK", "")).await;
         // Three pauses at least, each twice as long.
-        assert!(began.elapsed() >= 7 * AGAIN_FIRST, "{:?}", began.elapsed());
+        assert!(took >= 7 * AGAIN_FIRST, "{took:?}");
+    }
+
+    #[tokio::test]
+    async fn a_watch_that_always_is_of_too_long_ago_is_asked_for_ever_later() {
+        let took = follow_four(|path| match path.contains("watch=true") {
+            true => {
+                let gone = json!({"kind": "Status", "apiVersion": "v1", "status": "Failure",
+                    "message": "too old resource version", "reason": "Expired", "code": 410});
+                answer("410 Gone", &gone.to_string())
+            }
+            false => {
+                let list = json!({"kind": "PodList", "apiVersion": "v1",
+                    "metadata": {"resourceVersion": "1"}, "items": []});
+                answer("200 OK", &list.to_string())
+            }
+        });
+        let took = took.await;
+        assert!(took >= 7 * AGAIN_FIRST, "{took:?}");
     }
 }

@@ -5,11 +5,14 @@
 //! is made again, and what was sent on it is sent again: nobody had it. What an app may have had is not
 //! sent twice, whether it answered or not.
 
+use std::pin::pin;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{Sink, SinkExt, Stream, StreamExt};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::sync::watch;
 use tokio_tungstenite::tungstenite::Message;
 
@@ -39,11 +42,15 @@ enum Tried {
 /// One connection of somebody here.
 struct Guest {
     stream: TcpStream,
-    /// Sent before anything was answered.
-    sent: Vec<u8>,
+    sent: Mutex<Sent>,
+}
+
+/// What was sent before anything was answered, for whoever listens at last.
+#[derive(Default)]
+struct Sent {
+    /// At most [`KEPT_BYTES`], and what was read at once.
+    bytes: Vec<u8>,
     answered: bool,
-    /// Has said all it had to say.
-    silent: bool,
 }
 
 impl Cluster {
@@ -57,9 +64,9 @@ impl Cluster {
         port: u16,
         stream: TcpStream,
     ) -> Result<(), ClusterError> {
-        let mut guest = Guest { stream, sent: Vec::new(), answered: false, silent: false };
+        let mut guest = Guest { stream, sent: Mutex::default() };
         let until = Instant::now() + LISTENS_WITHIN;
-        while Instant::now() < until && guest.sent.len() <= KEPT_BYTES {
+        while Instant::now() < until {
             let now = pods.borrow_and_update().clone();
             for pod in now {
                 match self.try_forward(&pod, port, &mut guest).await {
@@ -69,7 +76,7 @@ impl Cluster {
                     Err(error) => tracing::debug!(pod, %error, "not forwarded"),
                     Ok(Tried::Refused) => {}
                 }
-                if guest.answered {
+                if !lock(&guest.sent).may_go_again() {
                     return Ok(());
                 }
             }
@@ -90,67 +97,97 @@ impl Cluster {
         let ask = Ask { path, verb: "get", resource: "pods/portforward" };
         let connection = self.ready().await?.client.connect(ask.request()?).await;
         let connection = connection.map_err(|error| self.failed(&ask, error))?;
-        let (mut sender, mut receiver) = connection.into_stream().split();
-        let mut headers = [false; 2];
-        if !guest.sent.is_empty() {
-            let _ = sender.send(content(&guest.sent)).await;
+        let (sender, receiver) = connection.into_stream().split();
+        let (from, to) = guest.stream.split();
+        let mut answers = pin!(down(receiver, to, &guest.sent));
+        // Neither way waits for the other: an app may answer before it has heard all.
+        tokio::select! {
+            biased;
+            tried = &mut answers => return Ok(tried),
+            said = up(from, sender, &guest.sent) => if said.is_err() {
+                return Ok(lock(&guest.sent).cut());
+            }
         }
-        let mut buffer = vec![0; READ_BYTES];
-        let mut ends_at = None;
-        loop {
-            let last = async {
-                match ends_at {
-                    Some(at) => tokio::time::sleep_until(at).await,
-                    None => std::future::pending().await,
+        // There is no half-close: what was asked for may still come.
+        Ok(tokio::time::timeout(LAST_ANSWER_WITHIN, answers).await.unwrap_or(Tried::Done))
+    }
+}
+
+/// Sends what somebody here says, to the end; first what was sent in vain.
+///
+/// # Errors
+/// When the stream to the pod is cut.
+async fn up(
+    mut from: ReadHalf<'_>,
+    mut sender: impl Sink<Message> + Unpin,
+    sent: &Mutex<Sent>,
+) -> Result<(), ()> {
+    let before = lock(sent).bytes.clone();
+    if !before.is_empty() {
+        sender.send(content(&before)).await.map_err(drop)?;
+    }
+    let mut buffer = vec![0; READ_BYTES];
+    while let Ok(len @ 1..) = from.read(&mut buffer).await {
+        lock(sent).add(&buffer[..len]);
+        sender.send(content(&buffer[..len])).await.map_err(drop)?;
+    }
+    Ok(())
+}
+
+/// Passes on what the pod answers, until somebody hangs up.
+async fn down<E>(
+    mut receiver: impl Stream<Item = Result<Message, E>> + Unpin,
+    mut to: WriteHalf<'_>,
+    sent: &Mutex<Sent>,
+) -> Tried {
+    let mut headers = [false; 2];
+    loop {
+        let Some(Ok(Message::Binary(bytes))) = receiver.next().await else {
+            return lock(sent).cut();
+        };
+        let Some((&channel, said)) = bytes.split_first() else { continue };
+        let Some(header) = headers.get_mut(usize::from(channel)) else { continue };
+        if !std::mem::replace(header, true) {
+            continue;
+        }
+        match channel {
+            CONTENT => {
+                lock(sent).answered();
+                if to.write_all(said).await.is_err() {
+                    return Tried::Done;
                 }
-            };
-            tokio::select! {
-                read = guest.stream.read(&mut buffer), if !guest.silent => match read {
-                    Ok(len @ 1..) => {
-                        if !guest.answered {
-                            guest.sent.extend_from_slice(&buffer[..len]);
-                        }
-                        if sender.send(content(&buffer[..len])).await.is_err() {
-                            return Ok(guest.cut());
-                        }
-                    }
-                    // There is no half-close: what it asked for may still come.
-                    _ => guest.silent = true,
-                },
-                next = receiver.next() => {
-                    let Some(Ok(Message::Binary(bytes))) = next else { return Ok(guest.cut()) };
-                    let Some((&channel, said)) = bytes.split_first() else { continue };
-                    let Some(header) = headers.get_mut(usize::from(channel)) else { continue };
-                    if !std::mem::replace(header, true) {
-                        continue;
-                    }
-                    match channel {
-                        CONTENT => {
-                            guest.answered = true;
-                            guest.sent = Vec::new();
-                            if guest.stream.write_all(said).await.is_err() {
-                                return Ok(Tried::Done);
-                            }
-                        }
-                        TROUBLE if is_refusal(said) && !guest.answered => return Ok(Tried::Refused),
-                        TROUBLE => return Ok(guest.cut()),
-                        _ => {}
-                    }
-                }
-                () = last => return Ok(Tried::Done),
             }
-            if guest.silent && ends_at.is_none() {
-                ends_at = Some(tokio::time::Instant::now() + LAST_ANSWER_WITHIN);
-            }
+            TROUBLE if is_refusal(said) && !lock(sent).answered => return Tried::Refused,
+            _ => return lock(sent).cut(),
         }
     }
 }
 
-impl Guest {
+impl Sent {
+    fn add(&mut self, bytes: &[u8]) {
+        if self.may_go_again() {
+            self.bytes.extend_from_slice(bytes);
+        }
+    }
+
+    fn answered(&mut self) {
+        *self = Self { bytes: Vec::new(), answered: true };
+    }
+
+    /// Whether all that was sent is here, to be sent to somebody else.
+    fn may_go_again(&self) -> bool {
+        !self.answered && self.bytes.len() <= KEPT_BYTES
+    }
+
     /// The stream ended, nobody says why: the app may have had what was sent on it.
     fn cut(&self) -> Tried {
-        if self.answered || !self.sent.is_empty() { Tried::Done } else { Tried::Refused }
+        if self.answered || !self.bytes.is_empty() { Tried::Done } else { Tried::Refused }
     }
+}
+
+fn lock(sent: &Mutex<Sent>) -> MutexGuard<'_, Sent> {
+    // It is whole whenever nobody holds it.
+    sent.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Whether a runtime says that it did not come as far as the app: containerd in Go's words, CRI-O in

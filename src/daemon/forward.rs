@@ -1,6 +1,7 @@
 //! Ports of this machine that lead to a port of a workload's pods, whichever they are by now.
 
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, watch};
@@ -13,6 +14,8 @@ use crate::error::Error;
 
 /// Connections at a time; more wait to be taken.
 const CONNECTIONS: usize = 256;
+/// Between two tries to take one.
+const AGAIN: Duration = Duration::from_millis(100);
 
 /// A port that is listened to.
 pub(super) struct Forwarded {
@@ -39,7 +42,11 @@ impl Forwarded {
         loop {
             tokio::select! {
                 accepted = self.listener.accept(), if connections.len() < CONNECTIONS => {
-                    let Ok((stream, _)) = accepted else { continue };
+                    let Ok((stream, _)) = accepted else {
+                        // No descriptor is left: one may be later.
+                        tokio::time::sleep(AGAIN).await;
+                        continue;
+                    };
                     let (cluster, pods, port) = (cluster.clone(), pods.clone(), self.forward.remote);
                     connections.spawn(async move { cluster.forward(pods, port, stream).await });
                 }

@@ -4,6 +4,7 @@
 //! after a generation arrives after it. Content is read only when the hub has room for it.
 
 mod lane;
+mod parcel;
 #[cfg(test)]
 mod tests;
 
@@ -13,29 +14,24 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
-use e2ek_sidecar::receive::fold;
 use e2ek_sidecar::server::listen::{DEAD_AFTER, HEARTBEAT, HELLO_WITHIN, hello};
-use e2ek_sidecar::tree::{Entry, Snapshot, TreeId};
+use e2ek_sidecar::tree::{Snapshot, TreeId};
 use e2ek_sidecar::wire::{
-    self, Decoder, FromHub, Hello, How, Op, OpsPacker, PIECE_BYTES, Packer, ToHub, WINDOW_BYTES,
-    WireError,
+    self, Decoder, FromHub, Hello, Op, PIECE_BYTES, Packer, ToHub, WINDOW_BYTES, WireError,
 };
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::{Notify, Semaphore, mpsc};
 
 use self::lane::Lane;
 pub(super) use self::lane::Taken;
+pub(super) use self::parcel::Parcels;
+use self::parcel::{Content, Done, Frames, Maker, Making, Ops, Parcel};
 use crate::engine::session::TargetId;
-use crate::transfer::{Changed, Distance, Folder, Kin, Likened, Origin, Pace, Patches, Window};
+use crate::transfer::{Distance, Likened, Origin, Pace, Window};
 use crate::transport::{Ended, Link, NotStarted, Transport};
 
 /// Read at once.
 const READ_BYTES: usize = 64 << 10;
-/// So many ops and more are packed for a hub that is far away: for fewer the tree they lead on from
-/// takes more bytes than it saves.
-const PACK_FROM: usize = 4;
-/// zstd level of packed ops: they are few, and what can be compressed of them are names.
-const PACK_LEVEL: i32 = 6;
 /// How often progress is told.
 const PROGRESS_EVERY: Duration = Duration::from_millis(100);
 /// How soon something must be heard after the network changed, of a hub that may be busy with what was
@@ -98,12 +94,14 @@ pub(super) enum Outgoing {
         generation: u64,
         base: Snapshot,
         ops: Arc<[Op]>,
+        parcel: Option<Arc<Parcel>>,
     },
     Data {
         generation: u64,
         ops: Arc<[Op]>,
         indices: Vec<u32>,
         commit: TreeId,
+        parcel: Option<Arc<Parcel>>,
     },
     /// Content that goes ahead, bit by bit between what comes after this; as a patch of what is in
     /// `base`, where that is told.
@@ -193,19 +191,19 @@ pub(super) async fn serve(
         Ok(Link { reader, writer, carrier }) => {
             let shrunk = || origin.shrunk().clone();
             let window = if saves { Window::default() } else { Window::whole() };
+            let packer = Packer::sharing(0, shrunk());
+            let lane = Lane::new(taken, window, shrunk());
             let mut sender = Sender {
-                packer: Packer::sharing(0, shrunk()),
-                lane: Lane::new(taken, window, shrunk()),
+                maker: Maker { origin, distance, likened: Likened::default(), packer },
+                lane,
                 writer,
-                origin,
                 credit,
                 events: events.clone(),
                 at: (target, serial),
                 buffer: Vec::new(),
                 unflushed: false,
-                distance,
-                patches: Patches::default(),
-                likened: Likened::default(),
+                ops: None,
+                told: Instant::now(),
                 pace: Pace::new(distance),
             };
             let result = tokio::select! {
@@ -303,19 +301,17 @@ async fn heard(
 
 struct Sender {
     writer: Box<dyn tokio::io::AsyncWrite + Send + Unpin>,
-    origin: Arc<Origin>,
+    maker: Maker,
     credit: Credit,
     events: Events,
     at: (TargetId, u64),
     buffer: Vec<u8>,
     /// Something was written since the last flush.
     unflushed: bool,
-    distance: Distance,
-    /// Of the generation whose ops were sent last.
-    patches: Patches,
-    /// What was sent as a patch of something like it.
-    likened: Likened,
-    packer: Packer,
+    /// Those that were sent last, as long as their content was not.
+    ops: Option<Arc<Ops>>,
+    /// When progress was told.
+    told: Instant,
     pace: Pace,
     lane: Lane,
 }
@@ -357,10 +353,16 @@ impl Sender {
                 }
                 self.message(&message).await?;
             }
-            Outgoing::Ops { generation, base, ops } => self.ops(generation, &base, &ops).await?,
-            Outgoing::Data { generation, ops, indices, commit } => {
-                self.data(generation, &ops, &indices).await?;
-                self.message(&ToHub::Commit { generation, target: commit }).await?;
+            Outgoing::Ops { generation, base, ops, parcel } => {
+                let made = self.maker.ops(generation, &base, &ops, parcel.as_deref());
+                self.frames(&made.frames, None).await?;
+                self.ops = Some(made);
+            }
+            Outgoing::Data { generation, ops, indices, commit, parcel } => {
+                let made = self.ops.take().unwrap_or_default();
+                let (ops, indices, patches) = (&ops[..], &indices[..], &made.patches);
+                let content = Content { generation, ops, indices, patches, commit };
+                self.data(&content, parcel.as_deref()).await?;
             }
             Outgoing::Ahead { number, op, base } => {
                 self.begin_ahead(number, &op, base.as_ref()).await?;
@@ -406,10 +408,29 @@ impl Sender {
         Ok(())
     }
 
-    /// Sends a message that costs credit.
-    async fn paid(&mut self, message: &ToHub) -> io::Result<()> {
-        let len = self.message(message).await?;
-        let permits = u32::try_from(len).unwrap_or(u32::MAX);
+    /// Sends frames, as the hub has room for them; of `content`, tells how far it is.
+    async fn frames(&mut self, frames: &Frames, content: Option<&Content<'_>>) -> io::Result<()> {
+        for (bytes, part) in frames.iter() {
+            self.buffer.extend_from_slice(bytes);
+            if self.buffer.len() >= READ_BYTES {
+                self.write().await?;
+            }
+            if part.cost > 0 {
+                self.pay(part.cost).await?;
+            }
+            if let Some(content) = content {
+                self.tell_progress(content, part.done).await;
+            }
+        }
+        for path in &frames.changed {
+            self.tell(LinkEvent::Changed(path.clone())).await;
+        }
+        Ok(())
+    }
+
+    /// Takes from the credit what a message costs that is sent.
+    async fn pay(&mut self, cost: usize) -> io::Result<()> {
+        let permits = u32::try_from(cost).unwrap_or(u32::MAX);
         let permit = match self.credit.clone().try_acquire_many_owned(permits) {
             Ok(permit) => permit,
             Err(_) => {
@@ -423,92 +444,35 @@ impl Sender {
         Ok(())
     }
 
-    async fn ops(&mut self, generation: u64, base: &Snapshot, ops: &[Op]) -> io::Result<()> {
-        self.patches = Patches::of(generation);
-        let mut folder = Folder::default();
-        let mut kin = Kin::new(base, ops, &mut self.likened);
-        // What moves with its directory is not looked at, one by one.
-        let mut folded = fold(base, ops);
-        for (index, op) in &mut folded {
-            op.meta = self.origin.meta(op, &mut folder);
-            if let Some(patch) = self.origin.patch(op, self.distance) {
-                self.patches.insert(*index, patch);
-                op.how = How::Patch;
-            } else if let Some((from, patch)) = self.origin.patch_like(op, &mut kin, self.distance)
-            {
-                self.patches.insert(*index, patch);
-                op.how = How::Like { from };
+    async fn data(&mut self, content: &Content<'_>, parcel: Option<&Parcel>) -> io::Result<()> {
+        self.told = Instant::now();
+        if let Some(all) = self.maker.data(content, self.pace.level(), parcel) {
+            return self.frames(&all, Some(content)).await;
+        }
+        let (mut frames, mut making, mut yielded) = (Frames::default(), Making::default(), 0);
+        loop {
+            let more = self.maker.step(content, &mut making, &mut frames);
+            self.frames(&frames, None).await?;
+            frames.clear();
+            if !more {
+                return Ok(());
+            }
+            self.tell_progress(content, making.done).await;
+            self.maker.packer.set_level(self.pace.level());
+            // A patch of much may be so little that nothing else makes this task wait.
+            if making.done.bytes >= yielded + PIECE_BYTES as u64 {
+                yielded = making.done.bytes;
+                tokio::task::yield_now().await;
             }
         }
-        let packs = self.distance == Distance::Far && folded.len() >= PACK_FROM;
-        let mut packer = packs.then(|| OpsPacker::new(generation, base.id(), PACK_LEVEL));
-        let mut batches = wire::batches(folded.into_iter().map(|(_, op)| op)).peekable();
-        while let Some(ops) = batches.next() {
-            let last = batches.peek().is_none();
-            let message = match &mut packer {
-                Some(packer) => packer.pack(&ops, last),
-                None => ToHub::Ops { generation, ops, last },
-            };
-            self.paid(&message).await?;
-        }
-        Ok(())
     }
 
-    async fn data(&mut self, generation: u64, ops: &[Op], indices: &[u32]) -> io::Result<()> {
-        self.packer.set_level(self.pace.level());
-        let (mut piece, mut folder) = (Vec::new(), Folder::default());
-        let mut told = Instant::now();
-        let mut progress = Progress::of(generation, ops, indices);
-        let mut yielded = 0;
-        for &index in indices {
-            let Some(op) = ops.get(index as usize) else { continue };
-            progress.files += 1;
-            let patch = self.patches.take(generation, index);
-            let mut reading = self.origin.read(op, patch, self.distance, &mut folder);
-            let before = progress.bytes;
-            loop {
-                // A patch of much may be so little that nothing else makes this task wait.
-                if progress.bytes >= yielded + PIECE_BYTES as u64 {
-                    yielded = progress.bytes;
-                    tokio::task::yield_now().await;
-                }
-                let more = match &mut reading {
-                    Ok(reading) => {
-                        let more = reading.piece(&mut piece);
-                        progress.bytes = before + reading.progress();
-                        more
-                    }
-                    Err(Changed) => Err(Changed),
-                };
-                match more {
-                    Ok(true) => {
-                        if told.elapsed() >= PROGRESS_EVERY {
-                            told = Instant::now();
-                            self.tell(LinkEvent::Progress(progress)).await;
-                        }
-                        for full in self.packer.push(index, &piece) {
-                            self.paid(&full).await?;
-                            self.packer.set_level(self.pace.level());
-                        }
-                    }
-                    Ok(false) => break,
-                    Err(Changed) => {
-                        self.withdraw(index, op).await?;
-                        break;
-                    }
-                }
-            }
+    /// Says how far a generation's content is, if that takes long.
+    async fn tell_progress(&mut self, content: &Content<'_>, done: Done) {
+        if self.told.elapsed() >= PROGRESS_EVERY {
+            self.told = Instant::now();
+            self.tell(LinkEvent::Progress(Progress::of(content, done))).await;
         }
-        if let Some(rest) = self.packer.flush() {
-            self.paid(&rest).await?;
-        }
-        Ok(())
-    }
-
-    async fn withdraw(&mut self, index: u32, op: &Op) -> io::Result<()> {
-        self.message(&ToHub::Withdraw { index }).await?;
-        self.tell(LinkEvent::Changed(op.change.path.clone())).await;
-        Ok(())
     }
 
     async fn tell(&mut self, event: LinkEvent) {
@@ -517,15 +481,10 @@ impl Sender {
 }
 
 impl Progress {
-    fn of(generation: u64, ops: &[Op], indices: &[u32]) -> Self {
-        let size = |index: &u32| match ops.get(*index as usize).map(|op| &op.change.new) {
-            Some(Some(Entry::File { size, .. })) => *size,
-            _ => 0,
-        };
-        let total_bytes = indices.iter().map(size).sum();
-        let total_files = indices.len() as u64;
-        let generation = Some(generation);
-        Self { generation, files: 0, bytes: 0, ahead: 0, total_files, total_bytes }
+    fn of(content: &Content<'_>, Done { files, bytes }: Done) -> Self {
+        let (generation, total) = (Some(content.generation), content.total());
+        let (total_files, total_bytes) = (total.files, total.bytes);
+        Self { generation, files, bytes, ahead: 0, total_files, total_bytes }
     }
 }
 

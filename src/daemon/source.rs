@@ -12,7 +12,7 @@ mod problems;
 mod told;
 
 use std::cell::RefCell;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock};
 use std::time::{Duration, Instant};
@@ -24,11 +24,11 @@ use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
 use self::later::Later;
-use self::outside::{Outside, nothing_below, tell_of};
+use self::outside::Outside;
 use self::pair::{Pair, tree_of};
 use self::problems::{FAULTY_AGAIN, Problems};
 pub(super) use self::told::Told;
-use self::told::{is_complete, is_in, settings_of, tell};
+use self::told::{is_complete, is_in, nothing_below, tell, tell_settings};
 use crate::engine::debounce::{Debounce, Hints, Seen};
 use crate::filter::{Filter, FilterError, FilterOptions, Near};
 use crate::scan::{ScanError, ScanReport, Scanner, Traced};
@@ -81,9 +81,8 @@ pub(super) struct Source {
     told: mpsc::Sender<Told>,
     heard: mpsc::Receiver<Told>,
     tasks: JoinSet<()>,
-    /// Files of rules that lie elsewhere, and where the watches of their folders keep cookies.
+    /// Files that decide and that no pair's watch sees.
     outside: Outside,
-    cookies: PathBuf,
     looking: Option<(JoinHandle<Look>, Instant, Instant)>,
     /// Large files that are hashed beside.
     later: Later,
@@ -125,7 +124,6 @@ impl Source {
             heard,
             tasks: JoinSet::new(),
             outside: Outside::default(),
-            cookies: PathBuf::new(),
             looking: None,
             later: Later::default(),
             problems: Problems::new(),
@@ -152,8 +150,7 @@ impl Source {
             let (watch, reaches) = pair.watch(cookies)?;
             self.tasks.spawn(tell(index, watch, reaches, self.told.clone()));
         }
-        self.cookies = cookies.to_owned();
-        self.follow_outside()?;
+        self.follow_outside();
         self.settings = settings.map(std::path::Path::to_owned);
         let Some((file, folder)) = settings.and_then(|file| Some((file, file.parent()?))) else {
             return Ok(());
@@ -161,19 +158,17 @@ impl Source {
         if !self.pairs.iter().any(|pair| pair.filter.root() == folder) {
             let watch = Watch::start(folder.to_owned(), cookies.to_owned(), nothing_below())?;
             let name = file.file_name().unwrap_or_default().as_encoded_bytes().to_vec();
-            let names = BTreeSet::from([name]);
-            self.tasks.spawn(tell_of(watch, names, self.told.clone(), settings_of));
+            self.tasks.spawn(tell_settings(watch, name, self.told.clone()));
         }
         Ok(())
     }
 
-    /// Follows the files of rules that lie in no pair's root, as long as anything is followed.
-    fn follow_outside(&mut self) -> std::io::Result<()> {
-        if self.pairs.iter().all(|pair| pair.watch.is_none()) {
-            return Ok(());
+    /// Follows the files that decide and that no pair's watch sees, as long as anything is followed.
+    fn follow_outside(&mut self) {
+        if self.pairs.iter().any(|pair| pair.watch.is_some()) {
+            let files = self.pairs.iter().flat_map(|pair| pair.filter.outside());
+            self.outside.follow(files, &self.told);
         }
-        let files = self.pairs.iter().flat_map(|pair| pair.filter.outside());
-        self.outside.follow(files, &self.cookies, &self.told)
     }
 
     /// Looks whether those say something else by now: then all is decided anew.
@@ -183,9 +178,7 @@ impl Source {
                 self.rules_changed(index, &SyncPath::root(), now);
             }
         }
-        if let Err(error) = self.follow_outside() {
-            tracing::warn!(%error, "rules that lie outside of the source are not followed");
-        }
+        self.follow_outside();
     }
 
     /// Whether the file of settings may have changed since this was asked last.
@@ -429,6 +422,10 @@ impl Source {
         self.problems.settle();
         if large {
             self.count(began.elapsed());
+        }
+        let grew = |grew, pair: &Pair| pair.filter.take_outside_grew() || grew;
+        if self.pairs.iter().fold(false, grew) {
+            self.follow_outside();
         }
         if gone || self.pairs.iter().any(|pair| pair.gone) {
             return Looked::Gone;

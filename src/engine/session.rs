@@ -69,6 +69,8 @@ impl Session {
     /// Takes one input. Called with the same inputs it has the same effects.
     pub fn handle(&mut self, now: Instant, input: Input) -> Vec<Effect> {
         let mut effects = Vec::new();
+        let concerned = concerned(&input);
+        let generation = self.generation;
         match input {
             Input::Scanned { tree, seen } => self.scanned(now, tree, seen),
             Input::RootGone => self.root_gone(&mut effects),
@@ -92,7 +94,9 @@ impl Session {
             Input::Tick { .. } if self.ending => {}
             Input::Tick { git_busy } => self.tick(now, git_busy, &mut effects),
         }
-        self.pump(now, &mut effects);
+        // A hub that is ahead moves the number on, which all hear of.
+        let concerned = concerned.filter(|_| self.generation == generation);
+        self.pump(now, concerned, &mut effects);
         effects
     }
 
@@ -286,22 +290,33 @@ impl Session {
         }
     }
 
-    /// Gives every target what it lacks and may have now.
-    fn pump(&mut self, now: Instant, effects: &mut Vec<Effect>) {
+    /// Gives every target what it lacks and may have now, or that one alone which it is all about.
+    fn pump(&mut self, now: Instant, alone: Option<TargetId>, effects: &mut Vec<Effect>) {
         let Some(local) = &self.local else { return };
         if self.paused || self.source_gone || self.ending {
             return;
         }
+        let (settings, mut plans, mut alone) = (&self.settings, target::Plans::default(), alone);
         // A target whose hub is ahead moves the number on: those before it hear of it, too.
         loop {
             let before = self.generation;
-            for target in self.targets.values_mut() {
-                target.pump(now, local, &mut self.generation, &self.settings, effects);
+            let of = |id: &TargetId| alone.is_none_or(|alone| alone == *id);
+            for (_, target) in self.targets.iter_mut().filter(|(id, _)| of(id)) {
+                target.pump(now, local, &mut self.generation, settings, &mut plans, effects);
             }
             if self.generation == before {
                 return;
             }
+            alone = None;
         }
+    }
+}
+
+/// The one target that an input is all about: for the others nothing can come of it.
+fn concerned(input: &Input) -> Option<TargetId> {
+    match input {
+        Input::Message(target, _) | Input::Foreign(target, _) => Some(*target),
+        _ => None,
     }
 }
 

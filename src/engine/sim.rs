@@ -294,5 +294,6 @@ fn i1_to_i14_hold_and_both_ends_converge_after_any_history() {
             faults::ALL.iter().filter(|name| !tally.contains_key(*name)).collect();
         assert!(missing.is_empty(), "faults that never happened: {missing:?}");
         assert!(tally.contains_key("directories that move as one"));
+        assert!(tally.contains_key("ops that several targets share"));
     }
 }

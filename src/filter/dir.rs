@@ -7,8 +7,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::protect;
 use super::repository::{self, GitPlaces, Repository};
@@ -96,10 +96,20 @@ struct Common {
     excludes: Arc<RuleFile>,
     git: Option<GitPlaces>,
     unread: Mutex<Vec<Unread>>,
-    /// Files that lie outside of what a watcher of the root sees: whether they may be links, and a
-    /// hash of what was read.
-    outside: Mutex<BTreeMap<PathBuf, (bool, Option<blake3::Hash>)>>,
+    /// What lies outside of what a watcher of the root sees, by the directory it decides about.
+    outside: Mutex<BTreeMap<PathBuf, Outside>>,
+    /// More is in there than whoever follows it knows.
+    outside_grew: AtomicBool,
     next_id: AtomicU64,
+}
+
+/// What decides about a directory and is not seen by a watcher of the root.
+#[derive(Default)]
+struct Outside {
+    /// What begins there, or may yet.
+    repository: Option<Repository>,
+    /// Files of rules: whether they may be links, and a hash of what was read.
+    files: BTreeMap<PathBuf, (bool, Option<blake3::Hash>)>,
 }
 
 /// A verdict, and the rule that led to it (also when that rule keeps the path).
@@ -131,6 +141,7 @@ impl DirRules {
             git: options.git.clone(),
             unread: Mutex::default(),
             outside: Mutex::default(),
+            outside_grew: AtomicBool::new(true),
             next_id: AtomicU64::new(1),
         });
         let outermost = Dir {
@@ -216,14 +227,37 @@ impl DirRules {
 
     /// The files that lie outside of what a watcher of the root sees, whether they are there or not.
     pub(super) fn outside(&self) -> Vec<PathBuf> {
-        let outside = self.dir.common.outside.lock().unwrap_or_else(PoisonError::into_inner);
-        outside.keys().cloned().collect()
+        let outside = self.dir.common.outside();
+        let files = outside.values().flat_map(|outside| {
+            let asked = outside.repository.iter().flat_map(|repository| &repository.asked);
+            asked.chain(outside.files.keys())
+        });
+        files.cloned().collect()
+    }
+
+    /// Whether there are more of them since this was asked last.
+    pub(super) fn take_outside_grew(&self) -> bool {
+        self.dir.common.outside_grew.swap(false, Ordering::Relaxed)
     }
 
     /// Whether one of those says something else than what was read.
     pub(super) fn is_outdated(&self) -> bool {
-        let outside = self.dir.common.outside.lock().unwrap_or_else(PoisonError::into_inner);
-        outside.iter().any(|(file, (follow, hash))| hash_of(&read(file, *follow)) != *hash)
+        let common = &self.dir.common;
+        let other = |directory: &Path, repository: &Repository| {
+            let places = common.git.as_ref();
+            places.is_some_and(|places| Repository::read(directory, places) != *repository)
+        };
+        common.outside().iter().any(|(directory, outside)| {
+            outside.repository.as_ref().is_some_and(|repository| other(directory, repository))
+                || (outside.files.iter())
+                    .any(|(file, (follow, hash))| hash_of(&read(file, *follow)) != *hash)
+        })
+    }
+
+    /// Forgets what lies outside for a directory, by its path below the top, and all below it.
+    pub(super) fn forget_outside(&self, below: &[u8]) {
+        let directory = self.dir.common.top.join(as_path(below));
+        self.dir.common.outside().retain(|of, _| !of.starts_with(&directory));
     }
 
     pub(super) fn unread(&self) -> Vec<Unread> {
@@ -256,6 +290,18 @@ impl DirRules {
             return Decision { verdict: Verdict::Kept, rule: None, closed };
         }
         Decision { closed, ..decision }
+    }
+}
+
+impl Common {
+    fn outside(&self) -> MutexGuard<'_, BTreeMap<PathBuf, Outside>> {
+        self.outside.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes note of something that decides about a directory.
+    fn note(&self, directory: &Path, note: impl FnOnce(&mut Outside)) {
+        note(self.outside().entry(directory.to_path_buf()).or_default());
+        self.outside_grew.store(true, Ordering::Relaxed);
     }
 }
 
@@ -294,38 +340,48 @@ impl Dir {
         }
         let directory = self.common.top.join(as_path(&self.path));
         let above = self.path.len() < self.common.prefix;
-        if let Some(places) = &self.common.git {
-            let begins = || repository::git_directory(&directory).is_some();
-            if is_top || (present.repository && begins()) {
-                self.gits = Arc::default();
-                let repository = Repository::read(&directory, places);
-                self.ignore_case = repository.ignore_case;
-                let files = [repository.excludes_file, repository.info_exclude];
-                for file in files.into_iter().flatten() {
-                    let place = Place { follow: true, outside: is_top };
-                    self.gits = self.with_layer(&self.gits, &directory.join(&file), &file, place);
-                }
+        if let Some(places) = self.common.git.clone() {
+            if is_top || (present.repository && repository::is_marked(&directory)) {
+                self.begin(&directory, &places, is_top);
             }
             if present.gitignore {
                 let file = directory.join(GITIGNORE);
-                let place = Place { follow: false, outside: above };
+                let place = Place { follow: false, outside: above.then_some(&directory) };
                 self.gits = self.with_layer(&self.gits, &file, &file, place);
             }
         }
         if present.e2ekignore {
             let file = directory.join(E2EKIGNORE);
-            let place = Place { follow: false, outside: above };
+            let place = Place { follow: false, outside: above.then_some(&directory) };
             self.ours = self.with_layer(&self.ours, &file, &file, place);
         }
         self
     }
 
+    /// Takes what a repository says that begins here. The top is one even where there is none: then the
+    /// user's own settings count.
+    fn begin(&mut self, directory: &Path, places: &GitPlaces, is_top: bool) {
+        let repository = Repository::read(directory, places);
+        if is_top || repository.begins {
+            self.gits = Arc::default();
+            self.ignore_case = repository.ignore_case;
+            let files = [&repository.excludes_file, &repository.info_exclude];
+            for file in files.into_iter().flatten() {
+                let place = Place { follow: true, outside: Some(directory) };
+                self.gits = self.with_layer(&self.gits, &directory.join(file), file, place);
+            }
+        }
+        self.common.note(directory, |outside| outside.repository = Some(repository));
+    }
+
     /// `layers` with `file` on top, if that can be read and says anything.
-    fn with_layer(&self, layers: &Layers, file: &Path, shown: &Path, place: Place) -> Layers {
+    fn with_layer(&self, layers: &Layers, file: &Path, shown: &Path, place: Place<'_>) -> Layers {
         let bytes = read(file, place.follow);
-        if place.outside {
-            let mut outside = self.common.outside.lock().unwrap_or_else(PoisonError::into_inner);
-            outside.insert(file.to_path_buf(), (place.follow, hash_of(&bytes)));
+        if let Some(directory) = place.outside {
+            let read = (place.follow, hash_of(&bytes));
+            self.common.note(directory, |outside| {
+                outside.files.insert(file.to_path_buf(), read);
+            });
         }
         let bytes = match bytes {
             Ok(Some(bytes)) => bytes,
@@ -349,11 +405,11 @@ impl Dir {
 
 /// How a file of rules is read.
 #[derive(Clone, Copy)]
-struct Place {
+struct Place<'a> {
     /// If it is a link, what that leads to.
     follow: bool,
-    /// A watcher of the root does not see it.
-    outside: bool,
+    /// The directory that it decides about, if a watcher of the root does not see it.
+    outside: Option<&'a Path>,
 }
 
 /// What tells that a file says something else by now; `None` where there is nothing to read.
@@ -382,7 +438,7 @@ fn includes(texts: &[String], passages: bool) -> Arc<RuleFile> {
 
 /// Reads a file of rules; `None` where there is none. A link is followed only on request, and
 /// nothing but a regular file is waited for.
-fn read(path: &Path, follow: bool) -> io::Result<Option<Vec<u8>>> {
+pub(super) fn read(path: &Path, follow: bool) -> io::Result<Option<Vec<u8>>> {
     let mut file = match open(path, follow) {
         Ok(file) => file,
         Err(error) => {

@@ -3,9 +3,11 @@
 //! Sections, quotes, escapes, comments, continued lines, and both kinds of include; a file that
 //! cannot be read or parsed counts as far as it goes (git itself would stop with an error).
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use super::as_path;
+use super::dir::read;
 use super::rules::RuleFile;
 
 /// How deep includes may nest (git's `MAX_INCLUDE_DEPTH`).
@@ -17,6 +19,8 @@ pub(super) struct Values {
     pub(super) excludes_file: Option<PathBuf>,
     pub(super) ignore_case: bool,
     pub(super) worktree_config: bool,
+    /// The files that were looked for, whether they are there or not.
+    pub(super) asked: BTreeSet<PathBuf>,
 }
 
 /// Reads one file into `values`. `git` is the git directory that `gitdir:` conditions ask about.
@@ -27,7 +31,8 @@ pub(super) fn read_into(
     git: Option<&Path>,
     depth: usize,
 ) {
-    let Ok(bytes) = std::fs::read(file) else {
+    values.asked.insert(file.to_path_buf());
+    let Ok(Some(bytes)) = read(file, true) else {
         return;
     };
     for (section, key, value) in settings(&bytes) {

@@ -255,26 +255,34 @@ impl Filter {
         })
     }
 
-    /// The files of rules that a watcher of the root does not see, whether they are there or not: those
-    /// of the directories above it, up to the repository's top, its `info/exclude` and
-    /// `core.excludesFile`. (Of repositories inside, and git's configuration, is not told here; those are
-    /// read again by the next reload.)
+    /// The files that a watcher of the root does not see and that decide about what was met so far,
+    /// whether they are there or not: the files of rules of the directories above it, up to the
+    /// repository's top; `info/exclude`, `core.excludesFile` and the configuration files of git that name
+    /// it, of the repository and of those inside.
     #[must_use]
     pub fn outside(&self) -> Vec<PathBuf> {
         self.root_rules().outside()
     }
 
-    /// Whether one of [`outside`](Self::outside) says something else than when it was read. Reads them.
+    /// Whether [`outside`](Self::outside) has more to tell than when this was asked last.
+    #[must_use]
+    pub fn take_outside_grew(&self) -> bool {
+        self.root_rules().take_outside_grew()
+    }
+
+    /// Whether one of [`outside`](Self::outside) says something else than when it was read; of git's
+    /// configuration, whether that makes a difference here. Reads them.
     #[must_use]
     pub fn is_outdated(&self) -> bool {
         self.root_rules().is_outdated()
     }
 
-    /// Whether a file of this name holds rules: when it changed, [`forget`](Self::forget) its directory
-    /// and look at all of that again. Those that lie elsewhere: [`outside`](Self::outside).
+    /// Whether something of this name holds rules, or says that a repository begins: when it changed,
+    /// [`forget`](Self::forget) its directory and look at all of that again. Those that lie elsewhere:
+    /// [`outside`](Self::outside).
     #[must_use]
     pub fn is_rule_file(name: &[u8]) -> bool {
-        name == dir::GITIGNORE.as_bytes() || name == dir::E2EKIGNORE.as_bytes()
+        [dir::GITIGNORE.as_bytes(), dir::E2EKIGNORE.as_bytes(), b".git"].contains(&name)
     }
 
     /// Forgets what was read in the directory `subtree` and below: that may be another directory by now,
@@ -286,6 +294,7 @@ impl Filter {
         }
         let state = self.state();
         let mut path = state.root_rules.path_of(subtree.as_bytes());
+        state.root_rules.forget_outside(&path);
         let mut cache = state.cache.write().unwrap_or_else(PoisonError::into_inner);
         cache.forgotten += 1;
         cache.rules.remove(&*path);

@@ -5,6 +5,7 @@
 //! `includeIf "gitdir:"` are followed; `onbranch:` and `hasconfig:` conditions, and settings from
 //! `git -c`, are not.
 
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
@@ -48,15 +49,19 @@ impl GitPlaces {
 }
 
 /// What one repository (or the lack of one) says about ignoring.
-#[derive(Debug, Default)]
+#[derive(Debug, PartialEq, Eq)]
 pub(super) struct Repository {
-    /// `info/exclude`, when it is there to read.
+    /// Whether one begins in the directory.
+    pub(super) begins: bool,
+    /// `info/exclude`; may not exist.
     pub(super) info_exclude: Option<PathBuf>,
     /// `core.excludesFile` as configured (a relative one counts from the top), or its default; may
     /// not exist.
     pub(super) excludes_file: Option<PathBuf>,
     /// `core.ignoreCase`.
     pub(super) ignore_case: bool,
+    /// Where all this stands, whether it is there or not, but for the two files above and `.git` itself.
+    pub(super) asked: BTreeSet<PathBuf>,
 }
 
 /// The nearest directory, from `start` (absolute) upwards, where a repository begins.
@@ -73,9 +78,16 @@ pub(super) fn git_directory(directory: &Path) -> Option<PathBuf> {
         let target = text.strip_prefix(b"gitdir:")?.trim_ascii();
         return Some(directory.join(as_path(target)));
     }
-    // git's own test (`is_git_directory`) also wants `objects` and `refs`.
-    let whole = ["HEAD", "objects", "refs"].iter().all(|name| dot_git.join(name).exists());
+    let whole = WHOLE.iter().all(|name| dot_git.join(name).exists());
     whole.then_some(dot_git)
+}
+
+/// What `.git` holds if it is a repository: git's own test (`is_git_directory`).
+const WHOLE: [&str; 3] = ["HEAD", "objects", "refs"];
+
+/// Whether something is called `.git` in a directory, which may become a repository yet.
+pub(super) fn is_marked(directory: &Path) -> bool {
+    directory.join(".git").symlink_metadata().is_ok()
 }
 
 impl Repository {
@@ -108,8 +120,17 @@ impl Repository {
             Some(path) => Some(path),
             None => places.xdg().map(|p| p.join("ignore")),
         };
-        let info_exclude = common.map(|p| p.join("info/exclude"));
-        Self { info_exclude, excludes_file, ignore_case: values.ignore_case }
+        let mut asked = values.asked;
+        if git.is_none() && is_marked(top) {
+            asked.extend(WHOLE.map(|name| top.join(".git").join(name)));
+        }
+        Self {
+            begins: git.is_some(),
+            info_exclude: common.map(|p| p.join("info/exclude")),
+            excludes_file,
+            ignore_case: values.ignore_case,
+            asked,
+        }
     }
 }
 

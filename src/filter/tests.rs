@@ -8,7 +8,10 @@ fn tree(files: &[(&str, &str)]) -> tempfile::TempDir {
     for (path, text) in files {
         let path = dir.path().join(path);
         std::fs::create_dir_all(path.parent().unwrap()).unwrap();
-        std::fs::write(path, text).unwrap();
+        match path.as_os_str().as_encoded_bytes().ends_with(b"/") {
+            true => std::fs::create_dir_all(path).unwrap(),
+            false => std::fs::write(path, text).unwrap(),
+        }
     }
     dir
 }
@@ -151,7 +154,9 @@ fn rules_are_read_once_until_reloaded() {
     assert!(!filter.verdict(&before, b"a", false).is_kept());
     std::fs::write(dir.path().join("sub/.gitignore"), "b\n").unwrap();
     assert_eq!(told(&filter, "sub/b"), "kept", "known already");
-    assert!(Filter::is_rule_file(b".gitignore") && Filter::is_rule_file(b".e2ekignore"));
+    assert!(
+        [".gitignore", ".e2ekignore", ".git"].iter().all(|n| Filter::is_rule_file(n.as_bytes()))
+    );
     let (mut near, b) = (Near::default(), SyncPath::try_from("sub/b").unwrap());
     assert!(filter.is_kept(&b, false, &mut near));
     filter.reload();
@@ -205,6 +210,53 @@ fn only_files_of_rules_that_were_listed_are_read() {
     }
     let all = RuleFiles::listed([&b".git"[..], b".gitignore", b".E2EKIGNORE"]);
     assert_eq!(all, RuleFiles::ANY);
+}
+
+#[test]
+fn only_configuration_that_decides_makes_rules_outdated() {
+    let dir = tree(&[
+        ("home/.gitconfig", "[include]\npath = more\n"),
+        ("src/.git/HEAD", ""),
+        ("src/.git/objects/", ""),
+        ("src/.git/refs/", ""),
+        ("src/sub/.git/config", ""),
+        ("src/sub/.gitignore", "b\n"),
+        ("src/.gitignore", "a\n"),
+    ]);
+    let root = dir.path().canonicalize().unwrap();
+    let write = |name: &str, text: &str| std::fs::write(root.join(name), text).unwrap();
+    let git = Some(GitPlaces { home: Some(root.join("home")), ..GitPlaces::default() });
+    let filter =
+        Filter::new(&root.join("src"), &FilterOptions { git, ..options(&[], &[]) }).unwrap();
+    assert!(filter.take_outside_grew() && !filter.take_outside_grew());
+    assert_eq!(told(&filter, "sub/a"), ".gitignore:1:a");
+    assert!(filter.take_outside_grew(), "there may be a repository in it yet");
+    for name in ["home/more", "home/.config/git/config", "src/.git/config", "src/sub/.git/HEAD"] {
+        assert!(filter.outside().contains(&root.join(name)), "{name}");
+    }
+    write("src/.git/config", "[branch \"main\"]\nremote = origin\n");
+    assert!(!filter.is_outdated(), "nothing of this decides");
+    for (name, text) in [
+        ("src/.git/config", "[core]\nignoreCase\n"),
+        ("home/more", "[core]\nexcludesFile = /nowhere\n"),
+        ("home/more", "[include]\npath = again\n"),
+        ("src/sub/.git/HEAD", ""),
+        ("src/sub/.git/info/exclude", "c\n"),
+        ("src/sub/.git/config", "[core]\nignoreCase\n"),
+    ] {
+        write(name, text);
+        for made in ["objects", "refs", "info"].iter().filter(|_| name.ends_with("HEAD")) {
+            std::fs::create_dir(root.join("src/sub/.git").join(made)).unwrap();
+        }
+        assert!(filter.is_outdated(), "{name}: {text}");
+        filter.reload();
+        let _ = told(&filter, "sub/a");
+        assert!(!filter.is_outdated(), "{name}: {text}");
+    }
+    assert_eq!(told(&filter, "sub/a"), "kept");
+    std::fs::remove_dir_all(root.join("src/sub")).unwrap();
+    filter.forget(&SyncPath::try_from("sub").unwrap());
+    assert!(!filter.is_outdated(), "what is gone decides nothing");
 }
 
 #[test]

@@ -21,6 +21,16 @@ const RATIO: u64 = 4;
 #[derive(Default)]
 pub struct Likened(HashSet<Digest>);
 
+impl Likened {
+    /// Whether this one is tried for the first time; from now on it is not.
+    pub fn is_new(&mut self, content: Digest) -> bool {
+        if self.0.len() >= MOST_LIKENED {
+            self.0.clear();
+        }
+        self.0.insert(content)
+    }
+}
+
 /// The files of the target that those of one generation may be made from.
 pub struct Kin<'a> {
     base: &'a Snapshot,
@@ -40,11 +50,7 @@ impl<'a> Kin<'a> {
     /// What a new file may be made from: where that lies, and its content.
     pub fn find(&mut self, path: &SyncPath, new: Digest, size: u64) -> Option<(SyncPath, Digest)> {
         let found = self.moved(path, size).or_else(|| self.neighbour(path, size))?;
-        let likened = &mut self.likened.0;
-        if likened.len() >= MOST_LIKENED {
-            likened.clear();
-        }
-        likened.insert(new).then_some(found)
+        self.likened.is_new(new).then_some(found)
     }
 
     fn moved(&mut self, path: &SyncPath, size: u64) -> Option<(SyncPath, Digest)> {

@@ -21,7 +21,7 @@ use rustix::fs::inotify::ReadFlags;
 use super::directories::{Id, ROOT};
 use super::lent::Lent;
 use super::out::Out;
-use super::queue::{Event, Queue};
+use super::queue::{Event, Events, Queue};
 use super::shared::{Closing, Shared};
 use super::walk::{Tools, Tree, open_root};
 use super::{Observed, POLL_EVERY, Shortage, Wanted};
@@ -182,9 +182,9 @@ impl Watcher {
         self.queue.is_some() && self.next_poll.is_none() && self.tree.as_ref().is_some_and(whole)
     }
 
-    /// What to wait for events on.
-    pub(super) fn events(&self) -> Option<Arc<OwnedFd>> {
-        self.queue.as_ref().map(Queue::descriptor)
+    /// What to wait for events on, within a runtime.
+    pub(super) fn events(&self) -> Option<io::Result<Events>> {
+        self.queue.as_ref().map(Queue::events)
     }
 
     /// Whether nothing was observed but what is held back anyway until its close comes.

@@ -8,13 +8,13 @@
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use tokio::io::Interest;
-use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
+use tokio::io::unix::AsyncFdReadyGuard;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
 use super::Observed;
 use super::inotify::{LINGER, Waker, Watcher};
+use super::queue::Events;
 use super::shared::Shared;
 
 /// Where the thread leaves what it knows.
@@ -35,8 +35,6 @@ struct Inside {
     /// It cannot be registered: the place stays with the thread.
     refused: bool,
 }
-
-type Events = AsyncFd<Arc<OwnedFd>>;
 
 impl Lent {
     pub(super) fn new(waker: Waker) -> Self {
@@ -92,11 +90,7 @@ impl Lent {
         let mut inside = self.lock();
         let watcher = inside.watcher.as_ref().filter(|_| !inside.recalled)?;
         if inside.events.is_none() {
-            // SAFETY: an `Arc<OwnedFd>` names the same open descriptor as long as it lives, and
-            // the registration ends before it does.
-            let register = |fd| unsafe { Events::register_with_interest(fd, Interest::READABLE) };
-            let registered = watcher.events().map(register);
-            match registered {
+            match watcher.events() {
                 Some(Ok(events)) => inside.events = Some(Arc::new(events)),
                 _ => {
                     inside.refused = true;

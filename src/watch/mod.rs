@@ -30,6 +30,11 @@
 #[cfg(target_os = "linux")]
 mod directories;
 #[cfg(target_os = "linux")]
+mod folders;
+#[cfg(not(target_os = "linux"))]
+#[path = "portable/folders.rs"]
+mod folders;
+#[cfg(target_os = "linux")]
 mod inotify;
 #[cfg(target_os = "linux")]
 mod lent;
@@ -54,6 +59,7 @@ use e2ek_sidecar::path::SyncPath;
 use tokio::sync::oneshot;
 
 use crate::engine::debounce::Seen;
+pub use folders::{Folders, Names};
 use shared::{Shared, State};
 pub use shortage::{Degraded, Shortage};
 

@@ -1,6 +1,7 @@
 //! Owns one inotify descriptor and the events read from it.
 
 use std::collections::VecDeque;
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -8,6 +9,8 @@ use std::sync::Arc;
 
 use rustix::fs::inotify::{self, CreateFlags, ReadFlags, WatchFlags};
 use rustix::io::Errno;
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 /// One read takes this much of the kernel's queue: at least [`FULL`] events.
 const READ_BYTES: usize = 256 * 1024;
@@ -37,6 +40,14 @@ const ARRIVAL_MASK: WatchFlags = WatchFlags::CREATE
     .union(WatchFlags::ONLYDIR)
     .union(WatchFlags::MASK_ADD);
 
+/// For a folder of which single names matter.
+const NAMES_MASK: WatchFlags = WatchFlags::CLOSE_WRITE
+    .union(WatchFlags::CREATE)
+    .union(WatchFlags::DELETE)
+    .union(WatchFlags::MOVED_FROM)
+    .union(WatchFlags::MOVED_TO)
+    .union(SELF_MASK);
+
 /// An event as the kernel gave it.
 #[derive(Debug)]
 pub(super) struct Event {
@@ -49,6 +60,9 @@ pub(super) struct Event {
     /// Empty when the event is about the watched directory itself.
     pub(super) name: Box<[u8]>,
 }
+
+/// The descriptor, registered with a runtime.
+pub(super) type Events = AsyncFd<Arc<OwnedFd>>;
 
 /// An inotify descriptor with all its watches, and what was read from it but not worked off.
 #[derive(Debug)]
@@ -92,6 +106,11 @@ impl Queue {
     /// Watches what arrives in a directory.
     pub(super) fn watch_arrivals(&self, directory: &Path) -> Result<i32, Errno> {
         inotify::add_watch(&self.inotify, directory, ARRIVAL_MASK)
+    }
+
+    /// Watches what becomes of the names in a directory, and whether it is moved or removed itself.
+    pub(super) fn watch_names(&self, directory: &Path) -> Result<i32, Errno> {
+        inotify::add_watch(&self.inotify, directory, NAMES_MASK)
     }
 
     /// Ends a watch; whether it was still alive.
@@ -141,9 +160,12 @@ impl Queue {
         self.ahead.push_front(event);
     }
 
-    /// The descriptor, to wait on.
-    pub(super) fn descriptor(&self) -> Arc<OwnedFd> {
-        Arc::clone(&self.inotify)
+    /// The descriptor, to wait on within a runtime.
+    pub(super) fn events(&self) -> io::Result<Events> {
+        let inotify = Arc::clone(&self.inotify);
+        // SAFETY: an `Arc<OwnedFd>` names the same open descriptor as long as it lives, and the
+        // registration ends before it does.
+        Ok(unsafe { Events::register_with_interest(inotify, Interest::READABLE) }?)
     }
 
     /// Whether events were lost since the last [`Queue::take_overflow`].

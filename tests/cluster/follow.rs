@@ -150,6 +150,37 @@ fn a_port_leads_to_the_pod_that_there_is_and_a_request_comes_once() {
     watch.stop();
 }
 
+/// Far more than what all buffers on the way hold: the app answers while it is still being told.
+#[test]
+fn a_port_carries_both_ways_at_once() {
+    use std::io::{Read, Write};
+    const BYTES: usize = 64 << 20;
+    let Some(rig) = Rig::new("echo") else { return };
+    rig.write("view.py", "one\n");
+    let mut deployment = deployment(1);
+    let serve = "mkdir -p /srv/app; while :; do nc -l -p 80 -e cat; done";
+    spec(&mut deployment)["containers"][0]["command"] = json!(["sh", "-c", serve]);
+    rig.deploy(&deployment);
+    let port = crate::rights::free_port();
+    let mut watch = rig.watch(TARGET, &["--forward", &format!("{port}:80")]);
+    watch.line(&["sync end", "targets=1/1"]);
+    let mut stream = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+    stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
+    let said = (0..BYTES).map(|at| (at / 251) as u8).collect::<Vec<_>>();
+    let mut heard = vec![0; BYTES];
+    std::thread::scope(|scope| {
+        let mut to = stream.try_clone().unwrap();
+        let said = &said;
+        scope.spawn(move || to.write_all(said));
+        // It must not wait for ever on the writer when this fails.
+        let all = stream.read_exact(&mut heard);
+        let _ = stream.shutdown(std::net::Shutdown::Both);
+        all.expect("all of it comes back");
+    });
+    assert!(said == heard, "byte by byte");
+    watch.stop();
+}
+
 /// What comes before the app in its pod takes longer than the hub waits for it.
 #[test]
 fn a_pod_whose_app_does_not_run_yet_is_asked_again() {

@@ -55,6 +55,30 @@ fn i9_the_start_waits_for_the_first_sync_and_a_save_restarts() {
 }
 
 #[test]
+fn an_app_that_heeds_no_term_is_killed_and_started_again() {
+    let Some(rig) = Rig::at_level("pod-ladder", "baseline") else { return };
+    rig.write("view.py", "one");
+    // Nor does what it left behind, out of its process group.
+    let deaf = "trap '' TERM; setsid sleep 1000001 & echo started with $(cat /tmp/view.py); \
+        while :; do sleep 1000000; done";
+    let mut manifest = app(deaf);
+    manifest.app["command"] = json!(["/e2ek/e2ek-sidecar", "run", "--kill-after", "1", "--"]);
+    let pod = rig.pod(&manifest);
+    let mut watch = rig.watch(&pod.target("/tmp"), &[]);
+    until("it started", || starts(&pod) == ["started with one"]);
+    watch.flush();
+    let main = pod.main("app");
+    rig.write("view.py", "two");
+    watch.line(&["restart end", "status=ok"]);
+    until("it started again", || starts(&pod) == ["started with one", "started with two"]);
+    let listed = pod.exec(&["ps", "-o", "args"]).ends_with(0);
+    let left = listed.out.lines().filter(|line| line.trim_end() == "sleep 1000001").count();
+    assert_eq!(left, 1, "of the second start: {}", listed.out);
+    assert_eq!((pod.main("app"), pod.restarts("app")), (main, 0));
+    watch.stop();
+}
+
+#[test]
 fn i9_one_sync_is_enough_for_the_start() {
     let Some(rig) = Rig::at_level("pod-start-once", "baseline") else { return };
     rig.write("view.py", "one");

@@ -99,6 +99,9 @@ fn pods_that_cannot_be_used_are_told_with_the_reason() {
         "e2ek-sidecar run --serve -- CMD",
         "examples/kubernetes/pyramid-in-container.yaml",
     ]);
+    applied(&containers(json!([app("app"), app("e2ek-sync")])), "Running").ends_with(1).says_all(
+        &["the container `e2ek-sync` has no /e2ek-sidecar", "its image must be the hub's"],
+    );
     applied(&|deployment| spec(deployment)["shareProcessNamespace"] = json!(false), "Running")
         .ends_with(1)
         .says_all(&["do not share their processes", "set shareProcessNamespace: true"]);
@@ -165,6 +168,17 @@ fn places_that_cannot_be_are_told_by_their_path() {
         .ends_with(1)
         .says_all(&["/etc/passwd is not a directory"]);
     once_here(&rig, "deploy/app", &[]).ends_with(2).says_all(&["the target has no path"]);
+    // One that a shell would read is only a name.
+    let odd = "/srv/app/a b; $(touch made) 'c' \"d\" & *";
+    let missing = once_here(&rig, &format!("deploy/app:{odd}"), &[]).ends_with(3);
+    missing.says_all(&["is not there in the container"]);
+    rig.k(&["exec", "deploy/app", "-c", "app", "--", "mkdir", odd]).ends_with(0);
+    once_here(&rig, &format!("deploy/app:{odd}"), &[]).ends_with(0);
+    let listed = rig.k(&["exec", "deploy/app", "-c", "app", "--", "ls", "/srv/app"]).ends_with(0);
+    assert_eq!(listed.out.trim_end(), odd.rsplit_once("app/").unwrap().1);
+    let pod = rig.pods().remove(0);
+    assert_eq!(rig.seen(&pod, "/made"), None);
+    assert_eq!(rig.seen(&pod, &format!("{odd}/view.py")).as_deref(), Some("one\n"));
 }
 
 #[test]

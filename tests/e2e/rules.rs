@@ -11,6 +11,7 @@ over_each_link! {
     the_settings_are_followed_where_they_lie,
     settings_above_the_source_are_followed,
     rules_outside_the_source_are_followed,
+    the_configuration_of_git_is_followed_and_so_are_repositories_inside,
 }
 
 fn a_directory_that_takes_the_place_of_another_brings_its_own_rules(place: &Place) {
@@ -186,5 +187,103 @@ fn rules_outside_the_source_are_followed(place: &Place) {
     place.write("a.log", "4");
     daemon.flush();
     assert_ne!(place.read("a.log").unwrap(), "4");
+    daemon.stop();
+}
+
+/// Where a repository begins: the source, one inside, one whose git directory lies elsewhere, a worktree.
+const REPOSITORIES: [&str; 4] = [".", "nested", "split", "tree"];
+const ENDS: [&str; 3] = ["one", "two", "three"];
+
+#[track_caller]
+fn git(place: &Place, at: &str, words: &[&str]) -> crate::place::Said {
+    let mut command = place.environment("git".as_ref());
+    command.current_dir(place.source.join(at)).args(["-c", "user.name=t", "-c", "user.email=t@t"]);
+    command.args(words);
+    crate::place::Said::of(command)
+}
+
+/// Saves all files, and sees that those arrive that git does not ignore. Git is asked about each.
+#[track_caller]
+fn assert_as_git_says(place: &Place, daemon: &crate::daemon::Daemon<'_>, content: &str) {
+    let files = || REPOSITORIES.iter().flat_map(|at| ENDS.map(|end| (*at, format!("x.{end}"))));
+    files().for_each(|(at, name)| place.write(&format!("{at}/{name}"), content));
+    daemon.flush();
+    for (at, name) in files() {
+        let ignored = git(place, at, &["check-ignore", "-q", "--no-index", &name]).code == Some(0);
+        let arrived = place.read(&format!("{at}/{name}")).is_some_and(|text| text == content);
+        assert_eq!(arrived, !ignored, "{at}/{name}, {content}");
+    }
+}
+
+fn the_configuration_of_git_is_followed_and_so_are_repositories_inside(place: &Place) {
+    git(place, ".", &["init", "-q"]).ends_with(0);
+    git(place, ".", &["commit", "-qm", "first", "--allow-empty"]).ends_with(0);
+    git(place, ".", &["init", "-q", "nested"]).ends_with(0);
+    git(place, ".", &["init", "-q", "--separate-git-dir", "../far.git", "split"]).ends_with(0);
+    git(place, ".", &["worktree", "add", "-q", "tree", "-b", "other"]).ends_with(0);
+    for name in [".git/info", "nested/.git/info", "../far.git/info"] {
+        let _ = fs::remove_dir_all(place.source.join(name));
+    }
+    for at in REPOSITORIES {
+        ENDS.iter().for_each(|end| place.write(&format!("{at}/x.{end}"), ""));
+    }
+    let mut daemon = place.watch(&[]).synced();
+    assert_as_git_says(place, &daemon, "as it was");
+    let put = |name: &str, text: &str| {
+        let file = place.source.join(name);
+        fs::create_dir_all(file.parent().unwrap()).unwrap();
+        fs::write(file, text).unwrap();
+    };
+    let mut ignored = |what: &str, act: &dyn Fn()| {
+        act();
+        daemon.line(&["ignored from now on"]);
+        assert_as_git_says(place, &daemon, what);
+    };
+    // Nobody has a configuration yet; the file that it names is there before it.
+    put("../rules", "x.one\n");
+    ignored("the user's configuration", &|| {
+        let file = place.top.join("rules");
+        let words = ["config", "--global", "core.excludesFile", file.to_str().unwrap()];
+        git(place, ".", &words).ends_with(0);
+    });
+    ignored("the file it names", &|| put("../rules", "x.two\n"));
+    ignored("an include of what is not there", &|| {
+        git(place, ".", &["config", "--global", "include.path", "more"]).ends_with(0);
+        put("../more", "[core]\nexcludesFile = ~/rules\nignoreCase = true\n");
+        put("../rules", "X.THREE\n");
+    });
+    ignored("the configuration of the source", &|| {
+        put("../own", "x.one\n");
+        git(place, ".", &["config", "core.excludesFile", "~/own"]).ends_with(0);
+    });
+    ignored("that of a repository inside", &|| {
+        git(place, "nested", &["config", "core.excludesFile", "~/own"]).ends_with(0);
+    });
+    ignored("info/exclude of the source and of its worktree", &|| {
+        put(".git/info/exclude", "x.two\n")
+    });
+    ignored("info/exclude of a repository inside", &|| put("nested/.git/info/exclude", "x.two\n"));
+    ignored("info/exclude that lies elsewhere", &|| put("../far.git/info/exclude", "x.two\n"));
+    // And back.
+    for name in ["../.gitconfig", "../far.git/info", "nested/.git/info", ".git/info/exclude"] {
+        let file = place.source.join(name);
+        let _ = fs::remove_dir_all(&file).or_else(|_| fs::remove_file(&file));
+    }
+    git(place, "nested", &["config", "--unset", "core.excludesFile"]).ends_with(0);
+    crate::place::until("what nothing ignores", || {
+        let wanted = |at: &&str| place.read(&format!("{at}/x.two")) == place.read("split/x.one");
+        REPOSITORIES.iter().all(wanted) && place.read("split/x.two") == place.read("split/x.one")
+    });
+    assert_as_git_says(place, &daemon, "afterwards");
+    // A directory that becomes a repository, and is none any more.
+    put(".git/info/exclude", "/later/*.one\n");
+    daemon.flush();
+    put("later/x.one", "1");
+    daemon.flush();
+    assert_eq!(place.read("later/x.one"), None);
+    git(place, "later", &["init", "-q"]).ends_with(0);
+    crate::place::until("its own rules", || place.read("later/x.one").is_some());
+    fs::remove_dir_all(place.source.join("later/.git")).unwrap();
+    daemon.line(&["ignored from now on"]);
     daemon.stop();
 }

@@ -10,6 +10,7 @@ mod cuts;
 mod injection;
 mod once;
 mod relay;
+mod resume;
 mod scenario;
 mod short;
 mod table;

@@ -35,10 +35,11 @@ pub(crate) enum Harm {
 /// What went over the links so far: of the first one, what it would take to do harm anywhere.
 #[derive(Default)]
 struct Seen {
-    links: u64,
     harmed: bool,
     /// Bytes and frames of the first link, to the hub and from it.
     first: [(u64, u64); 2],
+    /// What came through to the hub, link by link.
+    to_hub: Vec<Vec<u8>>,
 }
 
 pub(crate) struct Relay {
@@ -80,6 +81,11 @@ impl Relay {
     pub(crate) fn carried(&self, way: Way) -> (u64, u64) {
         self.seen.lock().unwrap().lock().unwrap().first[way as usize]
     }
+
+    /// What came through to the hub, link by link.
+    pub(crate) fn to_hub(&self) -> Vec<Vec<u8>> {
+        self.seen.lock().unwrap().lock().unwrap().to_hub.clone()
+    }
 }
 
 fn serve(link: UnixStream, harm: &Mutex<Option<(Way, Harm)>>, seen: &Arc<Mutex<Seen>>, far: &Path) {
@@ -91,15 +97,15 @@ fn serve(link: UnixStream, harm: &Mutex<Option<(Way, Harm)>>, seen: &Arc<Mutex<S
     drop((command, theirs));
     thread::spawn(move || child.wait());
     let harm = harm.lock().unwrap().take();
-    let first = {
+    let link_number = {
         let mut seen = seen.lock().unwrap();
-        seen.links += 1;
-        seen.links == 1
+        seen.to_hub.push(Vec::new());
+        seen.to_hub.len() - 1
     };
     for (way, from, to) in [(Way::ToHub, &link, &hub), (Way::FromHub, &hub, &link)] {
         let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
         let harm = harm.filter(|(where_, _)| *where_ == way).map(|(_, harm)| harm);
-        let pass = Pass { way, harm, seen: seen.clone(), first, meter: Meter::default() };
+        let pass = Pass { way, harm, seen: seen.clone(), link_number, meter: Meter::default() };
         thread::spawn(move || pass.run(from, to));
     }
 }
@@ -108,7 +114,8 @@ struct Pass {
     way: Way,
     harm: Option<Harm>,
     seen: Arc<Mutex<Seen>>,
-    first: bool,
+    /// 0 for the first one.
+    link_number: usize,
     meter: Meter,
 }
 
@@ -119,8 +126,14 @@ impl Pass {
             let bytes = &mut buffer[..len];
             let good = self.damage(bytes);
             let carried = (self.meter.bytes, self.meter.frames);
-            if self.first {
-                self.seen.lock().unwrap().first[self.way as usize] = carried;
+            {
+                let mut seen = self.seen.lock().unwrap();
+                if self.link_number == 0 {
+                    seen.first[self.way as usize] = carried;
+                }
+                if self.way == Way::ToHub {
+                    seen.to_hub[self.link_number].extend_from_slice(&buffer[..good]);
+                }
             }
             let stalled = good < len && matches!(self.harm, Some(Harm::Stall(_)));
             if to.write_all(&buffer[..good]).is_err() {

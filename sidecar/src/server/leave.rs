@@ -1,4 +1,4 @@
-//! Owns the thread that lets go of replaced files (`root::replaced`) and of the roots of containers that
+//! Owns the thread that lets go of replaced and removed files (`root::replaced`) and of the roots of containers that
 //! ended: the disk may keep whoever does, and nobody who saves is to wait for that.
 //!
 //! It is woken after what was done has been said, never in between: on two cores the one it would run on
@@ -127,6 +127,13 @@ mod tests {
         assert_eq!(nameless(&top), 64, "the rest went with its rename");
         drop(root);
         assert_eq!(nameless(&top), 0);
+        // What is removed is held as well.
+        let root = TargetRoot::open_directory(&top, false).unwrap();
+        root.remove_file(&path).unwrap();
+        assert_eq!(nameless(&top), 1);
+        drop(root.take_replaced());
+        assert_eq!(nameless(&top), 0);
+        put(&root, &path, b"again");
         // What has another name is freed by nobody.
         std::fs::hard_link(top.join("file"), top.join("twin")).unwrap();
         let root = TargetRoot::open_directory(&top, false).unwrap();

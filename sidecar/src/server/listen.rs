@@ -166,17 +166,24 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    let (peer, outgoing, dropped) = Peer::new(id);
+    let (peer, outgoing, mut dropped) = Peer::new(id);
     let mut hello = Vec::new();
     Hello::of_hub().encode(&mut hello);
     peer.push(hello);
-    let reading = read(peer, reader, &hub);
-    let writing = write(id, writer, outgoing, &hub);
-    let mut writing = std::pin::pin!(writing);
+    let mut reading = std::pin::pin!(read(peer, reader, &hub));
+    let mut writing = std::pin::pin!(write(id, writer, outgoing, &hub));
     let (error, written) = tokio::select! {
-        result = reading => (result.err(), false),
-        () = &mut writing => (None, true),
-        _ = dropped => (None, false),
+        biased;
+        _ = &mut dropped => (None, false),
+        result = &mut reading => (result.err(), false),
+        () = &mut writing => {
+            // What was cut off takes no answer any more; what came before that counts.
+            let came = tokio::select! {
+                _ = &mut dropped => Ok(()),
+                came = tokio::time::timeout(HEARTBEAT, reading) => came.unwrap_or(Ok(())),
+            };
+            (came.err(), true)
+        }
         () = left => (None, true),
     };
     let _ = hub.send(Incoming::Ended(id, error.clone())).await;

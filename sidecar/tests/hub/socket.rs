@@ -12,7 +12,7 @@ use e2ek_sidecar::restart::Policy;
 use e2ek_sidecar::wire::{self, Blob, ChildEvent, CommandSpec, FromHub, Hello, ToHub};
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::client::{ANN, BOB, Client, Tree, sidecar};
+use super::client::{ANN, BOB, Client, Tree, content, open, plan, sidecar};
 
 /// A hub that serves a socket.
 pub(crate) struct Served {
@@ -303,4 +303,36 @@ fn a_ping_is_answered_before_what_is_asked_after_it() {
     client.send(&ToHub::Bye);
     assert_eq!(client.any(), Some(FromHub::Ping));
     assert!(matches!(client.any(), Some(FromHub::Bye { .. })));
+}
+
+/// The other end is gone before a first answer could be written. Which of the two is noticed first is
+/// chance.
+#[test]
+fn i5_what_came_before_a_link_was_cut_is_done() {
+    let served = Served::new();
+    let hub = Pid::from_child(&served.hub);
+    let tree = Tree::new(&[("a", "one"), ("b", "two")]);
+    for round in 0..16 {
+        let target = served.folder.path().join(format!("target-{round}"));
+        let ops = plan(&Tree::default(), &tree, false);
+        let data = content(&ops, &tree, &[]);
+        let mut words = Vec::new();
+        Hello::ours().encode(&mut words);
+        wire::encode(&ToHub::Open(open(ANN, &target)), &mut words);
+        wire::encode(&ToHub::Ops { generation: 1, ops, last: true }, &mut words);
+        for message in &data {
+            wire::encode(message, &mut words);
+        }
+        kill_process(hub, Signal::STOP).unwrap();
+        let mut stream = Client::reach(&served.socket).unwrap();
+        stream.write_all(&words).unwrap();
+        stream.shutdown(std::net::Shutdown::Both).unwrap();
+        kill_process(hub, Signal::CONT).unwrap();
+        let give_up = Instant::now() + Duration::from_secs(60);
+        while !target.join("b").exists() {
+            assert!(Instant::now() < give_up, "round {round}: what came was not read");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(served.client().enter(ANN, &target).0, tree.id());
+    }
 }

@@ -102,7 +102,7 @@ impl Sender {
         op: &Op,
         base: Option<&Snapshot>,
     ) -> io::Result<()> {
-        let meta = self.origin.meta(op, &mut Folder::default());
+        let meta = self.maker.origin.meta(op, &mut Folder::default());
         let mut op = Op { meta, ..op.clone() };
         let mut patch = None;
         if let How::Copy { from } = op.how.clone() {
@@ -117,10 +117,11 @@ impl Sender {
             op.how = How::Data;
         }
         if let Some(base) = base {
-            let mut kin = Kin::new(base, &[], &mut self.likened);
-            if let Some(own) = self.origin.patch(&op, self.distance) {
+            let mut kin = Kin::new(base, &[], &mut self.maker.likened);
+            if let Some(own) = self.maker.origin.patch(&op, self.maker.distance) {
                 (patch, op.how) = (Some(own), How::Patch);
-            } else if let Some((from, like)) = self.origin.patch_like(&op, &mut kin, self.distance)
+            } else if let Some((from, like)) =
+                self.maker.origin.patch_like(&op, &mut kin, self.maker.distance)
             {
                 (patch, op.how) = (Some(like), How::Like { from });
             }
@@ -156,7 +157,8 @@ impl Sender {
             Some(reading) => reading.piece(&mut piece),
             None => {
                 let (patch, mut folder) = (item.patch.take(), Folder::default());
-                let reading = self.origin.read(&item.op, patch, self.distance, &mut folder);
+                let reading =
+                    self.maker.origin.read(&item.op, patch, self.maker.distance, &mut folder);
                 reading.and_then(|reading| item.reading.insert(reading).piece(&mut piece))
             }
         };

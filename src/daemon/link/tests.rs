@@ -3,12 +3,12 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use e2ek_sidecar::tree::{Change, Digest};
-use e2ek_sidecar::wire::Meta;
+use e2ek_sidecar::tree::{Change, Digest, Entry};
+use e2ek_sidecar::wire::{How, Meta};
 use tokio::io::AsyncWrite;
 
 use super::*;
-use crate::transfer::Contents;
+use crate::transfer::{Contents, Patches};
 
 /// Something to write to that takes so long for each write.
 struct Slow(Duration, Arc<std::sync::atomic::AtomicU64>);
@@ -41,6 +41,23 @@ fn text() -> Vec<u8> {
     (0..40u8).flat_map(|round| texts.iter().map(move |byte| byte ^ (round & 0x0f))).collect()
 }
 
+/// An op that puts such a file, which is there.
+fn put(folder: &std::path::Path, name: &str, content: &[u8]) -> Op {
+    fs::write(folder.join(name), content).unwrap();
+    let size = content.len() as u64;
+    let new = Some(Entry::File { digest: Digest::of(content), size, executable: false });
+    let path = SyncPath::try_from(&*format!("0/{name}")).unwrap();
+    let change = Change { path, old: None, new };
+    Op { change, how: How::Data, meta: Meta::default() }
+}
+
+fn maker(folder: &std::path::Path) -> Maker {
+    let contents = Arc::new(Contents::kept_in(folder));
+    let origin = Arc::new(Origin::new(vec![folder.to_owned()], contents));
+    let (distance, likened) = (Distance::Far, Likened::default());
+    Maker { origin, distance, likened, packer: Packer::new(0) }
+}
+
 /// The bytes that a generation of files takes on a link that takes so long for each write, and where
 /// the hub takes so long to give credit, window by window.
 async fn sent(each_write: Duration, each_credit: Duration) -> u64 {
@@ -48,34 +65,29 @@ async fn sent(each_write: Duration, each_credit: Duration) -> u64 {
     let content = text();
     let mut ops = Vec::new();
     for (number, piece) in content.chunks(64 << 10).enumerate() {
-        fs::write(folder.path().join(number.to_string()), piece).unwrap();
-        let size = piece.len() as u64;
-        let new = Some(Entry::File { digest: Digest::of(piece), size, executable: false });
-        let path = SyncPath::try_from(&*format!("0/{number}")).unwrap();
-        let change = Change { path, old: None, new };
-        ops.push(Op { change, how: How::Data, meta: Meta::default() });
+        ops.push(put(folder.path(), &number.to_string(), piece));
     }
-    let contents = Arc::new(Contents::kept_in(folder.path()));
     let written = Arc::default();
     // So little that it is waited for.
     let credit: Credit = Arc::new(Semaphore::new(0));
     let (events, _kept) = mpsc::channel(1000);
     let mut sender = Sender {
         writer: Box::new(Slow(each_write, Arc::clone(&written))),
-        origin: Arc::new(Origin::new(vec![folder.path().to_owned()], contents)),
+        maker: maker(folder.path()),
         credit: Arc::clone(&credit),
         events,
         at: (1, 1),
         buffer: Vec::new(),
         unflushed: false,
-        distance: Distance::Far,
-        patches: Patches::default(),
-        likened: Likened::default(),
-        packer: Packer::new(0),
+        ops: None,
+        told: Instant::now(),
         pace: Pace::new(Distance::Far),
         lane: Lane::new(Arc::default(), Window::default(), Arc::default()),
     };
     let indices: Vec<u32> = (0..ops.len() as u32).collect();
+    let (patches, commit) = (Patches::default(), Snapshot::empty().id());
+    let content =
+        Content { generation: 1, ops: &ops, indices: &indices, patches: &patches, commit };
     let giving = async {
         loop {
             tokio::time::sleep(each_credit).await;
@@ -83,7 +95,7 @@ async fn sent(each_write: Duration, each_credit: Duration) -> u64 {
         }
     };
     tokio::select! {
-        done = sender.data(1, &ops, &indices) => done.unwrap(),
+        done = sender.data(&content, None) => done.unwrap(),
         () = giving => {}
     }
     sender.flush().await.unwrap();
@@ -122,4 +134,43 @@ fn a_hub_that_answers_and_has_nothing_to_do_proves_it_soon() {
     }
     assert!(ANSWERED_WITHIN < HEARTBEAT, "else it would say something unasked");
     assert!(PROBED_WITHIN < DEAD_AFTER);
+}
+
+#[test]
+fn what_goes_to_several_targets_is_read_and_encoded_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let ops: Arc<[Op]> = [put(folder.path(), "a", b"one"), put(folder.path(), "b", b"two")].into();
+    let (base, indices) = (Snapshot::empty(), [0, 1]);
+    let mut all = Parcels::default();
+    // As the daemon has it sent to three targets, of which the last began something else before.
+    let parcels = [1, 1, 2].map(|number| {
+        let ops_of = all.ops(number, &ops).unwrap();
+        let data_of = all.data(number, &ops).unwrap();
+        assert!(Arc::ptr_eq(&ops_of, &data_of));
+        (number, ops_of)
+    });
+    all.clear();
+    let mut made = Vec::new();
+    for (generation, parcel) in &parcels {
+        let mut maker = maker(folder.path());
+        let sent = maker.ops(*generation, &base, &ops, Some(parcel));
+        let content = Content {
+            generation: *generation,
+            ops: &ops,
+            indices: &indices,
+            patches: &sent.patches,
+            commit: base.id(),
+        };
+        made.push((sent.clone(), maker.data(&content, 1, Some(parcel))));
+        if made.len() == 1 {
+            fs::remove_file(folder.path().join("a")).unwrap();
+        }
+    }
+    let [(first, Some(all)), (second, Some(again)), (alone, None)] = &made[..] else {
+        panic!("who is alone has nothing to share, and streams");
+    };
+    assert!(Arc::ptr_eq(first, second) && Arc::ptr_eq(all, again));
+    assert!(!Arc::ptr_eq(first, alone));
+    assert!(all.changed.is_empty(), "it was there when it was read");
+    assert_eq!(all.iter().count(), 2, "data and commit");
 }

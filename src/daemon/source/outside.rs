@@ -1,100 +1,95 @@
-//! The files of rules that lie in no pair's root (`.gitignore` above it, `info/exclude`, git's
-//! `core.excludesFile`): their folders are watched, those alone and nothing below.
+//! The files that decide and lie in no pair's root, or in a `.git` (`.gitignore` above it, `info/exclude`,
+//! git's `core.excludesFile` and the configuration that names it): their names are followed in their
+//! folders, and nothing else there.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 
-use e2ek_sidecar::path::SyncPath;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::Told;
-use crate::engine::debounce::Seen;
-use crate::watch::{Observed, Watch};
+use crate::watch::{Folders, Names};
 
-/// Names in folders. What is not there yet is waited for where the way to it ends.
-pub(super) type Names = BTreeMap<PathBuf, BTreeSet<Vec<u8>>>;
-
-/// The watches of those folders. Dropped, they end.
+/// All of them. Dropped, they are followed no more.
 #[derive(Default)]
 pub(super) struct Outside {
     followed: Names,
-    tasks: JoinSet<()>,
+    task: JoinSet<()>,
 }
 
 impl Outside {
-    /// Follows these files from now on; each change of one is told, and some that are none.
-    ///
-    /// # Errors
-    /// When a thread cannot be started.
+    /// Follows these files from now on; each change of one is told, and some that are none. What is not
+    /// there yet is waited for where the way to it ends.
     pub(super) fn follow(
         &mut self,
         files: impl Iterator<Item = PathBuf>,
-        cookies: &Path,
         told: &mpsc::Sender<Told>,
-    ) -> io::Result<()> {
+    ) {
         let names = names_of(files);
         if names == self.followed {
-            return Ok(());
+            return;
         }
-        self.tasks = JoinSet::new();
-        self.followed.clear();
-        for (folder, names) in &names {
-            let watch = Watch::start(folder.clone(), cookies.to_owned(), nothing_below())?;
-            self.tasks.spawn(tell_of(watch, names.clone(), told.clone(), rules));
+        self.task = JoinSet::new();
+        if !names.is_empty() {
+            self.task.spawn(tell(Folders::new(names.clone()), told.clone()));
         }
         self.followed = names;
-        Ok(())
+    }
+}
+
+async fn tell(mut folders: Folders, told: mpsc::Sender<Told>) {
+    loop {
+        folders.next().await;
+        if told.send(Told::Rules).await.is_err() {
+            return;
+        }
     }
 }
 
 /// Where to look for a change of these files: the folder of each, or the last on the way to it that
-/// is there.
+/// is there; of a link, what it leads to as well.
 fn names_of(files: impl Iterator<Item = PathBuf>) -> Names {
     let mut names = Names::new();
     for file in files {
-        let mut missing: &Path = &file;
-        while let Some((folder, name)) = missing.parent().zip(missing.file_name()) {
-            if let Ok(folder) = folder.canonicalize() {
-                names.entry(folder).or_default().insert(name.as_encoded_bytes().to_vec());
-                break;
-            }
-            missing = folder;
+        let real = file.canonicalize().ok();
+        // A device (`GIT_CONFIG_GLOBAL=/dev/null`) never says anything else, and much goes on beside it.
+        if real.as_ref().is_some_and(|real| !real.is_file() && !real.is_dir()) {
+            continue;
         }
+        real.iter().for_each(|real| add(&mut names, real));
+        add(&mut names, &file);
     }
     names
 }
 
-/// For a watch of one folder.
-pub(super) fn nothing_below() -> crate::watch::Wanted {
-    Arc::new(|_: &SyncPath| false)
-}
-
-/// A file that went took its rules along.
-fn rules(seen: Seen) -> Option<Told> {
-    (!matches!(seen, Seen::Modified)).then_some(Told::Rules)
-}
-
-/// Tells of names in a watched folder what `what` makes of it, also when events may have been lost.
-pub(super) async fn tell_of(
-    watch: Watch,
-    names: BTreeSet<Vec<u8>>,
-    told: mpsc::Sender<Told>,
-    what: fn(Seen) -> Option<Told>,
-) {
-    while let Some(observed) = watch.next().await {
-        let news = observed.iter().find_map(|observed| match observed {
-            Observed::Path { path, seen, .. } => {
-                names.contains(path.as_bytes()).then(|| what(*seen)).flatten()
-            }
-            _ => what(Seen::Closed),
-        });
-        if let Some(news) = news
-            && told.send(news).await.is_err()
-        {
+fn add(names: &mut Names, file: &Path) {
+    let mut missing = file;
+    while let Some((folder, name)) = missing.parent().zip(missing.file_name()) {
+        if let Ok(folder) = folder.canonicalize() {
+            names.entry(folder).or_default().insert(name.as_encoded_bytes().to_vec());
             return;
         }
+        missing = folder;
+    }
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_looked_for_where_it_is_where_it_leads_and_where_the_way_ends() {
+        let home = tempfile::tempdir().unwrap();
+        let top = home.path().canonicalize().unwrap();
+        std::fs::create_dir(top.join("dotfiles")).unwrap();
+        std::fs::write(top.join("dotfiles/gitconfig"), "").unwrap();
+        std::os::unix::fs::symlink("dotfiles/gitconfig", top.join(".gitconfig")).unwrap();
+        let files = [".gitconfig", "no/such/file", "/dev/null"].map(|name| top.join(name));
+        let named = |names: &[&str]| names.iter().map(|name| name.as_bytes().to_vec()).collect();
+        let expected = [
+            (top.clone(), named(&[".gitconfig", "no"])),
+            (top.join("dotfiles"), named(&["gitconfig"])),
+        ];
+        assert_eq!(names_of(files.into_iter()), Names::from(expected));
     }
 }

@@ -18,7 +18,7 @@ pub(in crate::daemon) enum Told {
     Point,
     /// The file of settings, which lies in no pair's root, may have changed.
     Settings,
-    /// A file of rules that lies in no pair's root may have changed.
+    /// A file of rules, or of git's configuration, that no pair's watch sees may have changed.
     Rules,
 }
 
@@ -48,9 +48,22 @@ pub(super) async fn tell(
     }
 }
 
-/// The file of settings may have changed.
-pub(super) fn settings_of(seen: Seen) -> Option<Told> {
-    is_complete(seen).then_some(Told::Settings)
+/// For a watch of one folder.
+pub(super) fn nothing_below() -> crate::watch::Wanted {
+    Arc::new(|_: &SyncPath| false)
+}
+
+/// Tells of a file of settings in a watched folder, also when events may have been lost.
+pub(super) async fn tell_settings(watch: Watch, name: Vec<u8>, told: mpsc::Sender<Told>) {
+    while let Some(observed) = watch.next().await {
+        let is_it = |observed: &Observed| match observed {
+            Observed::Path { path, seen, .. } => path.as_bytes() == name && is_complete(*seen),
+            _ => true,
+        };
+        if observed.iter().any(is_it) && told.send(Told::Settings).await.is_err() {
+            return;
+        }
+    }
 }
 
 /// Whether a file may be there as a whole now. One that went away may be on its way back: that is how

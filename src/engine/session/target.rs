@@ -3,6 +3,7 @@
 mod flight;
 mod lane;
 mod pace;
+mod plans;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -13,12 +14,14 @@ use e2ek_sidecar::wire::{
     Blob, ChildEvent, CommandSpec, Listed, NotHeld, Op, ToHub, WireError, batches,
 };
 
+use self::flight::InFlight;
 pub(super) use self::flight::Report;
-use self::flight::{InFlight, Planned};
 use self::lane::Lane;
 #[cfg(test)]
 pub(super) use self::lane::MOST_BEGUN;
 use self::pace::Pace;
+use self::plans::Planned;
+pub(super) use self::plans::Plans;
 use super::command::Command;
 use super::compare::{Compare, Progress};
 use super::mirror::Mirror;
@@ -411,6 +414,7 @@ impl Target {
         local: &Local,
         generation: &mut u64,
         settings: &Settings,
+        plans: &mut Plans,
         effects: &mut Vec<Effect>,
     ) {
         if let Link::Told(tree) = self.link {
@@ -436,7 +440,8 @@ impl Target {
         self.forget_settled(now, &local.tree, settings, effects);
         let accepted = self.accepted == Some(local.tree.id());
         if !self.has_only_large(local) {
-            let planned = self.planned(&local.tree, settings, false);
+            let planned = self.planned_alike(&local.tree, settings, plans);
+            let planned = planned.unwrap_or_else(|| self.planned(&local.tree, settings, false));
             let trees = (&local.tree, &self.sent);
             self.lane.end_stale(self.id, trees, settings.ahead_from, effects);
             if planned.ops.is_empty() && self.lane.left_out() == 0 {
@@ -484,13 +489,36 @@ impl Target {
         let only = self.has_only_large(local);
         let ops = if only { self.lane.put_only() } else { None };
         let planned = match ops {
-            Some(ops) => Planned { ops, less: true, put: true, ..Planned::default() },
+            Some(ops) => Planned { ops: ops.into(), less: true, put: true, ..Planned::default() },
             None => self.planned(&local.tree, settings, true),
         };
         self.pass(now, planned, accepted, local, generation, settings, effects);
         if only && matches!(self.link, Link::Ready) {
             self.lane.set_only(&self.sent, &local.tree);
         }
+    }
+
+    /// What is to be sent where nothing matters but what the target holds: the same as to every other
+    /// that holds it. `None` where more than that matters.
+    fn planned_alike(
+        &mut self,
+        local: &Snapshot,
+        settings: &Settings,
+        plans: &mut Plans,
+    ) -> Option<Planned> {
+        let alone = self.refused.is_empty() && self.told.is_empty() && self.lane.is_idle();
+        if !alone || self.ask || self.filling {
+            return None;
+        }
+        let plan = || {
+            let (mut ops, _) = self.plan_all(local, settings, true);
+            if Lane::would_take(&ops, settings.ahead_from) {
+                return None;
+            }
+            let forgotten = plan::forget(&mut ops, &settings.ignored);
+            Some(Planned { ops: ops.into(), forgotten, ..Planned::default() })
+        };
+        plans.of(self.sent.id(), plan)
     }
 
     /// What is to be sent: what needs no large content, or (`put`) also what is held by now.
@@ -508,7 +536,7 @@ impl Target {
             true => self.lane.put(&mut ops, settings.ahead_from),
             false => self.lane.leave_out(&mut ops, settings.ahead_from),
         };
-        Planned { ops, part, forgotten, less, put }
+        Planned { ops: ops.into(), part, forgotten, less, put }
     }
 
     /// The ops that lead to the source, with `moves` of directories as one; of a first sync as many

@@ -1,6 +1,6 @@
 //! What must hold at every step and at the end: each check begins with the number of its invariant.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use e2ek_sidecar::path::SyncPath;
 use e2ek_sidecar::tree::{Entry, Snapshot, TreeId};
@@ -124,6 +124,28 @@ impl World {
         tree.walk(&mut |path, node| {
             assert_eq!(Some(&node.entry()), shown.get(path), "i5: {path} was missed");
         });
+    }
+
+    /// The daemon encodes once what goes alike to several targets: it leads from one tree to one tree.
+    pub(super) fn i3_what_is_shared_is_alike(&mut self, effects: &[Effect]) {
+        let (mut bases, mut contents) = (BTreeMap::new(), BTreeMap::new());
+        for effect in effects {
+            match effect {
+                Effect::SendOps { generation, base, ops, .. } => {
+                    let other = bases.insert((generation, ops.as_ptr()), base.id());
+                    assert!(other.is_none_or(|other| other == base.id()), "i3: from two trees");
+                    if other.is_some() {
+                        self.trace.count("ops that several targets share");
+                    }
+                }
+                Effect::SendData { generation, ops, indices, commit, .. } => {
+                    let content = (indices, commit);
+                    let other = contents.insert((generation, ops.as_ptr()), content);
+                    assert!(other.is_none_or(|other| other == content), "i3: to two trees");
+                }
+                _ => {}
+            }
+        }
     }
 
     pub(super) fn check_effect(&mut self, effect: &Effect, time_passed: bool) {

@@ -68,7 +68,9 @@ impl World {
             self.note(format_args!("< {}", brief(&input)));
             let time_passed = matches!(input, Input::Tick { .. });
             let now = self.clock.instant();
-            for effect in self.session.handle(now, input) {
+            let effects = self.session.handle(now, input);
+            self.i3_what_is_shared_is_alike(&effects);
+            for effect in effects {
                 if !matches!(effect, Effect::SendData { .. }) {
                     self.note(format_args!("> {effect:?}"));
                 }

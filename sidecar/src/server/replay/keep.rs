@@ -41,6 +41,9 @@ impl Site {
     /// Takes what a generation did. Of what was `forgotten` nothing was removed.
     pub(in super::super) fn remember(&mut self, edits: &[Edit], forgotten: &HashSet<SyncPath>) {
         let Some(mut inside) = self.inside.take() else { return };
+        if inside.contents.as_mut().is_some_and(Contents::rise) {
+            inside.put_off(self.receiver.held());
+        }
         if inside.contents.is_some() {
             // At once, as long as that takes no more than a step.
             let mut room = if edits.len() <= KEEP_FIRST { STEP_BYTES } else { 0 };

@@ -195,6 +195,44 @@ fn i12_on_a_full_volume_less_is_kept_and_all_is_synced() {
 }
 
 #[test]
+fn when_a_full_volume_has_room_again_more_is_kept() {
+    on_a_small_volume(|home, _| {
+        let [top, store] = ["top", "volume/store"].map(|name| home.join(name));
+        std::fs::create_dir(&top).unwrap();
+        let (record, _) = Store::open(&store).unwrap();
+        let others = home.join("volume/others");
+        std::fs::write(&others, vec![1; 900_000]).unwrap();
+        let bytes = |n: u8| vec![n; 20_000];
+        let mut edits = vec![(path("0"), Some(Node::directory()))];
+        for n in 10..20 {
+            std::fs::write(top.join(n.to_string()), bytes(n)).unwrap();
+            let node = Node::from_entry(&file(&bytes(n)), Stamp::default());
+            edits.push((path(&format!("0/{n}")), Some(node)));
+        }
+        let mut here = site(&top, &store, &edits);
+        here.store = Some(record);
+        let mut remember = |edits: &[_]| {
+            here.remember(edits, &Default::default());
+            here.finish_keeping();
+            let told = here.not_replayable();
+            let contents = here.inside.as_ref().unwrap().contents.as_ref().unwrap();
+            (told, contents.evictions(), contents.bytes())
+        };
+        let (told, evictions, bytes) = remember(&edits);
+        assert!(matches!(told, Some(FromHub::NotReplayable { count: 5.., .. })), "{told:?}");
+        assert!(evictions > 0 && bytes < 100_000, "{evictions} {bytes}");
+        // Little room is none: else it would be full again with the next save.
+        assert_eq!(remember(&[]), (None, evictions, bytes));
+        std::fs::write(&others, vec![1; 850_000]).unwrap();
+        assert_eq!(remember(&[]), (None, evictions, bytes));
+        std::fs::remove_file(&others).unwrap();
+        let (told, now, bytes) = remember(&[]);
+        assert!(matches!(told, Some(FromHub::NotReplayable { count: 0, .. })), "{told:?}");
+        assert!(now == evictions && bytes > 200_000, "{now} {bytes}");
+    });
+}
+
+#[test]
 fn i12_a_full_volume_keeps_nobody_out() {
     on_a_small_volume(|home, fill| {
         let (top, state) = (home.join("top"), home.join("volume"));

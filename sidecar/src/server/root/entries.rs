@@ -166,9 +166,14 @@ impl TargetRoot {
             return Ok(Removed::Absent);
         };
         removable(&found)?;
+        let held = self.replaced.hold(directory.as_fd(), name, &found);
         match rustix::fs::unlinkat(&directory, name, flags) {
             Err(Errno::NOENT) => Ok(Removed::Absent),
-            done => Ok(done.map(|()| Removed::Gone)?),
+            Err(errno) => Err(errno.into()),
+            Ok(()) => {
+                self.replaced.keep(held);
+                Ok(Removed::Gone)
+            }
         }
     }
 

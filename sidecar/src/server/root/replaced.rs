@@ -1,13 +1,14 @@
-//! Owns the files that others were renamed over, until somebody has the time to let go of them.
+//! Owns the files that others were renamed over or that were removed, until somebody has the time to let go
+//! of them.
 //!
 //! The kernel frees the blocks of a file with its last name, unless somebody has it open: then with that.
 //! On a file system that tells its disk of each freed block (mount option `discard`) whoever frees
 //! waits for the disk: 1 ms for a small file, 100 ms and more while others write. So a file is held open
-//! from before the rename, and let go where nobody waits. What is held is bounded: beyond that a file is
-//! freed by the rename, as ever.
+//! from before that, and let go where nobody waits. What is held is bounded: beyond that a file is freed
+//! at once, as ever.
 
 use std::os::fd::{BorrowedFd, OwnedFd};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use rustix::fs::{Mode, OFlags};
 
@@ -37,6 +38,10 @@ impl Replaced {
     pub fn len(&self) -> usize {
         self.files.len()
     }
+
+    fn has_room(&self, size: u64) -> bool {
+        self.files.len() < MOST_FILES && size <= MOST_BYTES.saturating_sub(self.bytes)
+    }
 }
 
 /// Those of one root.
@@ -47,10 +52,10 @@ pub(super) struct Keeping(Mutex<Replaced>);
 pub(super) struct Held(Option<(OwnedFd, u64)>);
 
 impl Keeping {
-    /// Holds what is about to be replaced.
+    /// Holds what is about to be replaced or removed.
     pub(super) fn hold(&self, directory: BorrowedFd<'_>, name: &[u8], old: &Found) -> Held {
         // With another name it stays.
-        if old.kind != FoundKind::File || old.nlink != 1 || old.size > MOST_BYTES {
+        if old.kind != FoundKind::File || old.nlink != 1 || !self.lock().has_room(old.size) {
             return Held(None);
         }
         let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -58,21 +63,25 @@ impl Keeping {
         Held(opened.ok().map(|file| (file, old.size)))
     }
 
-    /// It was replaced.
+    /// It was replaced or removed.
     pub(super) fn keep(&self, held: Held) {
         let Some((file, size)) = held.0 else { return };
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if kept.files.len() < MOST_FILES && kept.bytes + size <= MOST_BYTES {
+        let mut kept = self.lock();
+        if kept.has_room(size) {
             kept.files.push(file);
             kept.bytes += size;
         }
     }
 
     pub(super) fn is_empty(&self) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.lock().is_empty()
     }
 
     pub(super) fn take(&self) -> Replaced {
-        std::mem::take(&mut *self.0.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Replaced> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

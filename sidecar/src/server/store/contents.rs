@@ -31,6 +31,8 @@ const GAP: &[u8; 4] = b"e2c0";
 /// Magic, permission bits (u16), nothing (u16), length (u64), digest, CRC32C of those.
 const HEAD_BYTES: usize = 4 + 2 + 2 + 8 + 16 + 4;
 const STEP_BYTES: usize = 128 << 10;
+/// With less than this a volume is full; with more something else kept us from writing, a quota for one.
+const FULL_BYTES: u64 = 1 << 20;
 
 /// Where a content lies.
 #[derive(Clone, Copy, Debug)]
@@ -59,7 +61,10 @@ pub struct Contents {
     end: u64,
     /// How often the file was written anew: slots of the one before are of no use.
     rewrites: u64,
+    /// The bound; less than what was asked for after the volume was full.
     max_bytes: u64,
+    /// Up to where the bound may rise again.
+    wished_bytes: u64,
     /// How often needed contents had to go.
     evictions: u64,
     buffer: Vec<u8>,
@@ -131,8 +136,20 @@ impl Contents {
         file.set_len(end)?;
         let dir = dir.to_owned();
         let (coming, buffer) = (HashSet::new(), Vec::new());
-        let (rewrites, evictions) = (0, 0);
-        Ok(Self { dir, file, index, coming, end, rewrites, max_bytes, evictions, buffer })
+        let (rewrites, evictions, wished_bytes) = (0, 0, max_bytes);
+        let contents = Self {
+            dir,
+            file,
+            index,
+            coming,
+            end,
+            rewrites,
+            max_bytes,
+            wished_bytes,
+            evictions,
+            buffer,
+        };
+        Ok(contents)
     }
 
     /// Bytes that what [`Contents::open`] made in a store's folder takes on disk.
@@ -175,6 +192,10 @@ impl Contents {
     pub fn give_way(&mut self) -> bool {
         let bytes = self.end;
         self.max_bytes = self.max_bytes.min(bytes / 2);
+        if self.free_bytes().is_none_or(|free| free >= FULL_BYTES) {
+            // That there is room again could not be seen.
+            self.wished_bytes = self.max_bytes;
+        }
         self.evictions += 1;
         // At once, for a new file needs room as well. Slots are of the file before.
         let _ = self.file.set_len(0);
@@ -184,6 +205,30 @@ impl Contents {
             debug!(%error, "contents are kept in the file that was full");
         }
         bytes > 0
+    }
+
+    /// Raises the bound after [`Contents::give_way`] if the volume has got that much room since that all of
+    /// it, and all of it once more, leaves a third: what made it full would have to come again before it
+    /// gives way once more. Costs one look at the volume, and nothing where the bound is what it was. Says
+    /// whether it has.
+    pub fn rise(&mut self) -> bool {
+        if self.max_bytes >= self.wished_bytes {
+            return false;
+        }
+        let Some(free) = self.free_bytes() else { return false };
+        let bound = (free.saturating_add(self.end) / 3).min(self.wished_bytes);
+        // By little it would be raised, and all be looked through, with each file that others remove.
+        if bound < self.wished_bytes && bound / 2 < self.max_bytes.max(1) {
+            return false;
+        }
+        self.max_bytes = bound;
+        true
+    }
+
+    /// What the volume has left for us.
+    fn free_bytes(&self) -> Option<u64> {
+        let volume = rustix::fs::fstatvfs(&self.file).ok()?;
+        Some(volume.f_bavail.saturating_mul(volume.f_frsize))
     }
 
     /// How often contents that are needed had to go for others.

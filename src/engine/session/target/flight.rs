@@ -13,6 +13,7 @@ use e2ek_sidecar::wire::{How, Op, Skipped, ToHub, WireError};
 
 use super::super::{Amount, Applied, Closing, Effect, Local, Notice, Settings, is_race};
 use super::Target;
+use super::plans::Planned;
 use crate::engine::plan;
 
 /// What the hub says of a generation.
@@ -22,20 +23,6 @@ pub(in crate::engine::session) struct Report {
     pub(in crate::engine::session) skipped: Vec<Skipped>,
     pub(in crate::engine::session) overwritten: Vec<SyncPath>,
     pub(in crate::engine::session) micros: u64,
-}
-
-/// What is to be sent as a generation.
-#[derive(Default)]
-pub(super) struct Planned {
-    pub(super) ops: Vec<Op>,
-    /// Of a first sync in several generations: what this one leads to.
-    pub(super) part: Option<Snapshot>,
-    /// Files that are only ignored now.
-    pub(super) forgotten: u64,
-    /// Large files are left out: it leads elsewhere than to the source.
-    pub(super) less: bool,
-    /// Puts large contents in place that came ahead.
-    pub(super) put: bool,
 }
 
 /// A generation that was sent and is not acknowledged.
@@ -129,7 +116,6 @@ impl Target {
             self.command.settle(now, number, inside.iter(), settings);
         }
         let count = ops.len();
-        let ops: Arc<[Op]> = ops.into();
         let asking = ops.iter().any(|op| op.how.asks());
         // Until it is applied the target has not all of this generation, whatever it had before.
         self.reached = self.reached.min(number.saturating_sub(1));
@@ -260,16 +246,18 @@ impl Target {
         if !as_planned {
             flight.expand();
         }
-        let done = match as_planned {
-            true => flight.ops.iter().map(|op| op.change.clone()).collect(),
-            false => done(&self.acked, &flight.ops, &skipped),
+        let partly = (!as_planned).then(|| done(&self.acked, &flight.ops, &skipped));
+        let done: Vec<&Change> = match &partly {
+            None => flight.ops.iter().map(|op| &op.change).collect(),
+            Some(done) => done.iter().collect(),
         };
         let before = std::mem::take(&mut self.acked);
         self.acked = if report.tree == flight.reached.id() {
             // As expected: one tree, shared with the source's, in place of another just like it.
             flight.reached.clone()
         } else {
-            before.apply_changes(&done).unwrap_or(before)
+            let done = partly.as_deref().unwrap_or_default();
+            before.apply_changes(done).unwrap_or(before)
         };
         self.ask &= self.filling;
         self.fruitless = 0;
@@ -317,7 +305,7 @@ impl Target {
         &mut self,
         ops: &[Op],
         skipped: &BTreeMap<u32, Option<Reason>>,
-        done: &[Change],
+        done: &[&Change],
         now: Instant,
         effects: &mut Vec<Effect>,
     ) -> u64 {
