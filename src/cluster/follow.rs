@@ -38,15 +38,6 @@ pub struct Pods {
     pub unknown: Option<ClusterError>,
 }
 
-impl Pods {
-    /// Whether the hub of this place was started anew since.
-    #[must_use]
-    pub fn has_older_hub(&self, place: &Place) -> bool {
-        let is_older = |one: &Place| one.uid == place.uid && one.hub_id != place.hub_id;
-        self.serving.iter().any(is_older)
-    }
-}
-
 /// The pods of a workload, being followed.
 pub struct Following {
     cluster: Cluster,
@@ -313,11 +304,6 @@ mod tests {
         };
         assert_eq!((name.as_str(), container.as_deref()), ("api-1", Some("e2ek-sync")));
         assert_eq!(reason, "CrashLoopBackOff");
-        let again = json!({"running": {"startedAt": "2026-01-01T00:00:00Z"}});
-        let mut anew = pod(again);
-        assert!(!runs.has_older_hub(&look([anew.clone()].iter(), &served, None).serving[0]));
-        anew.status.container_statuses[0].container_id = "containerd://cc".to_owned();
-        assert!(runs.has_older_hub(&look([anew].iter(), &served, None).serving[0]));
         let never = look([pod(crash)].iter(), &BTreeSet::new(), None);
         assert_eq!((never.serving.len(), never.waiting.len()), (0, 1));
     }

@@ -83,7 +83,6 @@ impl Daemon {
         self.say_of_pods(id, &pods);
         // One that nobody wants any more may still be heard of.
         let Some(group) = self.groups.all.get_mut(&id) else { return };
-        let hub_is_new = pods.serving.iter().any(|place| group.pods.has_older_hub(place));
         group.pods = pods;
         let names = group.pods.serving.iter().map(|place| place.pod.clone()).collect();
         group.names.send_replace(names);
@@ -99,10 +98,6 @@ impl Daemon {
         }
         for place in serving {
             self.pod_is_there(id, &place);
-        }
-        if hub_is_new {
-            // What was tried in vain while its container was down is tried at once.
-            self.input_to_session(Input::Reconnect);
         }
     }
 
@@ -167,7 +162,8 @@ impl Daemon {
     }
 
     /// A pod that is served is still there. The next link names the container that it has by now, and
-    /// that link is made at once where the hub waits for an earlier start of it.
+    /// that link is made at once where the hub waits for an earlier start of it, or is one that went and
+    /// came with it.
     fn pod_stays(&mut self, id: TargetId, open: ToHub) {
         let Some(target) = self.targets.get_mut(&id) else { return };
         let before = std::mem::replace(&mut target.open, open);
@@ -176,9 +172,10 @@ impl Daemon {
         }
         if let Some((at, _)) = &mut target.refused {
             *at = Instant::now();
-        } else if target.connection.is_some() && !target.opened {
-            target.connection = None;
-            self.input_to_session(Input::LinkDown(id));
+        } else if target.connection.is_none() || !target.opened {
+            if target.connection.take().is_some() {
+                self.input_to_session(Input::LinkDown(id));
+            }
             self.input_to_session(Input::Reconnect);
         }
     }
