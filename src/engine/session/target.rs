@@ -205,7 +205,7 @@ impl Target {
         })
     }
 
-    /// The hub has answered all that it was sent.
+    /// The hub has answered all that it was sent, but for a save or a few.
     pub(super) fn is_quiet(&self) -> bool {
         matches!(self.link, Link::Ready)
             && self.in_flight.iter().map(InFlight::weight).sum::<u64>() <= LITTLE_BYTES
