@@ -153,7 +153,10 @@ fn run() -> Result<(), Failure> {
 fn connect(socket: &Path, carry: bool) -> Result<(), Failure> {
     let hub = listen::connect(socket).map_err(|error| {
         let shown = socket.display();
-        let hint = format!("hint: start one: e2ek-sidecar serve --socket {shown}");
+        let hint = format!(
+            "hint: start one: e2ek-sidecar serve --socket {shown}; of one under `run --serve` the \
+             container's log says why it is not there"
+        );
         Failure::NoHub(format!("no hub at {shown}: {error}\n{hint}"))
     })?;
     let bridged = if carry { block_on(bridge::carry(hub)) } else { bridge::lend(&hub) };
