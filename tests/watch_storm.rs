@@ -9,9 +9,8 @@ use std::fs;
 use std::os::fd::AsRawFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock, mpsc};
 use std::time::{Duration, Instant};
 
 use e2ek_sidecar::path::SyncPath;
@@ -46,6 +45,7 @@ over_both! {
     each_kind_of_change_is_told_apart,
     unwanted_directories_are_not_watched_until_they_are_wanted,
     i12_an_overflow_is_counted_and_everything_is_found_all_the_same,
+    i5_a_directory_that_is_born_in_a_walk_is_watched_though_nothing_follows,
     a_root_that_goes_and_comes_back_is_told_and_watched_again,
     a_root_whose_parent_is_renamed_is_gone,
     #[ignore = "run by another test with few watches to be had"]
@@ -364,6 +364,31 @@ async fn unwanted_directories_are_not_watched_until_they_are_wanted(start: Start
     scene.watch.rewalk(Arc::new(|path: &SyncPath| *path == SyncPath::try_from("new").unwrap()));
     scene.until(|o| matches!(o, Observed::Everywhere { .. })).await;
     assert_eq!(scene.watch.stats().directories, 2);
+}
+
+async fn i5_a_directory_that_is_born_in_a_walk_is_watched_though_nothing_follows(start: Start) {
+    let (place, asked) = (Arc::new(OnceLock::<PathBuf>::new()), AtomicUsize::new(0));
+    let root = Arc::clone(&place);
+    // The root was listed by then, and events are read before the walk ends.
+    let wanted: Wanted = Arc::new(move |_: &SyncPath| {
+        if asked.fetch_add(1, Ordering::Relaxed) == 40 {
+            fs::create_dir(root.get().unwrap().join("late")).unwrap();
+        }
+        true
+    });
+    let prepare = |root: &Path| {
+        fill(root, 100, 1);
+        place.set(root.to_owned()).unwrap();
+    };
+    let mut scene = Scene::new(start, wanted, prepare).await;
+    let (all, since) = (directories(&scene.root), Instant::now());
+    while scene.watch.stats().directories < all {
+        assert!(since.elapsed() < Duration::from_secs(60), "it is not watched");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    fs::write(scene.root.join("late/after"), b"x").unwrap();
+    let after = path("late/after");
+    scene.until(|o| matches!(o, Observed::Path { path, .. } if *path == after)).await;
 }
 
 async fn i12_an_overflow_is_counted_and_everything_is_found_all_the_same(start: Start) {

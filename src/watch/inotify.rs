@@ -208,6 +208,10 @@ impl Watcher {
 
     /// Waits for an event, a command or the next poll. Whether it has become calm instead.
     fn wait(&self, lendable: bool) -> bool {
+        // Read while all was gone through: no event may follow.
+        if self.queue.as_ref().is_some_and(Queue::is_ahead) {
+            return false;
+        }
         let calm = (lendable && self.is_lendable()).then(|| Instant::now() + CALM);
         let moving = self.tree.as_ref().is_some_and(|tree| !tree.moving.is_empty());
         let moved = moving.then(|| Instant::now() + SHORT_HOLD);

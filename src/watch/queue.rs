@@ -160,6 +160,12 @@ impl Queue {
         self.ahead.push_front(event);
     }
 
+    /// Whether there is something to work off that the descriptor does not tell of any more: it was read
+    /// ahead.
+    pub(super) fn is_ahead(&self) -> bool {
+        self.overflowed || !self.ahead.is_empty()
+    }
+
     /// The descriptor, to wait on within a runtime.
     pub(super) fn events(&self) -> io::Result<Events> {
         let inotify = Arc::clone(&self.inotify);
