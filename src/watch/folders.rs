@@ -3,17 +3,14 @@
 //! One inotify for all of them, read by the task that waits: no thread, and no wake-up while nothing
 //! happens to them. What cannot be watched is told of every two seconds, whether it changed or not.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::HashMap;
 use std::path::PathBuf;
 
 use rustix::fs::inotify::ReadFlags;
 use tokio::time::{sleep, timeout};
 
-use super::POLL_EVERY;
 use super::queue::{Events, Queue};
-
-/// Names in folders (absolute, canonical).
-pub type Names = BTreeMap<PathBuf, BTreeSet<Vec<u8>>>;
+use super::{Names, POLL_EVERY};
 
 /// Follows names in folders until dropped.
 pub struct Folders {
@@ -124,6 +121,7 @@ impl Follower {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
     use std::fs;
     use std::time::Duration;
 

@@ -48,6 +48,7 @@ mod shortage;
 #[cfg(target_os = "linux")]
 mod walk;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -59,7 +60,7 @@ use e2ek_sidecar::path::SyncPath;
 use tokio::sync::oneshot;
 
 use crate::engine::debounce::Seen;
-pub use folders::{Folders, Names};
+pub use folders::Folders;
 use shared::{Shared, State};
 pub use shortage::{Degraded, Shortage};
 
@@ -88,6 +89,9 @@ impl<F: Fn(&SyncPath) -> bool + Send + Sync> Wants for F {
 
 /// The same, shared.
 pub type Wanted = Arc<dyn Wants>;
+
+/// Names in folders (absolute, canonical) in which nothing else matters.
+pub type Names = BTreeMap<PathBuf, BTreeSet<Vec<u8>>>;
 
 /// One thing that was noticed. Paths are relative to the watched root.
 #[derive(Debug, Clone, PartialEq, Eq)]

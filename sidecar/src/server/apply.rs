@@ -29,7 +29,7 @@ use super::hands::{AHEAD, Hands, Job, NewFile};
 use super::look::{Look, content_of, is_as_written, look, reason};
 use super::memory;
 use super::replay::is_full;
-use super::root::{FoundKind, InPlace, Put, RootError, Staged};
+use super::root::{FoundKind, InPlace, Put, RootError, Staged, TargetRoot};
 use super::site::Site;
 use super::store::Store;
 use crate::delta::NodeHasher;
@@ -388,10 +388,16 @@ impl Site {
         Ok(Some(found.stamp))
     }
 
+    /// An op, and the root and the path in it that it is for; `None` where no root has its path.
+    fn place_of(&self, index: u32) -> Option<(&Op, &Arc<TargetRoot>, SyncPath)> {
+        let op = self.receiver.op(index);
+        let (root, below) = self.locate(&op.change.path)?;
+        Some((op, root, below))
+    }
+
     /// What stands at an op's path, and whose it is.
     fn look(&self, index: u32) -> Result<Look, Reason> {
-        let op = self.receiver.op(index);
-        let Some((root, below)) = self.locate(&op.change.path) else { return Err(Reason::Name) };
+        let Some((op, root, below)) = self.place_of(index) else { return Err(Reason::Name) };
         let kept = self.applying.kept.get(&index).copied();
         look(root, &below, self.receiver.held().get(&op.change.path), kept, op)
     }

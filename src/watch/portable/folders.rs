@@ -1,7 +1,6 @@
 //! Owns the following of single names in folders, where there is no inotify: a watch for each folder.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use e2ek_sidecar::path::SyncPath;
@@ -9,10 +8,7 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
 
-use super::{Observed, POLL_EVERY, Watch};
-
-/// Names in folders (absolute, canonical).
-pub type Names = BTreeMap<PathBuf, BTreeSet<Vec<u8>>>;
+use super::{Names, Observed, POLL_EVERY, Watch};
 
 /// Follows names in folders until dropped.
 pub struct Folders {

@@ -33,7 +33,7 @@ impl Site {
 
     /// Stages content and puts it in place.
     pub(super) fn fill(&self, index: u32, content: &[u8]) -> Outcome {
-        let Some((root, below)) = self.locate(&self.receiver.op(index).change.path) else {
+        let Some((_, root, below)) = self.place_of(index) else {
             return Outcome::Skip(Reason::Name);
         };
         let mut staged = match root.stage(&below, content.len() as u64) {
@@ -48,8 +48,7 @@ impl Site {
 
     /// Puts staged content in place, if what stands there may be replaced.
     pub(super) fn put(&self, index: u32, staged: Staged) -> Outcome {
-        let op = self.receiver.op(index);
-        let Some((root, below)) = self.locate(&op.change.path) else {
+        let Some((op, root, below)) = self.place_of(index) else {
             return Outcome::Skip(Reason::Name);
         };
         let held = self.receiver.held().get(&op.change.path);
@@ -198,8 +197,7 @@ impl Site {
     }
 
     pub(super) fn make_directory(&self, index: u32) -> Outcome {
-        let op = self.receiver.op(index);
-        let Some((root, below)) = self.locate(&op.change.path) else {
+        let Some((op, root, below)) = self.place_of(index) else {
             return Outcome::Skip(Reason::Name);
         };
         if below.is_root() {
@@ -221,8 +219,7 @@ impl Site {
 
     /// Links, empty files, and the executable bit.
     pub(super) fn make(&self, index: u32) -> Outcome {
-        let op = self.receiver.op(index);
-        let Some((root, below)) = self.locate(&op.change.path) else {
+        let Some((op, root, below)) = self.place_of(index) else {
             return Outcome::Skip(Reason::Name);
         };
         let look = match self.look(index) {
@@ -248,8 +245,7 @@ impl Site {
     }
 
     pub(super) fn remove(&self, index: u32) -> Outcome {
-        let op = self.receiver.op(index);
-        let Some((root, below)) = self.locate(&op.change.path) else {
+        let Some((op, root, below)) = self.place_of(index) else {
             return Outcome::Skip(Reason::Name);
         };
         if below.is_root() {

@@ -1,5 +1,6 @@
 //! Sites in a container that is a directory, and what they know after what.
 
+use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -152,6 +153,17 @@ fn on_a_small_volume(test: impl FnOnce(&Path, &dyn Fn()) + Send) {
     });
 }
 
+/// Files named by these numbers, and what a generation did that brought them.
+fn written(top: &Path, names: Range<u8>, bytes: impl Fn(u8) -> Vec<u8>) -> Vec<Edit> {
+    let mut edits = vec![(path("0"), Some(Node::directory()))];
+    for n in names {
+        std::fs::write(top.join(n.to_string()), bytes(n)).unwrap();
+        let node = Node::from_entry(&file(&bytes(n)), Stamp::default());
+        edits.push((path(&format!("0/{n}")), Some(node)));
+    }
+    edits
+}
+
 #[test]
 fn i12_on_a_full_volume_less_is_kept_and_all_is_synced() {
     on_a_small_volume(|home, fill| {
@@ -159,12 +171,7 @@ fn i12_on_a_full_volume_less_is_kept_and_all_is_synced() {
         std::fs::create_dir(&top).unwrap();
         let (record, _) = Store::open(&store).unwrap();
         let bytes = |n: u8| vec![n; 60_000];
-        let mut edits = vec![(path("0"), Some(Node::directory()))];
-        for n in 10..50 {
-            std::fs::write(top.join(n.to_string()), bytes(n)).unwrap();
-            let node = Node::from_entry(&file(&bytes(n)), Stamp::default());
-            edits.push((path(&format!("0/{n}")), Some(node)));
-        }
+        let edits = written(&top, 10..50, bytes);
         let mut here = site(&top, &store, &edits);
         here.store = Some(record);
         here.remember(&edits, &Default::default());
@@ -203,12 +210,7 @@ fn when_a_full_volume_has_room_again_more_is_kept() {
         let others = home.join("volume/others");
         std::fs::write(&others, vec![1; 900_000]).unwrap();
         let bytes = |n: u8| vec![n; 20_000];
-        let mut edits = vec![(path("0"), Some(Node::directory()))];
-        for n in 10..20 {
-            std::fs::write(top.join(n.to_string()), bytes(n)).unwrap();
-            let node = Node::from_entry(&file(&bytes(n)), Stamp::default());
-            edits.push((path(&format!("0/{n}")), Some(node)));
-        }
+        let edits = written(&top, 10..20, bytes);
         let mut here = site(&top, &store, &edits);
         here.store = Some(record);
         let mut remember = |edits: &[_]| {
